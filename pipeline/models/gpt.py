@@ -1,0 +1,376 @@
+"""GPT-2 with explicit forward and backward over buffers that are allocated once.
+
+Architecture: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3: pre-LayerNorm
+blocks, a final LayerNorm, learned positions, the lm head tied to the token embedding, GELU in its tanh form.
+There is no autograd: its order of additions is written nowhere. Here each gradient is one chain in token order,
+continued by the next micro-batch, so any micro-batch of whole sequences gives the same bits.
+
+Shapes: B sequences of a micro-batch, T tokens, C channels, H heads, V vocabulary, Vp padded vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cuda_ops import ops
+from pipeline import recipe
+from pipeline.philox import Stream
+
+# Bytes of logits held at a time. The lm head walks the tokens in pieces of this size; since every sum over
+# tokens is a chain that the next piece continues, the size cannot change a bit.
+LOGITS_BYTES = 64 * 2**20
+
+
+def parameter_shapes(config: recipe.Gpt) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in canonical order: the order of the flat parameter space and of every digest."""
+    c = config.channels
+    shapes: dict[str, tuple[int, ...]] = {
+        "wte.weight": (config.padded_vocab_size, c),
+        "wpe.weight": (config.context, c),
+    }
+    for i in range(config.layers):
+        shapes |= {
+            f"h.{i}.ln_1.weight": (c,),
+            f"h.{i}.ln_1.bias": (c,),
+            f"h.{i}.attn.qkv.weight": (3 * c, c),
+            f"h.{i}.attn.qkv.bias": (3 * c,),
+            f"h.{i}.attn.proj.weight": (c, c),
+            f"h.{i}.attn.proj.bias": (c,),
+            f"h.{i}.ln_2.weight": (c,),
+            f"h.{i}.ln_2.bias": (c,),
+            f"h.{i}.mlp.fc.weight": (4 * c, c),
+            f"h.{i}.mlp.fc.bias": (4 * c,),
+            f"h.{i}.mlp.proj.weight": (c, 4 * c),
+            f"h.{i}.mlp.proj.bias": (c,),
+        }
+    return shapes | {"ln_f.weight": (c,), "ln_f.bias": (c,)}
+
+
+def parameter_count(config: recipe.Gpt) -> int:
+    """Scalars in the flat parameter space, the padding of the vocabulary included."""
+    return sum(math.prod(shape) for shape in parameter_shapes(config).values())
+
+
+@dataclass
+class Activations:
+    """What the backward pass of one block reads, besides the block's input. All fp32, [B, T, ...]."""
+
+    ln_1: Tensor
+    ln_1_mean: Tensor
+    ln_1_rstd: Tensor
+    qkv: Tensor  # [B, T, 3C]
+    attended: Tensor
+    row_max: Tensor  # [B, H, T]
+    row_sum: Tensor  # [B, H, T]
+    middle: Tensor  # the residual stream between attention and MLP
+    ln_2: Tensor
+    ln_2_mean: Tensor
+    ln_2_rstd: Tensor
+    fc: Tensor  # [B, T, 4C], before GELU
+
+
+class Gpt:
+    """Parameters, forward and backward of one GPT; every buffer is allocated by the constructor.
+
+    micro_batch: the most sequences of one call. lane_sequences: the most sequences of one lane (for the gradient
+    of the input embedding). recompute: keep only each block's input and run the block again in the backward pass.
+    training=False allocates no gradients; decode_batch > 0 allocates a KV cache for that many sequences.
+    flat_multiple: the flat parameter buffer is zero-padded to a multiple of this many scalars.
+    """
+
+    def __init__(
+        self,
+        config: recipe.Gpt,
+        micro_batch: int,
+        *,
+        lane_sequences: int = 0,
+        recompute: bool = False,
+        training: bool = True,
+        decode_batch: int = 0,
+        flat_multiple: int = 1,
+    ) -> None:
+        self.config = config
+        self.micro_batch = micro_batch
+        self.recompute = recompute
+        self.training = training
+        self.shapes = parameter_shapes(config)
+        self.size = parameter_count(config)
+        padding = config.padded_vocab_size - config.vocab_size
+        if self.size - padding * config.channels != config.parameters:
+            raise AssertionError("parameter count differs from the paper's formula")
+        self.flat_size = -(-self.size // flat_multiple) * flat_multiple
+        self.parameters = self.new_flat()
+        self._views: dict[int, dict[str, Tensor]] = {}
+        self.weights = self.named(self.parameters)
+        self._allocate(micro_batch, max(lane_sequences, micro_batch), decode_batch)
+
+    # ------------------------------------------------------------------ buffers
+
+    def new_flat(self) -> Tensor:
+        """A zeroed flat buffer in the layout of the parameters: for gradients."""
+        return torch.zeros(self.flat_size, dtype=torch.float32)
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views of a flat buffer by parameter name, in canonical order. Views of one buffer are made once."""
+        views = self._views.get(flat.data_ptr())
+        if views is None:
+            views, offset = {}, 0
+            for name, shape in self.shapes.items():
+                size = math.prod(shape)
+                views[name] = flat[offset : offset + size].view(shape)
+                offset += size
+            self._views[flat.data_ptr()] = views
+        return views
+
+    def _allocate(self, batch: int, lane_sequences: int, decode_batch: int) -> None:
+        cfg = self.config
+        t, c, h = cfg.context, cfg.channels, cfg.heads
+
+        def buffer(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float32)
+
+        def activations() -> Activations:
+            return Activations(
+                ln_1=buffer(batch, t, c),
+                ln_1_mean=buffer(batch, t),
+                ln_1_rstd=buffer(batch, t),
+                qkv=buffer(batch, t, 3 * c),
+                attended=buffer(batch, t, c),
+                row_max=buffer(batch, h, t),
+                row_sum=buffer(batch, h, t),
+                middle=buffer(batch, t, c),
+                ln_2=buffer(batch, t, c),
+                ln_2_mean=buffer(batch, t),
+                ln_2_rstd=buffer(batch, t),
+                fc=buffer(batch, t, 4 * c),
+            )
+
+        shared = activations()
+        keep = self.training and not self.recompute
+        self._blocks = [
+            activations() if keep and i > 0 else shared for i in range(cfg.layers)
+        ]
+        # The residual stream at the input of each block, and after the last.
+        streams = cfg.layers + 1 if self.training else 2
+        self._streams = [buffer(batch, t, c) for _ in range(streams)]
+        self._branch = buffer(batch, t, c)
+        self._gelu = buffer(batch, t, 4 * c)
+        self._ln_f, self._ln_f_mean, self._ln_f_rstd = (
+            buffer(batch, t, c),
+            buffer(batch, t),
+            buffer(batch, t),
+        )
+        self._losses = buffer(batch, t)
+        rows = max(1, min(batch * t, LOGITS_BYTES // (4 * cfg.padded_vocab_size)))
+        self._logits = buffer(rows, cfg.padded_vocab_size)
+        if self.training:
+            self._dstream = buffer(batch, t, c)
+            self._dbranch = buffer(batch, t, c)
+            self._dwide = buffer(batch, t, 4 * c)
+            self._dqkv = buffer(batch, t, 3 * c)
+            slots = min(cfg.vocab_size, lane_sequences * t)
+            self._dembedding = buffer(slots, c)
+            self._lane_tokens = np.zeros(0, dtype=np.int32)
+        self._keys = [buffer(decode_batch, h, t, c // h) for _ in range(cfg.layers if decode_batch else 0)]
+        self._values = [torch.zeros_like(cache) for cache in self._keys]
+
+    # ------------------------------------------------------------------ parameters
+
+    def initialise(self, seed: int, init: recipe.Init) -> None:
+        """GPT-2's initialisation: N(0, std) for matrices, std / sqrt(2 layers) for the two projections into the
+        residual stream (section 2.3), ones and zeros for LayerNorm, zero biases, zero padded vocabulary rows.
+
+        Element i of the flat space is normal number i of the stream INIT: independent of everything else.
+        """
+        residual_std = init.std / math.sqrt(2 * self.config.layers)
+        offset = 0
+        for name, view in self.weights.items():
+            if view.dim() == 2:
+                std = residual_std if name.endswith("proj.weight") else init.std
+                ops.fill_normal(view, seed, int(Stream.INIT), offset, 0.0, std)
+            else:
+                view.fill_(1.0 if ".weight" in name else 0.0)
+            offset += view.numel()
+        self.weights["wte.weight"][self.config.vocab_size :].zero_()
+
+    # ------------------------------------------------------------------ forward
+
+    def _block_forward(self, i: int, x: Tensor, out: Tensor, position: int | None = None) -> None:
+        """out[b, t, C] = block i of x; with a position, attention reads and extends the KV cache."""
+        b, t = x.shape[:2]
+        w, a, prefix = self.weights, self._blocks[i], f"h.{i}."
+
+        def part(buffer: Tensor) -> Tensor:
+            return buffer.view(-1)[: b * t * buffer.shape[-1]].view(b, t, -1)
+
+        def per_row(buffer: Tensor) -> Tensor:
+            return buffer.view(-1)[: b * t].view(b, t)
+
+        ln_1, qkv, attended, middle = part(a.ln_1), part(a.qkv), part(a.attended), part(a.middle)
+        ln_2, fc, branch, activated = part(a.ln_2), part(a.fc), part(self._branch), part(self._gelu)
+        ops.layernorm_forward(
+            ln_1, per_row(a.ln_1_mean), per_row(a.ln_1_rstd), x, w[prefix + "ln_1.weight"], w[prefix + "ln_1.bias"]
+        )
+        ops.matmul(qkv, ln_1, w[prefix + "attn.qkv.weight"], w[prefix + "attn.qkv.bias"])
+        if position is None:
+            h = self.config.heads
+            row_max, row_sum = (s.view(-1)[: b * h * t].view(b, h, t) for s in (a.row_max, a.row_sum))
+            ops.attention_forward(attended, row_max, row_sum, qkv, h)
+        else:
+            keys, values = self._keys[i][:b], self._values[i][:b]
+            ops.attention_cached(attended, keys, values, qkv, self.config.heads, position)
+        ops.matmul(branch, attended, w[prefix + "attn.proj.weight"], w[prefix + "attn.proj.bias"])
+        ops.residual_forward(middle, x, branch)
+        ops.layernorm_forward(
+            ln_2, per_row(a.ln_2_mean), per_row(a.ln_2_rstd), middle, w[prefix + "ln_2.weight"], w[prefix + "ln_2.bias"]
+        )
+        ops.matmul(fc, ln_2, w[prefix + "mlp.fc.weight"], w[prefix + "mlp.fc.bias"])
+        ops.gelu_forward(activated, fc)
+        ops.matmul(branch, activated, w[prefix + "mlp.proj.weight"], w[prefix + "mlp.proj.bias"])
+        ops.residual_forward(out, middle, branch)
+
+    def _forward(self, tokens: Tensor, position: int | None = None) -> Tensor:
+        """Final LayerNorm's output [b, t, C] of tokens [b, t] int32, t <= context."""
+        b, t = tokens.shape
+        if position is None and b > self.micro_batch or t > self.config.context:
+            raise ValueError(
+                f"tokens [{b}, {t}] exceed the buffers [{self.micro_batch}, {self.config.context}]"
+            )
+        c = self.config.channels
+        streams = [s.view(-1)[: b * t * c].view(b, t, c) for s in self._streams]
+        x = streams[0]
+        ops.embedding_forward(x, tokens, self.weights["wte.weight"], self.weights["wpe.weight"], position or 0)
+        for i in range(self.config.layers):
+            out = streams[(i + 1) % len(streams)]
+            self._block_forward(i, x, out, position)
+            x = out
+        ln_f = self._ln_f.view(-1)[: b * t * c].view(b, t, c)
+        mean, rstd = (s.view(-1)[: b * t].view(b, t) for s in (self._ln_f_mean, self._ln_f_rstd))
+        ops.layernorm_forward(ln_f, mean, rstd, x, self.weights["ln_f.weight"], self.weights["ln_f.bias"])
+        return ln_f
+
+    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in nats of each token, [b, t]; a buffer that the next call overwrites."""
+        hidden = self._forward(tokens).view(-1, self.config.channels)
+        losses = self._losses.view(-1)[: hidden.shape[0]]
+        flat_targets = targets.reshape(-1)
+        for first, last, logits in self._pieces(hidden.shape[0]):
+            ops.matmul(logits, hidden[first:last], self.weights["wte.weight"])
+            ops.cross_entropy_forward(
+                losses[first:last], logits, flat_targets[first:last], self.config.vocab_size
+            )
+        return losses.view(tokens.shape)
+
+    def _pieces(self, rows: int) -> list[tuple[int, int, Tensor]]:
+        """(first, last, logits buffer) of consecutive pieces of the tokens."""
+        size = self._logits.shape[0]
+        return [
+            (first, min(first + size, rows), self._logits[: min(size, rows - first)])
+            for first in range(0, rows, size)
+        ]
+
+    # ------------------------------------------------------------------ backward
+
+    def begin_lane(self, tokens: Tensor) -> None:
+        """Start a lane of tokens [n, T]: its input-embedding gradient has one row per distinct token."""
+        self._lane_tokens = np.unique(tokens.numpy()).astype(np.int32)
+        self._dembedding[: len(self._lane_tokens)].zero_()
+
+    def accumulate(self, tokens: Tensor, targets: Tensor, grads: Tensor, loss_scale: float) -> Tensor:
+        """Forward and backward of one micro-batch [b, T] of the lane; returns the losses [b, T] (a buffer).
+
+        grads (flat, see new_flat) is continued: every sum over tokens goes on from what it holds. loss_scale is the
+        factor of each token's loss, 1 / (tokens of the whole step). Only finish_lane completes wte.weight's gradient.
+        """
+        b, t = tokens.shape
+        c = self.config.channels
+        hidden = self._forward(tokens)
+        w, g = self.weights, self.named(grads)
+        losses, flat_targets = self._losses.view(-1)[: b * t], targets.reshape(-1)
+        dhidden = self._dbranch[:b]
+        flat_hidden, flat_dhidden = hidden.view(-1, c), dhidden.view(-1, c)
+        for first, last, logits in self._pieces(b * t):
+            ops.matmul(logits, flat_hidden[first:last], w["wte.weight"])
+            ops.cross_entropy_fused(
+                losses[first:last], logits, flat_targets[first:last], loss_scale, self.config.vocab_size
+            )
+            ops.matmul(flat_dhidden[first:last], logits, w["wte.weight"], layout="nn")
+            ops.matmul(g["wte.weight"], logits, flat_hidden[first:last], layout="tn", accumulate=True)
+        dstream = self._dstream[:b]
+        ops.layernorm_backward(
+            dstream, g["ln_f.weight"], g["ln_f.bias"], dhidden, None, self._streams[self.config.layers][:b],
+            w["ln_f.weight"], self._ln_f_mean[:b], self._ln_f_rstd[:b],
+        )  # fmt: skip
+        for i in reversed(range(self.config.layers)):
+            self._block_backward(i, dstream, g)
+        slots = torch.from_numpy(np.searchsorted(self._lane_tokens, tokens.numpy()).astype(np.int32))
+        ops.embedding_backward(self._dembedding, g["wpe.weight"], dstream, slots)
+        return losses.view(b, t)
+
+    def _block_backward(self, i: int, dstream: Tensor, g: dict[str, Tensor]) -> None:
+        """dstream [b, T, C]: the gradient of block i's output, replaced by that of its input."""
+        b, t, c = dstream.shape
+        w, a, prefix = self.weights, self._blocks[i], f"h.{i}."
+        x = self._streams[i][:b]
+        if self.recompute:
+            self._block_forward(i, x, self._ln_f[:b])  # its output is not needed again
+        activated, dwide, dbranch, dqkv = (
+            buffer[:b] for buffer in (self._gelu, self._dwide, self._dbranch, self._dqkv)
+        )
+        ln_1, attended, ln_2, fc = a.ln_1[:b], a.attended[:b], a.ln_2[:b], a.fc[:b]
+        if not self.recompute:
+            ops.gelu_forward(activated, fc)
+        self._linear_backward(dwide, g, prefix + "mlp.proj", dstream, activated)
+        ops.gelu_backward(dwide, dwide, fc)
+        self._linear_backward(dbranch, g, prefix + "mlp.fc", dwide, ln_2)
+        ops.layernorm_backward(
+            dstream, g[prefix + "ln_2.weight"], g[prefix + "ln_2.bias"], dbranch, dstream, a.middle[:b],
+            w[prefix + "ln_2.weight"], a.ln_2_mean[:b], a.ln_2_rstd[:b],
+        )  # fmt: skip
+        self._linear_backward(dbranch, g, prefix + "attn.proj", dstream, attended)
+        ops.attention_backward(
+            dqkv, dbranch, attended, a.qkv[:b], a.row_max[:b], a.row_sum[:b], self.config.heads
+        )
+        self._linear_backward(dbranch, g, prefix + "attn.qkv", dqkv, ln_1)
+        ops.layernorm_backward(
+            dstream, g[prefix + "ln_1.weight"], g[prefix + "ln_1.bias"], dbranch, dstream, x,
+            w[prefix + "ln_1.weight"], a.ln_1_mean[:b], a.ln_1_rstd[:b],
+        )  # fmt: skip
+
+    def _linear_backward(self, dinp: Tensor, g: dict[str, Tensor], name: str, dout: Tensor, inp: Tensor) -> None:
+        """Gradients of out = inp W^T + bias: bias and W are continued, dinp is written."""
+        rows_out, rows_inp = dout.view(-1, dout.shape[-1]), inp.view(-1, inp.shape[-1])
+        ops.bias_backward(g[name + ".bias"], dout)
+        ops.matmul(g[name + ".weight"], rows_out, rows_inp, layout="tn", accumulate=True)
+        ops.matmul(dinp.view(-1, dinp.shape[-1]), rows_out, self.weights[name + ".weight"], layout="nn")
+
+    def finish_lane(self, grads: Tensor) -> None:
+        """Add the input embedding's gradient to the lm head's, once per lane: the two uses of the tied matrix."""
+        n = len(self._lane_tokens)
+        ops.embedding_add(
+            self.named(grads)["wte.weight"], self._dembedding[:n], torch.from_numpy(self._lane_tokens)
+        )
+
+    # ------------------------------------------------------------------ decoding
+
+    def decode(self, tokens: Tensor, position: int) -> Tensor:
+        """Logits [b, Vp] after the last of tokens [b, t], which stand at position .. position + t - 1.
+
+        Keys and values of earlier positions come from the cache; the bits are those of the full forward pass.
+        """
+        if not self._keys or tokens.shape[0] > self._keys[0].shape[0]:
+            raise ValueError(f"no KV cache for {tokens.shape[0]} sequences: see decode_batch")
+        if position + tokens.shape[1] > self.config.context:
+            raise ValueError(
+                f"position {position} + {tokens.shape[1]} tokens exceed the context {self.config.context}"
+            )
+        hidden = self._forward(tokens, position)
+        logits = self._logits.view(-1)[: tokens.shape[0] * self.config.padded_vocab_size]
+        logits = logits.view(tokens.shape[0], -1)
+        ops.matmul(logits, hidden[:, -1].contiguous(), self.weights["wte.weight"])
+        return logits
