@@ -7,7 +7,7 @@
 namespace samebits {
 namespace SAMEBITS_ISA {
 
-enum { kPiece = 1 << 14 };
+constexpr int kPiece = 1 << 14;
 
 void fingerprint(uint64_t* out, const uint32_t* x, int64_t n, int64_t offset) {
   uint64_t total = 0;

@@ -12,10 +12,10 @@
 namespace samebits {
 namespace SAMEBITS_ISA {
 
-enum { kPartials = 32 };
+constexpr int kPartials = 32;
 
 // Elements per chunk of the flat parameter space in the gradient norm.
-enum { kNormChunk = 4096 };
+constexpr int kNormChunk = 4096;
 
 // Folds p[0..31] in place; the sum is p[0].
 SAMEBITS_HD float fold_partials(float* p) {

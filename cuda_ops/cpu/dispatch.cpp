@@ -1,0 +1,80 @@
+#include "dispatch.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "threads.h"
+
+#define KERNEL(name, arguments) void name arguments;
+#if defined(__x86_64__)
+namespace samebits::v3 {
+#include "kernels.inc"
+}
+namespace samebits::v4 {
+#include "kernels.inc"
+}
+#endif
+#undef KERNEL
+
+namespace samebits {
+namespace {
+
+const Kernels kBaseline = {
+#define KERNEL(name, arguments) baseline::name,
+#include "kernels.inc"
+#undef KERNEL
+};
+
+#if defined(__x86_64__)
+const Kernels kV3 = {
+#define KERNEL(name, arguments) v3::name,
+#include "kernels.inc"
+#undef KERNEL
+};
+const Kernels kV4 = {
+#define KERNEL(name, arguments) v4::name,
+#include "kernels.inc"
+#undef KERNEL
+};
+bool has_v3() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+}
+bool has_v4() {
+  return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512cd");
+}
+#endif
+
+struct Choice {
+  const char* name;
+  const Kernels* table;
+};
+
+Choice choose() {
+  const char* wanted = getenv("SAMEBITS_ISA");
+  if (wanted && !*wanted) wanted = nullptr;
+#if defined(__x86_64__)
+  if (has_v4() && (!wanted || !strcmp(wanted, "v4"))) return {"v4", &kV4};
+  if (has_v3() && (!wanted || !strcmp(wanted, "v3"))) return {"v3", &kV3};
+#endif
+  if (!wanted || !strcmp(wanted, "baseline")) return {"baseline", &kBaseline};
+  return {wanted, nullptr};
+}
+
+const Choice& choice() {
+  static const Choice chosen = choose();
+  return chosen;
+}
+
+int threads = 0;
+
+}  // namespace
+
+const Kernels* kernels() { return choice().table; }
+const char* isa() { return choice().name; }
+void set_threads(int count) { threads = count; }
+int thread_count() { return threads > 0 ? threads : omp_get_max_threads(); }
+
+}  // namespace samebits

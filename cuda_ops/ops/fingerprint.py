@@ -1,0 +1,17 @@
+"""Integer sums and searches over the bits of tensors. Kernel: cpu/fingerprint.cpp."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cuda_ops.ops._registry import compiled
+
+
+def fingerprint(x: Tensor, offset: int = 0) -> int:
+    """Unsigned 64-bit sum over the words of x (fp32 or int32) at positions offset + i; shards add up mod 2^64."""
+    return int(compiled.fingerprint.default(x, offset)) % 2**64
+
+
+def first_nonfinite(x: Tensor) -> int:
+    """Index of the first NaN or Inf of x in flat order, or -1."""
+    return int(compiled.first_nonfinite.default(x))
