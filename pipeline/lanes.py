@@ -1,0 +1,67 @@
+"""The sum over a batch, defined without hardware: lanes, and one aligned pairwise tree over them.
+
+A rank owns a contiguous, aligned block of lanes and adds their gradients like a binary counter: at most one buffer per
+level waits. What it hands on is the subtree of its block, so the tree over ranks completes the same tree over lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from cuda_ops import ops
+
+
+def lanes_of(rank: int, ranks: int, lanes: int) -> range:
+    """The lanes that a rank owns; ranks divides lanes and both are powers of two."""
+    each = lanes // ranks
+    return range(rank * each, (rank + 1) * each)
+
+
+def lane_of_sample(sample: int, sequences: int, lanes: int) -> int:
+    """The lane of a sample of a step: contiguous blocks."""
+    return sample // (sequences // lanes)
+
+
+class LaneCounter:
+    """Adds the gradients of `count` = 2^m consecutive lanes in m + 1 buffers."""
+
+    def __init__(self, count: int, new_buffer: Callable[[], Tensor]) -> None:
+        self._buffers = [new_buffer() for _ in range(count.bit_length())]
+        self._waiting: list[tuple[int, Tensor]] = []  # (level, subtree), levels falling
+        self._free = list(self._buffers)
+
+    def fresh(self) -> Tensor:
+        """A zeroed buffer for the next lane."""
+        buffer = self._free.pop()
+        buffer.zero_()
+        return buffer
+
+    def push(self, gradient: Tensor) -> None:
+        """Hand in the gradient of the next lane; subtrees of equal size are joined, left + right."""
+        level = 0
+        while self._waiting and self._waiting[-1][0] == level:
+            _, left = self._waiting.pop()
+            ops.residual_forward(left, left, gradient)
+            self._free.append(gradient)
+            gradient, level = left, level + 1
+        self._waiting.append((level, gradient))
+
+    def total(self) -> Tensor:
+        """The sum of all lanes pushed; valid until the next fresh()."""
+        ((_, gradient),) = self._waiting
+        self._waiting.clear()
+        self._free.append(gradient)
+        return gradient
+
+
+def tree_over_rows(rows: Tensor) -> Tensor:
+    """Pairwise tree over the rows of [2^k, n], in place; returns row 0."""
+    count = rows.shape[0]
+    stride = 1
+    while stride < count:
+        for i in range(0, count, 2 * stride):
+            ops.residual_forward(rows[i], rows[i], rows[i + stride])
+        stride *= 2
+    return rows[0]
