@@ -11,7 +11,9 @@
 #error "built by cuda_ops/build.py, which passes the digest of sources and flags"
 #endif
 
-extern "C" __attribute__((visibility("default"))) const char* samebits_source_digest() { return SAMEBITS_SOURCE_DIGEST; }
+extern "C" __attribute__((visibility("default"))) const char* samebits_source_digest() {
+  return SAMEBITS_SOURCE_DIGEST;
+}
 
 namespace samebits {
 namespace {
@@ -21,7 +23,8 @@ using std::optional;
 
 const Kernels& run() {
   const Kernels* table = kernels();
-  TORCH_CHECK(table, "SAMEBITS_ISA=", isa(), " cannot run on this CPU: allowed are baseline, v3 and v4 as far as it has them");
+  TORCH_CHECK(table, "SAMEBITS_ISA=", isa(),
+              " cannot run on this CPU: allowed are baseline, v3 and v4 as far as it has them");
   return *table;
 }
 
@@ -47,15 +50,16 @@ void bias_backward(const Tensor& dbias, const Tensor& dout) {
   run().bias_backward(out(dbias, "dbias"), in(dout, "dout"), dout.size(0), dout.size(1), dout.size(2));
 }
 
-void embedding_forward(const Tensor& out_, const Tensor& tokens, const Tensor& wte, const Tensor& wpe, int64_t position) {
+void embedding_forward(const Tensor& out_, const Tensor& tokens, const Tensor& wte, const Tensor& wpe,
+                       int64_t position) {
   check_dims(tokens, "tokens", 2);
   check_dims(wte, "wte", 2);
   const int64_t B = tokens.size(0), T = tokens.size(1), C = wte.size(1);
   check_shape(out_, "out", {B, T, C});
   TORCH_CHECK(wpe.dim() == 2 && wpe.size(1) == C && position >= 0 && position + T <= wpe.size(0),
               "wpe: expected at least [", position + T, ", ", C, "], got ", wpe.sizes());
-  run().embedding_forward(out(out_, "out"), indices(tokens, "tokens", wte.size(0)), in(wte, "wte"), in(wpe, "wpe"), B, T, C,
-                          position);
+  run().embedding_forward(out(out_, "out"), indices(tokens, "tokens", wte.size(0)), in(wte, "wte"), in(wpe, "wpe"), B,
+                          T, C, position);
 }
 
 void embedding_backward(const Tensor& dwte, const Tensor& dwpe, const Tensor& dout, const Tensor& tokens) {
@@ -63,10 +67,10 @@ void embedding_backward(const Tensor& dwte, const Tensor& dwpe, const Tensor& do
   const int64_t B = dout.size(0), T = dout.size(1), C = dout.size(2);
   check_shape(tokens, "tokens", {B, T});
   TORCH_CHECK(dwte.dim() == 2 && dwte.size(1) == C, "dwte: expected [V, ", C, "], got ", dwte.sizes());
-  TORCH_CHECK(dwpe.dim() == 2 && dwpe.size(1) == C && dwpe.size(0) >= T, "dwpe: expected at least [", T, ", ", C, "], got ",
-              dwpe.sizes());
-  run().embedding_backward(out(dwte, "dwte"), out(dwpe, "dwpe"), in(dout, "dout"), indices(tokens, "tokens", dwte.size(0)), B,
-                           T, C);
+  TORCH_CHECK(dwpe.dim() == 2 && dwpe.size(1) == C && dwpe.size(0) >= T, "dwpe: expected at least [", T, ", ", C,
+              "], got ", dwpe.sizes());
+  run().embedding_backward(out(dwte, "dwte"), out(dwpe, "dwpe"), in(dout, "dout"),
+                           indices(tokens, "tokens", dwte.size(0)), B, T, C);
 }
 
 void embedding_add(const Tensor& out_, const Tensor& src, const Tensor& rows) {
@@ -80,16 +84,16 @@ void embedding_add(const Tensor& out_, const Tensor& src, const Tensor& rows) {
   run().embedding_add(out(out_, "out"), in(src, "src"), p, src.size(0), src.size(1));
 }
 
-void layernorm_forward(const Tensor& out_, const Tensor& mean, const Tensor& rstd, const Tensor& inp, const Tensor& weight,
-                       const Tensor& bias, double eps) {
+void layernorm_forward(const Tensor& out_, const Tensor& mean, const Tensor& rstd, const Tensor& inp,
+                       const Tensor& weight, const Tensor& bias, double eps) {
   check_dims(weight, "weight", 1);
   const int64_t C = weight.size(0);
   TORCH_CHECK(C > 0 && inp.dim() > 0 && inp.size(-1) == C, "inp: expected last dimension ", C, ", got ", inp.sizes());
   const int64_t N = inp.numel() / C;
   check_shape(out_, "out", inp.sizes());
   check_shape(bias, "bias", {C});
-  TORCH_CHECK(mean.numel() == N && rstd.numel() == N, "mean, rstd: expected ", N, " elements, got ", mean.sizes(), " and ",
-              rstd.sizes());
+  TORCH_CHECK(mean.numel() == N && rstd.numel() == N, "mean, rstd: expected ", N, " elements, got ", mean.sizes(),
+              " and ", rstd.sizes());
   run().layernorm_forward(out(out_, "out"), out(mean, "mean"), out(rstd, "rstd"), in(inp, "inp"), in(weight, "weight"),
                           in(bias, "bias"), N, C, (float)eps);
 }
@@ -143,16 +147,18 @@ AttentionSizes attention_sizes(const Tensor& qkv, const Tensor& out_, int64_t he
   return {qkv.size(0), qkv.size(1), C};
 }
 
-void attention_forward(const Tensor& out_, const Tensor& row_max, const Tensor& row_sum, const Tensor& qkv, int64_t heads) {
+void attention_forward(const Tensor& out_, const Tensor& row_max, const Tensor& row_sum, const Tensor& qkv,
+                       int64_t heads) {
   const auto [B, T, C] = attention_sizes(qkv, out_, heads);
   check_shape(row_max, "row_max", {B, heads, T});
   check_shape(row_sum, "row_sum", {B, heads, T});
   check_apart(out_, "out", qkv, "qkv");
-  run().attention_forward(out(out_, "out"), out(row_max, "row_max"), out(row_sum, "row_sum"), in(qkv, "qkv"), B, T, C, heads);
+  run().attention_forward(out(out_, "out"), out(row_max, "row_max"), out(row_sum, "row_sum"), in(qkv, "qkv"), B, T, C,
+                          heads);
 }
 
-void attention_backward(const Tensor& dqkv, const Tensor& dout, const Tensor& out_, const Tensor& qkv, const Tensor& row_max,
-                        const Tensor& row_sum, int64_t heads) {
+void attention_backward(const Tensor& dqkv, const Tensor& dout, const Tensor& out_, const Tensor& qkv,
+                        const Tensor& row_max, const Tensor& row_sum, int64_t heads) {
   const auto [B, T, C] = attention_sizes(qkv, out_, heads);
   check_shape(dqkv, "dqkv", qkv.sizes());
   check_shape(dout, "dout", out_.sizes());
@@ -163,24 +169,25 @@ void attention_backward(const Tensor& dqkv, const Tensor& dout, const Tensor& ou
                            in(row_sum, "row_sum"), B, T, C, heads);
 }
 
-void attention_cached(const Tensor& out_, const Tensor& key_cache, const Tensor& value_cache, const Tensor& qkv, int64_t heads,
-                      int64_t position) {
+void attention_cached(const Tensor& out_, const Tensor& key_cache, const Tensor& value_cache, const Tensor& qkv,
+                      int64_t heads, int64_t position) {
   const auto [B, T, C] = attention_sizes(qkv, out_, heads);
   check_dims(key_cache, "key_cache", 4);
   const int64_t capacity = key_cache.size(2);
   check_shape(key_cache, "key_cache", {B, heads, capacity, C / heads});
   check_shape(value_cache, "value_cache", key_cache.sizes());
-  TORCH_CHECK(position >= 0 && position + T <= capacity, "position: ", position, " + ", T, " tokens exceed the cache's ",
-              capacity);
-  run().attention_cached(out(out_, "out"), out(key_cache, "key_cache"), out(value_cache, "value_cache"), in(qkv, "qkv"), B, T,
-                         C, heads, position, capacity);
+  TORCH_CHECK(position >= 0 && position + T <= capacity, "position: ", position, " + ", T,
+              " tokens exceed the cache's ", capacity);
+  run().attention_cached(out(out_, "out"), out(key_cache, "key_cache"), out(value_cache, "value_cache"), in(qkv, "qkv"),
+                         B, T, C, heads, position, capacity);
 }
 
 void check_logits(const Tensor& losses, const Tensor& logits, const Tensor& targets, int64_t vocab_size) {
   check_dims(logits, "logits", 2);
   check_shape(losses, "losses", {logits.size(0)});
   check_shape(targets, "targets", {logits.size(0)});
-  TORCH_CHECK(vocab_size > 0 && vocab_size <= logits.size(1), "vocab_size: expected 1 to ", logits.size(1), ", got ", vocab_size);
+  TORCH_CHECK(vocab_size > 0 && vocab_size <= logits.size(1), "vocab_size: expected 1 to ", logits.size(1), ", got ",
+              vocab_size);
 }
 
 void cross_entropy_forward(const Tensor& losses, const Tensor& logits, const Tensor& targets, int64_t vocab_size) {
@@ -189,10 +196,11 @@ void cross_entropy_forward(const Tensor& losses, const Tensor& logits, const Ten
                               logits.size(0), vocab_size, logits.size(1));
 }
 
-void cross_entropy_fused(const Tensor& losses, const Tensor& logits, const Tensor& targets, double dloss, int64_t vocab_size) {
+void cross_entropy_fused(const Tensor& losses, const Tensor& logits, const Tensor& targets, double dloss,
+                         int64_t vocab_size) {
   check_logits(losses, logits, targets, vocab_size);
-  run().cross_entropy_fused(out(losses, "losses"), out(logits, "logits"), indices(targets, "targets", vocab_size), (float)dloss,
-                            logits.size(0), vocab_size, logits.size(1));
+  run().cross_entropy_fused(out(losses, "losses"), out(logits, "logits"), indices(targets, "targets", vocab_size),
+                            (float)dloss, logits.size(0), vocab_size, logits.size(1));
 }
 
 void chain_sum(const Tensor& total, const Tensor& losses) {
@@ -200,13 +208,14 @@ void chain_sum(const Tensor& total, const Tensor& losses) {
   run().chain_sum(out(total, "total"), in(losses, "losses"), losses.numel());
 }
 
-void adamw(const Tensor& param, const Tensor& m, const Tensor& v, const Tensor& grad, double grad_scale, double lr, double beta1,
-           double beta2, double eps, double weight_decay, double correction1, double correction2) {
+void adamw(const Tensor& param, const Tensor& m, const Tensor& v, const Tensor& grad, double grad_scale, double lr,
+           double beta1, double beta2, double eps, double weight_decay, double correction1, double correction2) {
   check_shape(m, "m", param.sizes());
   check_shape(v, "v", param.sizes());
   check_shape(grad, "grad", param.sizes());
-  run().adamw(out(param, "param"), out(m, "m"), out(v, "v"), in(grad, "grad"), param.numel(), (float)grad_scale, (float)lr,
-              (float)beta1, (float)beta2, (float)eps, (float)weight_decay, (float)correction1, (float)correction2);
+  run().adamw(out(param, "param"), out(m, "m"), out(v, "v"), in(grad, "grad"), param.numel(), (float)grad_scale,
+              (float)lr, (float)beta1, (float)beta2, (float)eps, (float)weight_decay, (float)correction1,
+              (float)correction2);
 }
 
 void norm_partials(const Tensor& partials, const Tensor& x, int64_t chunk) {
@@ -241,7 +250,8 @@ void unary(const Tensor& out_, const Tensor& inp, int64_t function) {
 }
 
 void fill_normal(const Tensor& out_, int64_t seed, int64_t stream, int64_t offset, double mean, double std) {
-  run().fill_normal(out(out_, "out"), out_.numel(), (uint64_t)seed, (uint32_t)stream, (uint64_t)offset, (float)mean, (float)std);
+  run().fill_normal(out(out_, "out"), out_.numel(), (uint64_t)seed, (uint32_t)stream, (uint64_t)offset, (float)mean,
+                    (float)std);
 }
 
 void fill_uniform(const Tensor& out_, int64_t seed, int64_t stream, int64_t offset) {
@@ -254,9 +264,10 @@ void sample(const Tensor& tokens, const Tensor& logits, const Tensor& uniforms, 
   check_dense(tokens, "tokens", at::kInt);
   check_shape(tokens, "tokens", {logits.size(0)});
   check_shape(uniforms, "uniforms", {logits.size(0)});
-  TORCH_CHECK(vocab_size > 0 && vocab_size <= logits.size(1), "vocab_size: expected 1 to ", logits.size(1), ", got ", vocab_size);
-  run().sample(tokens.mutable_data_ptr<int32_t>(), in(logits, "logits"), in(uniforms, "uniforms"), logits.size(0), vocab_size,
-               logits.size(1), (float)temperature, top_k);
+  TORCH_CHECK(vocab_size > 0 && vocab_size <= logits.size(1), "vocab_size: expected 1 to ", logits.size(1), ", got ",
+              vocab_size);
+  run().sample(tokens.mutable_data_ptr<int32_t>(), in(logits, "logits"), in(uniforms, "uniforms"), logits.size(0),
+               vocab_size, logits.size(1), (float)temperature, top_k);
 }
 
 void set_threads_(int64_t count) {
@@ -274,20 +285,30 @@ TORCH_LIBRARY(samebits, m) {
   m.def("embedding_forward(Tensor(a!) out, Tensor tokens, Tensor wte, Tensor wpe, int position) -> ()");
   m.def("embedding_backward(Tensor(a!) dwte, Tensor(b!) dwpe, Tensor dout, Tensor tokens) -> ()");
   m.def("embedding_add(Tensor(a!) out, Tensor src, Tensor rows) -> ()");
-  m.def("layernorm_forward(Tensor(a!) out, Tensor(b!) mean, Tensor(c!) rstd, Tensor inp, Tensor weight, Tensor bias, float eps) -> ()");
-  m.def("layernorm_backward(Tensor(a!) dinp, Tensor(b!) dweight, Tensor(c!) dbias, Tensor dout, Tensor? dresidual, Tensor inp, "
-        "Tensor weight, Tensor mean, Tensor rstd) -> ()");
+  m.def(
+      "layernorm_forward(Tensor(a!) out, Tensor(b!) mean, Tensor(c!) rstd, Tensor inp, Tensor weight, Tensor bias, "
+      "float eps) -> ()");
+  m.def(
+      "layernorm_backward(Tensor(a!) dinp, Tensor(b!) dweight, Tensor(c!) dbias, Tensor dout, Tensor? dresidual, "
+      "Tensor inp, "
+      "Tensor weight, Tensor mean, Tensor rstd) -> ()");
   m.def("gelu_forward(Tensor(a!) out, Tensor inp) -> ()");
   m.def("gelu_backward(Tensor(a!) dinp, Tensor dout, Tensor inp) -> ()");
   m.def("residual_forward(Tensor(a!) out, Tensor a, Tensor b) -> ()");
   m.def("attention_forward(Tensor(a!) out, Tensor(b!) row_max, Tensor(c!) row_sum, Tensor qkv, int heads) -> ()");
-  m.def("attention_backward(Tensor(a!) dqkv, Tensor dout, Tensor out, Tensor qkv, Tensor row_max, Tensor row_sum, int heads) -> ()");
-  m.def("attention_cached(Tensor(a!) out, Tensor(b!) key_cache, Tensor(c!) value_cache, Tensor qkv, int heads, int position) -> ()");
+  m.def(
+      "attention_backward(Tensor(a!) dqkv, Tensor dout, Tensor out, Tensor qkv, Tensor row_max, Tensor row_sum, int "
+      "heads) -> ()");
+  m.def(
+      "attention_cached(Tensor(a!) out, Tensor(b!) key_cache, Tensor(c!) value_cache, Tensor qkv, int heads, int "
+      "position) -> ()");
   m.def("cross_entropy_forward(Tensor(a!) losses, Tensor logits, Tensor targets, int vocab_size) -> ()");
   m.def("cross_entropy_fused(Tensor(a!) losses, Tensor(b!) logits, Tensor targets, float dloss, int vocab_size) -> ()");
   m.def("chain_sum(Tensor(a!) total, Tensor losses) -> ()");
-  m.def("adamw(Tensor(a!) param, Tensor(b!) m, Tensor(c!) v, Tensor grad, float grad_scale, float lr, float beta1, float beta2, "
-        "float eps, float weight_decay, float correction1, float correction2) -> ()");
+  m.def(
+      "adamw(Tensor(a!) param, Tensor(b!) m, Tensor(c!) v, Tensor grad, float grad_scale, float lr, float beta1, float "
+      "beta2, "
+      "float eps, float weight_decay, float correction1, float correction2) -> ()");
   m.def("norm_partials(Tensor(a!) partials, Tensor x, int chunk) -> ()");
   m.def("tree_sum(Tensor(a!) out, Tensor x) -> ()");
   m.def("fingerprint(Tensor x, int offset) -> int");
@@ -295,7 +316,8 @@ TORCH_LIBRARY(samebits, m) {
   m.def("unary(Tensor(a!) out, Tensor inp, int function) -> ()");
   m.def("fill_normal(Tensor(a!) out, int seed, int stream, int offset, float mean, float std) -> ()");
   m.def("fill_uniform(Tensor(a!) out, int seed, int stream, int offset) -> ()");
-  m.def("sample(Tensor(a!) tokens, Tensor logits, Tensor uniforms, int vocab_size, float temperature, int top_k) -> ()");
+  m.def(
+      "sample(Tensor(a!) tokens, Tensor logits, Tensor uniforms, int vocab_size, float temperature, int top_k) -> ()");
   m.def("set_threads(int count) -> ()", &set_threads_);
   m.def("isa() -> str", &isa_);
 }

@@ -10,8 +10,8 @@ namespace samebits {
 inline void check_dense(const at::Tensor& t, const char* name, at::ScalarType type) {
   TORCH_CHECK(t.device().is_cpu(), name, ": expected a CPU tensor, got one on ", t.device());
   TORCH_CHECK(t.scalar_type() == type, name, ": expected dtype ", type, ", got ", t.scalar_type());
-  TORCH_CHECK(t.is_contiguous(), name, ": expected a contiguous tensor, got strides ", t.strides(),
-              " for shape ", t.sizes());
+  TORCH_CHECK(t.is_contiguous(), name, ": expected a contiguous tensor, got strides ", t.strides(), " for shape ",
+              t.sizes());
 }
 
 inline void check_shape(const at::Tensor& t, const char* name, at::IntArrayRef expected) {
@@ -45,8 +45,8 @@ inline const int32_t* indices(const at::Tensor& t, const char* name, int64_t lim
 // Two tensors that must not share memory: one is written while the other is read in another order.
 inline void check_apart(const at::Tensor& a, const char* a_name, const at::Tensor& b, const char* b_name) {
   const char *a0 = (const char*)a.const_data_ptr(), *b0 = (const char*)b.const_data_ptr();
-  TORCH_CHECK(a.nbytes() == 0 || b.nbytes() == 0 || a0 + a.nbytes() <= b0 || b0 + b.nbytes() <= a0, a_name,
-              " and ", b_name, " share memory");
+  TORCH_CHECK(a.nbytes() == 0 || b.nbytes() == 0 || a0 + a.nbytes() <= b0 || b0 + b.nbytes() <= a0, a_name, " and ",
+              b_name, " share memory");
 }
 
 }  // namespace samebits

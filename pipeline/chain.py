@@ -50,9 +50,8 @@ def read(path: Path) -> list[Line]:
     for number, row in enumerate(rows[1:], 2):
         try:
             step, loss, lr, norm, fingerprint, link = row.split("\t")
-            lines.append(
-                Line(int(step), *(float.fromhex(x) for x in (loss, lr, norm)), int(fingerprint, 16), link)
-            )
+            values = [float.fromhex(x) for x in (loss, lr, norm)]
+            lines.append(Line(int(step), values[0], values[1], values[2], int(fingerprint, 16), link))
         except ValueError:
             raise UserError(f"{path}: line {number} is not a line of a chain: {row!r}") from None
     return lines

@@ -12,16 +12,46 @@ from dataclasses import dataclass
 
 from pipeline.philox import Philox, Stream
 
-NAMES = (
-    "Ada Bela Cora Dino Edda Fynn Gita Hugo Ivo Juna Kato Lena Milo Nora Oskar Pia Quin Rosa Sami Tara Udo Vera Wim Zoe"
-).split()
-ANIMALS = "fox bear hare owl mouse frog deer crow otter goat cat wolf".split()
-MOODS = "brave small bold young clever quiet merry hungry lazy proud".split()
-HOMES = (
-    "in a barn|under a bridge|by a lake|on a hill|in a mill|near a well|in a hollow tree|behind a church"
-).split("|")
+NAMES = [
+    "Ada",
+    "Bela",
+    "Cora",
+    "Dino",
+    "Edda",
+    "Fynn",
+    "Gita",
+    "Hugo",
+    "Ivo",
+    "Juna",
+    "Kato",
+    "Lena",
+    "Milo",
+    "Nora",
+    "Oskar",
+    "Pia",
+    "Quin",
+    "Rosa",
+    "Sami",
+    "Tara",
+    "Udo",
+    "Vera",
+    "Wim",
+    "Zoe",
+]
+ANIMALS = ["fox", "bear", "hare", "owl", "mouse", "frog", "deer", "crow", "otter", "goat", "cat", "wolf"]
+MOODS = ["brave", "small", "bold", "young", "clever", "quiet", "merry", "hungry", "lazy", "proud"]
+HOMES = [
+    "in a barn",
+    "under a bridge",
+    "by a lake",
+    "on a hill",
+    "in a mill",
+    "near a well",
+    "in a hollow tree",
+    "behind a church",
+]
 TIMES = ["One morning", "One evening", "One winter day", "One summer night"]
-WANTS = "honey bread pearl letter drum crown melon flute".split()
+WANTS = ["honey", "bread", "pearl", "letter", "drum", "crown", "melon", "flute"]
 # Each obstacle: where the thing lies, the only tool that helps, what the tool does.
 OBSTACLES = (
     ("behind a locked gate", "key", "opened the gate"),
@@ -118,7 +148,8 @@ def questions(seed: int, count: int, known: set[str]) -> list[Question]:
 
     The wrong endings: the other outcome, another hero, another want; the place of the right one is drawn.
     """
-    teller, found, index = Teller(seed, Stream.QUESTIONS), [], 0
+    teller, index = Teller(seed, Stream.QUESTIONS), 0
+    found: list[Question] = []
     while len(found) < count:
         story = teller.story(index)
         picks = [int(w) for w in teller.philox.words(2 * WORDS_PER_STORY * (index + 1) - 4, 4)]

@@ -167,9 +167,8 @@ def prepare(recipe_path: Path, data: Path | None, out: Path | None, threads: int
     }
     write_json(out / "tokens.json", content)
     floor = floor_nats(content) / len(val_tokens)
-    return (
-        f"{out}: {len(train_tokens):,} + {len(val_tokens):,} tokens, vocabulary {tokenizer.vocab_size}"
-        + (f", floor {floor:.4f} nats/token" if floor else "")
+    return f"{out}: {len(train_tokens):,} + {len(val_tokens):,} tokens, vocabulary {tokenizer.vocab_size}" + (
+        f", floor {floor:.4f} nats/token" if floor else ""
     )
 
 

@@ -82,9 +82,7 @@ class HuggingFaceSource(Strict):
         return self
 
 
-Source = Annotated[
-    GeneratedSource | UrlSource | FileSource | HuggingFaceSource, Field(discriminator="kind")
-]
+Source = Annotated[GeneratedSource | UrlSource | FileSource | HuggingFaceSource, Field(discriminator="kind")]
 
 
 class CharTokenizer(Strict):
@@ -146,9 +144,7 @@ class Gpt(Strict):
         if self.channels % self.heads:
             raise ValueError(f"channels {self.channels} is not a multiple of heads {self.heads}")
         if self.padded_vocab_size < self.vocab_size:
-            raise ValueError(
-                f"padded_vocab_size {self.padded_vocab_size} is below vocab_size {self.vocab_size}"
-            )
+            raise ValueError(f"padded_vocab_size {self.padded_vocab_size} is below vocab_size {self.vocab_size}")
         return self
 
     @property
@@ -219,13 +215,9 @@ class Bits(Strict):
         tokenizer = self.data.tokenizer
         expected = {"bpe": getattr(tokenizer, "vocab_size", None), "gpt2": 50257}.get(tokenizer.kind)
         if expected is not None and self.model.vocab_size != expected:
-            raise ValueError(
-                f"model.vocab_size {self.model.vocab_size} differs from the tokenizer's {expected}"
-            )
+            raise ValueError(f"model.vocab_size {self.model.vocab_size} differs from the tokenizer's {expected}")
         if self.schedule.warmup_steps > self.steps:
-            raise ValueError(
-                f"schedule.warmup_steps {self.schedule.warmup_steps} exceeds steps {self.steps}"
-            )
+            raise ValueError(f"schedule.warmup_steps {self.schedule.warmup_steps} exceeds steps {self.steps}")
         return self
 
 
@@ -243,9 +235,7 @@ class Samples(Strict):
 class Artifacts(Strict):
     """Which results exist; never changes their bits."""
 
-    checkpoints: tuple[Positive, ...] = Field(
-        default=(), description="steps; the last step always has one"
-    )
+    checkpoints: tuple[Positive, ...] = Field(default=(), description="steps; the last step always has one")
     samples: Samples = Samples()
     choices: bool = Field(default=False, description="score the multiple-choice questions")
 

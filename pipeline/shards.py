@@ -38,9 +38,7 @@ def read_shard(path: Path, vocab_size: int | None = None) -> NDArray[np.uint16]:
         raise UserError(f"{path}: {size} bytes are less than a shard's header of 1024; {REMEDY}")
     header = np.fromfile(path, dtype="<i4", count=HEADER_WORDS)
     if (header[0], header[1]) != (MAGIC, VERSION):
-        raise UserError(
-            f"{path}: magic {header[0]} version {header[1]}, expected {MAGIC} version {VERSION}; {REMEDY}"
-        )
+        raise UserError(f"{path}: magic {header[0]} version {header[1]}, expected {MAGIC} version {VERSION}; {REMEDY}")
     expected = 4 * HEADER_WORDS + 2 * int(header[2])
     if size != expected:
         raise UserError(f"{path}: {size} bytes, its header says {expected} ({header[2]} tokens): truncated; {REMEDY}")

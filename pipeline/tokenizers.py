@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
 class CharTokenizer:
     """One token per Unicode code point of the corpus, numbered in code point order."""
 
-    separator = None
+    separator: int | None = None
 
     def __init__(self, characters: str) -> None:
         self.characters = characters
@@ -68,7 +68,7 @@ class BpeTokenizer:
     Tokens 0..255 are the bytes, 256 is <|endoftext|>, then the merges in the order they were learnt.
     """
 
-    separator = 256
+    separator: int | None = 256
 
     def __init__(self, merges: list[tuple[int, int]]) -> None:
         self.merges = merges
@@ -99,9 +99,7 @@ class BpeTokenizer:
                     f"the text gives only {257 + len(merges)} tokens; vocab_size {vocab_size} is too large for it"
                 )
             most = max(pairs.values())
-            best = min(
-                (p for p, n in pairs.items() if n == most), key=lambda p: (strings[p[0]], strings[p[1]], p)
-            )
+            best = min((p for p, n in pairs.items() if n == most), key=lambda p: (strings[p[0]], strings[p[1]], p))
             token = 257 + len(merges)
             merges.append(best)
             strings.append(strings[best[0]] + strings[best[1]])
@@ -130,9 +128,7 @@ class BpeTokenizer:
     def _encode_word(self, word: bytes) -> list[int]:
         ids = list(word)
         while len(ids) > 1:
-            rank, pair = min(
-                (self._ranks.get(pair, self.vocab_size), pair) for pair in zip(ids, ids[1:], strict=False)
-            )
+            rank, pair = min((self._ranks.get(pair, self.vocab_size), pair) for pair in zip(ids, ids[1:], strict=False))
             if rank == self.vocab_size:
                 break
             ids = _merge(ids, pair, rank)
@@ -167,7 +163,7 @@ GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|
 class Gpt2Tokenizer:
     """GPT-2's encoding by tiktoken, over vocabulary files that the caller has verified."""
 
-    separator = 50256
+    separator: int | None = 50256
     vocab_size = 50257
 
     def __init__(self, folder: Path) -> None:
@@ -210,11 +206,6 @@ def _gpt2_ranks(folder: Path) -> dict[bytes, int]:
         if vocabulary[word] != 256 + i:
             raise UserError(f"{folder}: vocab.bpe and encoder.json disagree on {word!r}")
     return ranks
-
-
-def save_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What tokenizer.json holds."""
-    return tokenizer.describe()
 
 
 def load_tokenizer(tokens_dir: Path, gpt2_folder: Path | None = None) -> Tokenizer:

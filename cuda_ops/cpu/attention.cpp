@@ -44,8 +44,8 @@ static inline int64_t padded(int64_t n) { return (n + kTileColumns - 1) / kTileC
 
 // c[i][size] += over keys of weights[i][j] rows[j] for queries first + i, i < m: the keys up to `first` for all of
 // them, then each query's own last keys. Continues the chains in c.
-static inline void sum_over_keys(float* c, int64_t c_row, const float* weights, int64_t weights_row,
-                                 const float* rows, int64_t row, int64_t first, int64_t m, int64_t size) {
+static inline void sum_over_keys(float* c, int64_t c_row, const float* weights, int64_t weights_row, const float* rows,
+                                 int64_t row, int64_t first, int64_t m, int64_t size) {
   chain_block(c, c_row, weights, weights_row, 1, rows, row, m, size, first + 1, false);
   for (int64_t i = 1; i < m; i++) {
     for (int64_t j = first + 1; j <= first + i; j++) {
@@ -110,18 +110,18 @@ static void forward_head(float* out, float* row_max, float* row_sum, const Head&
   }
 }
 
-void attention_forward(float* out, float* row_max, float* row_sum, const float* qkv, int64_t B, int64_t T,
-                       int64_t C, int64_t H) {
+void attention_forward(float* out, float* row_max, float* row_sum, const float* qkv, int64_t B, int64_t T, int64_t C,
+                       int64_t H) {
   parallel_blocks(B * H, [=](int64_t unit) {
     const Head head = head_of(qkv, unit, T, C, H);
     forward_head(out + unit / H * T * C + unit % H * head.size, row_max + unit * T, row_sum + unit * T, head);
   });
 }
 
-// c[j][size] += over the queries first..first+m-1 that see key j of weights[i][j] rows[i], for keys from..first + m - 1.
-// Continues the chains in c, queries ascending.
-static inline void sum_over_queries(float* c, const float* weights, int64_t weights_row, const float* rows,
-                                    int64_t row, int64_t from, int64_t first, int64_t m, int64_t size) {
+// c[j][size] += over the queries first..first+m-1 that see key j of weights[i][j] rows[i], for keys from..first + m
+// - 1. Continues the chains in c, queries ascending.
+static inline void sum_over_queries(float* c, const float* weights, int64_t weights_row, const float* rows, int64_t row,
+                                    int64_t from, int64_t first, int64_t m, int64_t size) {
   chain_block(c + from * size, size, weights + from, 1, weights_row, rows, row, first + 1 - from, size, m, true);
   for (int64_t j = first + 1; j < first + m; j++) {
     for (int64_t i = j - first; i < m; i++) {
@@ -175,10 +175,10 @@ static void backward_head(float* dq, float* dk, float* dv, const float* dout, co
     chain_block(dkeys, size, dscores, 1, stride, head.q + block * row, row, block, size, rows, true);
     for (int64_t first = block; first < block + rows; first += kRows) {
       const int64_t m = block + rows - first < kRows ? block + rows - first : kRows;
-      sum_over_queries(dvalues, weights + (first - block) * stride, stride, dout + first * head.C, head.C, block,
-                       first, m, size);
-      sum_over_queries(dkeys, dscores + (first - block) * stride, stride, head.q + first * row, row, block, first,
+      sum_over_queries(dvalues, weights + (first - block) * stride, stride, dout + first * head.C, head.C, block, first,
                        m, size);
+      sum_over_queries(dkeys, dscores + (first - block) * stride, stride, head.q + first * row, row, block, first, m,
+                       size);
     }
   }
   for (int64_t t = 0; t < T; t++) {

@@ -65,9 +65,9 @@ constexpr int kTileColumns = kTileVecs * kLanes;
 // c[kRows][kVecs * kLanes] (+)= a[kRows][K] b[K][...]; a(i, k) = a[i * a_row + k * a_k], rows of b and c lie b_row and
 // c_row apart.
 template <int kRows, int kVecs>
-static inline __attribute__((always_inline)) void chain_tile(float* c, int64_t c_row, const float* a,
-                                                             int64_t a_row, int64_t a_k, const float* b,
-                                                             int64_t b_row, int64_t K, bool accumulate) {
+static inline __attribute__((always_inline)) void chain_tile(float* c, int64_t c_row, const float* a, int64_t a_row,
+                                                             int64_t a_k, const float* b, int64_t b_row, int64_t K,
+                                                             bool accumulate) {
   Vec sum[kRows][kVecs];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; i++) {
@@ -95,8 +95,8 @@ static inline __attribute__((always_inline)) void chain_tile(float* c, int64_t c
 }
 
 template <int kRows>
-static inline void chain_rows(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_k,
-                              const float* b, int64_t b_row, int64_t N, int64_t K, bool accumulate) {
+static inline void chain_rows(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_k, const float* b,
+                              int64_t b_row, int64_t N, int64_t K, bool accumulate) {
   int64_t j = 0;
   for (; j + kTileColumns <= N; j += kTileColumns) {
     chain_tile<kRows, kTileVecs>(c + j, c_row, a, a_row, a_k, b + j, b_row, K, accumulate);
@@ -114,9 +114,8 @@ static inline void chain_rows(float* c, int64_t c_row, const float* a, int64_t a
 }
 
 // c[M][N] (+)= a[M][K] b[K][N] without packing, for operands that lie in the near caches.
-static inline void chain_block(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_k,
-                               const float* b, int64_t b_row, int64_t M, int64_t N, int64_t K,
-                               bool accumulate) {
+static inline void chain_block(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_k, const float* b,
+                               int64_t b_row, int64_t M, int64_t N, int64_t K, bool accumulate) {
   int64_t i = 0;
   for (; i + kTileRows <= M; i += kTileRows) {
     chain_rows<kTileRows>(c + i * c_row, c_row, a + i * a_row, a_row, a_k, b, b_row, N, K, accumulate);

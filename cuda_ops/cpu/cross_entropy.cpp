@@ -34,8 +34,8 @@ void cross_entropy_forward(float* losses, const float* logits, const int32_t* ta
   });
 }
 
-void cross_entropy_fused(float* losses, float* logits, const int32_t* targets, float dloss, int64_t N,
-                         int64_t V, int64_t Vp) {
+void cross_entropy_fused(float* losses, float* logits, const int32_t* targets, float dloss, int64_t N, int64_t V,
+                         int64_t Vp) {
   parallel_for(N, [=](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; n++) {
       float* x = logits + n * Vp;

@@ -9,8 +9,8 @@
 namespace samebits {
 namespace SAMEBITS_ISA {
 
-void embedding_forward(float* out, const int32_t* tokens, const float* wte, const float* wpe, int64_t B,
-                       int64_t T, int64_t C, int64_t position) {
+void embedding_forward(float* out, const int32_t* tokens, const float* wte, const float* wpe, int64_t B, int64_t T,
+                       int64_t C, int64_t position) {
   parallel_for(B * T, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const float* token = wte + (int64_t)tokens[i] * C;
@@ -20,8 +20,8 @@ void embedding_forward(float* out, const int32_t* tokens, const float* wte, cons
   });
 }
 
-void embedding_backward(float* dwte, float* dwpe, const float* dout, const int32_t* tokens, int64_t B,
-                        int64_t T, int64_t C) {
+void embedding_backward(float* dwte, float* dwpe, const float* dout, const int32_t* tokens, int64_t B, int64_t T,
+                        int64_t C) {
   parallel_for(C, [=](int64_t begin, int64_t end) {
     for (int64_t i = 0; i < B * T; i++) {
       float* token = dwte + (int64_t)tokens[i] * C;

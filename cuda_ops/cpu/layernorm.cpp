@@ -10,8 +10,8 @@
 namespace samebits {
 namespace SAMEBITS_ISA {
 
-void layernorm_forward(float* out, float* mean, float* rstd, const float* inp, const float* weight,
-                       const float* bias, int64_t N, int64_t C, float eps) {
+void layernorm_forward(float* out, float* mean, float* rstd, const float* inp, const float* weight, const float* bias,
+                       int64_t N, int64_t C, float eps) {
   const float count = (float)C;
   parallel_for(N, [=](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; n++) {
@@ -33,16 +33,12 @@ void layernorm_forward(float* out, float* mean, float* rstd, const float* inp, c
 }
 
 // One row of dinp. norm = (x - mean) rstd and dnorm = dout weight are recomputed wherever they are read.
-static inline void dinp_row(float* dinp, const float* dout, const float* dresidual, const float* x,
-                            const float* weight, float m, float r, int64_t C) {
+static inline void dinp_row(float* dinp, const float* dout, const float* dresidual, const float* x, const float* weight,
+                            float m, float r, int64_t C) {
   const float count = (float)C;
-  const float mean1 =
-      div(row_sum(C, [=](float p, int64_t i) { return fma_(dout[i], weight[i], p); }), count);
-  const float mean2 = div(row_sum(C,
-                                  [=](float p, int64_t i) {
-                                    return fma_(mul(dout[i], weight[i]), mul(sub(x[i], m), r), p);
-                                  }),
-                          count);
+  const float mean1 = div(row_sum(C, [=](float p, int64_t i) { return fma_(dout[i], weight[i], p); }), count);
+  const float mean2 = div(
+      row_sum(C, [=](float p, int64_t i) { return fma_(mul(dout[i], weight[i]), mul(sub(x[i], m), r), p); }), count);
   for (int64_t i = 0; i < C; i++) {
     const float norm = mul(sub(x[i], m), r);
     const float centred = sub(mul(dout[i], weight[i]), mean1);
@@ -52,8 +48,8 @@ static inline void dinp_row(float* dinp, const float* dout, const float* dresidu
 }
 
 template <int kWidth>
-static inline void parameter_sums(float* dweight, float* dbias, const float* dout, const float* inp,
-                                  const float* mean, const float* rstd, int64_t T, int64_t C, int columns) {
+static inline void parameter_sums(float* dweight, float* dbias, const float* dout, const float* inp, const float* mean,
+                                  const float* rstd, int64_t T, int64_t C, int columns) {
   const int width = kWidth ? kWidth : columns;
   ColumnPartials weights, biases;
   weights.clear(width);
@@ -72,8 +68,8 @@ static inline void parameter_sums(float* dweight, float* dbias, const float* dou
 }
 
 void layernorm_backward(float* dinp, float* dweight, float* dbias, const float* dout, const float* dresidual,
-                        const float* inp, const float* weight, const float* mean, const float* rstd,
-                        int64_t B, int64_t T, int64_t C) {
+                        const float* inp, const float* weight, const float* mean, const float* rstd, int64_t B,
+                        int64_t T, int64_t C) {
   // Columns first: dinp may be dresidual but also, in place, dout.
   parallel_for((C + kColumnBlock - 1) / kColumnBlock, [=](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; block++) {
@@ -82,19 +78,19 @@ void layernorm_backward(float* dinp, float* dweight, float* dbias, const float* 
       for (int64_t b = 0; b < B; b++) {
         const int64_t at = b * T * C + first;
         if (columns == kColumnBlock) {
-          parameter_sums<kColumnBlock>(dweight + first, dbias + first, dout + at, inp + at, mean + b * T,
-                                       rstd + b * T, T, C, kColumnBlock);
+          parameter_sums<kColumnBlock>(dweight + first, dbias + first, dout + at, inp + at, mean + b * T, rstd + b * T,
+                                       T, C, kColumnBlock);
         } else {
-          parameter_sums<0>(dweight + first, dbias + first, dout + at, inp + at, mean + b * T, rstd + b * T,
-                            T, C, columns);
+          parameter_sums<0>(dweight + first, dbias + first, dout + at, inp + at, mean + b * T, rstd + b * T, T, C,
+                            columns);
         }
       }
     }
   });
   parallel_for(B * T, [=](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; n++) {
-      dinp_row(dinp + n * C, dout + n * C, dresidual ? dresidual + n * C : nullptr, inp + n * C, weight,
-               mean[n], rstd[n], C);
+      dinp_row(dinp + n * C, dout + n * C, dresidual ? dresidual + n * C : nullptr, inp + n * C, weight, mean[n],
+               rstd[n], C);
     }
   });
 }

@@ -19,7 +19,8 @@ constexpr int kBlockN = 3072;
 
 static thread_local Scratch packed_a, packed_b;
 
-// A panel is [k][kTileRows]. a(i, k) = a[i * row + k * step]; rows beyond M repeat the last (their outputs are dropped).
+// A panel is [k][kTileRows]. a(i, k) = a[i * row + k * step]; rows beyond M repeat the last (their outputs are
+// dropped).
 static inline void pack_a(float* out, const float* a, int64_t row, int64_t step, int64_t M, int64_t K) {
   for (int64_t i0 = 0; i0 < M; i0 += kTileRows, out += K * kTileRows) {
     if (row == 1 && i0 + kTileRows <= M) {
@@ -53,8 +54,8 @@ static inline void pack_b_panel(float* out, const float* b, int64_t row, int64_t
 }
 
 // One tile of out; m and n of it are real.
-static inline void tile(float* out, int64_t N, const float* a, const float* b, int64_t m, int64_t n,
-                        int64_t K, bool accumulate) {
+static inline void tile(float* out, int64_t N, const float* a, const float* b, int64_t m, int64_t n, int64_t K,
+                        bool accumulate) {
   if (m == kTileRows && n == kTileColumns) {
     chain_tile<kTileRows, kTileVecs>(out, N, a, 1, kTileRows, b, kTileColumns, K, accumulate);
     return;
@@ -70,8 +71,8 @@ static inline void tile(float* out, int64_t N, const float* a, const float* b, i
 
 static inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
-void matmul(float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N, int64_t K,
-            int layout, bool accumulate) {
+void matmul(float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N, int64_t K, int layout,
+            bool accumulate) {
   if (M == 0 || N == 0) return;
   const bool a_transposed = layout == 2, b_transposed = layout == 0;
   const int64_t a_row = a_transposed ? 1 : K, a_step = a_transposed ? M : 1;
@@ -92,13 +93,13 @@ void matmul(float* out, const float* a, const float* b, const float* bias, int64
     for (int64_t k0 = 0; k0 < K || (k0 == 0 && K == 0); k0 += kBlockK) {
       const int64_t block_k = K - k0 < kBlockK ? K - k0 : kBlockK;
       const bool last = k0 + block_k >= K, continues = accumulate || k0 > 0;
-      float* shared_b = packed_b.reserve(round_up(kBlockN < N ? kBlockN : N, kTileColumns) *
-                                         (K < kBlockK ? K : kBlockK) + 16);
+      float* shared_b =
+          packed_b.reserve(round_up(kBlockN < N ? kBlockN : N, kTileColumns) * (K < kBlockK ? K : kBlockK) + 16);
       parallel_for(panels, [=](int64_t begin, int64_t end) {
         for (int64_t p = begin; p < end; p++) {
           const int64_t j = j0 + p * kTileColumns;
-          pack_b_panel(shared_b + p * kTileColumns * block_k, b + k0 * b_row + j * b_step, b_row, b_step,
-                       N - j, block_k);
+          pack_b_panel(shared_b + p * kTileColumns * block_k, b + k0 * b_row + j * b_step, b_row, b_step, N - j,
+                       block_k);
         }
       });
       parallel_for(row_units * column_units, [=](int64_t begin, int64_t end) {
@@ -116,8 +117,8 @@ void matmul(float* out, const float* a, const float* b, const float* bias, int64
             for (int64_t i = 0; i < m; i += kTileRows) {
               float* tile_out = out + (i0 + i) * N + j;
               const int64_t tile_m = m - i < kTileRows ? m - i : kTileRows;
-              tile(tile_out, N, own_a + i * block_k, shared_b + p * kTileColumns * block_k, tile_m, n,
-                   block_k, continues);
+              tile(tile_out, N, own_a + i * block_k, shared_b + p * kTileColumns * block_k, tile_m, n, block_k,
+                   continues);
               if (last && bias) {
                 for (int64_t r = 0; r < tile_m; r++) {
                   for (int64_t c = 0; c < n; c++) tile_out[r * N + c] = add(tile_out[r * N + c], bias[j + c]);

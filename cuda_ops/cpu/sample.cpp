@@ -23,8 +23,8 @@ static int by_value_then_index(const void* a, const void* b) {
   return (x->index > y->index) - (x->index < y->index);
 }
 
-static int32_t sample_row(Candidate* candidates, const float* logits, float uniform, int64_t V,
-                          float temperature, int64_t top_k) {
+static int32_t sample_row(Candidate* candidates, const float* logits, float uniform, int64_t V, float temperature,
+                          int64_t top_k) {
   for (int64_t i = 0; i < V; i++) {
     candidates[i].value = temperature > 0.0f ? div(logits[i], temperature) : logits[i];
     candidates[i].index = (int32_t)i;

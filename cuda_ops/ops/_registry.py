@@ -12,12 +12,31 @@ SOURCE_DIGEST = library.load()
 compiled = torch.ops.samebits
 
 # Every op writes into tensors it is given and returns nothing, so its fake kernel has nothing to infer.
-_WRITING = (
-    "matmul bias_backward embedding_forward embedding_backward embedding_add layernorm_forward layernorm_backward "
-    "gelu_forward gelu_backward residual_forward attention_forward attention_backward attention_cached "
-    "cross_entropy_forward cross_entropy_fused chain_sum adamw norm_partials tree_sum unary fill_normal fill_uniform "
-    "sample"
-).split()
+_WRITING = [
+    "matmul",
+    "bias_backward",
+    "embedding_forward",
+    "embedding_backward",
+    "embedding_add",
+    "layernorm_forward",
+    "layernorm_backward",
+    "gelu_forward",
+    "gelu_backward",
+    "residual_forward",
+    "attention_forward",
+    "attention_backward",
+    "attention_cached",
+    "cross_entropy_forward",
+    "cross_entropy_fused",
+    "chain_sum",
+    "adamw",
+    "norm_partials",
+    "tree_sum",
+    "unary",
+    "fill_normal",
+    "fill_uniform",
+    "sample",
+]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

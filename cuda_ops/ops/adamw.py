@@ -12,6 +12,4 @@ def adamw(
     eps: float, weight_decay: float, correction1: float, correction2: float,
 ) -> None:  # fmt: skip
     """One update in place; correction1 = 1 - beta1^t, correction2 = 1 - beta2^t. Expression: numerics/optimizer.h."""
-    compiled.adamw.default(
-        param, m, v, grad, grad_scale, lr, beta1, beta2, eps, weight_decay, correction1, correction2
-    )
+    compiled.adamw.default(param, m, v, grad, grad_scale, lr, beta1, beta2, eps, weight_decay, correction1, correction2)

@@ -152,9 +152,7 @@ class Gpt:
 
         shared = activations()
         keep = self.training and not self.recompute
-        self._blocks = [
-            activations() if keep and i > 0 else shared for i in range(cfg.layers)
-        ]
+        self._blocks = [activations() if keep and i > 0 else shared for i in range(cfg.layers)]
         # The residual stream at the input of each block, and after the last.
         streams = cfg.layers + 1 if self.training else 2
         self._streams = [buffer(batch, t, c) for _ in range(streams)]
@@ -237,10 +235,8 @@ class Gpt:
     def _forward(self, tokens: Tensor, position: int | None = None) -> Tensor:
         """Final LayerNorm's output [b, t, C] of tokens [b, t] int32, t <= context."""
         b, t = tokens.shape
-        if position is None and b > self.micro_batch or t > self.config.context:
-            raise ValueError(
-                f"tokens [{b}, {t}] exceed the buffers [{self.micro_batch}, {self.config.context}]"
-            )
+        if (position is None and b > self.micro_batch) or t > self.config.context:
+            raise ValueError(f"tokens [{b}, {t}] exceed the buffers [{self.micro_batch}, {self.config.context}]")
         c = self.config.channels
         streams = [s.view(-1)[: b * t * c].view(b, t, c) for s in self._streams]
         x = streams[0]
@@ -261,17 +257,14 @@ class Gpt:
         flat_targets = targets.reshape(-1)
         for first, last, logits in self._pieces(hidden.shape[0]):
             ops.matmul(logits, hidden[first:last], self.weights["wte.weight"])
-            ops.cross_entropy_forward(
-                losses[first:last], logits, flat_targets[first:last], self.config.vocab_size
-            )
+            ops.cross_entropy_forward(losses[first:last], logits, flat_targets[first:last], self.config.vocab_size)
         return losses.view(tokens.shape)
 
     def _pieces(self, rows: int) -> list[tuple[int, int, Tensor]]:
         """(first, last, logits buffer) of consecutive pieces of the tokens."""
         size = self._logits.shape[0]
         return [
-            (first, min(first + size, rows), self._logits[: min(size, rows - first)])
-            for first in range(0, rows, size)
+            (first, min(first + size, rows), self._logits[: min(size, rows - first)]) for first in range(0, rows, size)
         ]
 
     # ------------------------------------------------------------------ backward
@@ -333,9 +326,7 @@ class Gpt:
             w[prefix + "ln_2.weight"], a.ln_2_mean[:b], a.ln_2_rstd[:b],
         )  # fmt: skip
         self._linear_backward(dbranch, g, prefix + "attn.proj", dstream, attended)
-        ops.attention_backward(
-            dqkv, dbranch, attended, a.qkv[:b], a.row_max[:b], a.row_sum[:b], self.config.heads
-        )
+        ops.attention_backward(dqkv, dbranch, attended, a.qkv[:b], a.row_max[:b], a.row_sum[:b], self.config.heads)
         self._linear_backward(dbranch, g, prefix + "attn.qkv", dqkv, ln_1)
         ops.layernorm_backward(
             dstream, g[prefix + "ln_1.weight"], g[prefix + "ln_1.bias"], dbranch, dstream, x,
@@ -352,9 +343,7 @@ class Gpt:
     def finish_lane(self, grads: Tensor) -> None:
         """Add the input embedding's gradient to the lm head's, once per lane: the two uses of the tied matrix."""
         n = len(self._lane_tokens)
-        ops.embedding_add(
-            self.named(grads)["wte.weight"], self._dembedding[:n], torch.from_numpy(self._lane_tokens)
-        )
+        ops.embedding_add(self.named(grads)["wte.weight"], self._dembedding[:n], torch.from_numpy(self._lane_tokens))
 
     # ------------------------------------------------------------------ decoding
 
@@ -366,9 +355,7 @@ class Gpt:
         if not self._keys or tokens.shape[0] > self._keys[0].shape[0]:
             raise ValueError(f"no KV cache for {tokens.shape[0]} sequences: see decode_batch")
         if position + tokens.shape[1] > self.config.context:
-            raise ValueError(
-                f"position {position} + {tokens.shape[1]} tokens exceed the context {self.config.context}"
-            )
+            raise ValueError(f"position {position} + {tokens.shape[1]} tokens exceed the context {self.config.context}")
         hidden = self._forward(tokens, position)
         logits = self._logits.view(-1)[: tokens.shape[0] * self.config.padded_vocab_size]
         logits = logits.view(tokens.shape[0], -1)

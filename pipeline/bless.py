@@ -1,0 +1,35 @@
+"""Publish the digests of a run: by hand only, and with a reason in the commit.
+
+python -m pipeline.bless --recipe config/recipes/fables.yaml
+config/expected/fables.json: 14 digests, 3 changed: train/step_000200.safetensors, …
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.atomic import write_json
+from pipeline.digests import EXPECTED, entries, published
+from pipeline.errors import exit_on_user_error
+from pipeline.paths import run_dir
+from pipeline.recipe import load_recipe
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Publish the digests of a run. By hand only.")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
+    args = parser.parse_args()
+    recipe = load_recipe(args.recipe)
+    new = {f"{e.stage}/{e.artefact}": e.digest for e in entries(recipe, args.run or run_dir(recipe))}
+    old = published(recipe.name)
+    changed = sorted(key for key in {*new, *old} if new.get(key) != old.get(key))
+    path = EXPECTED / f"{recipe.name}.json"
+    write_json(path, new)
+    print(f"{path}: {len(new)} digests, {len(changed)} changed" + (f": {', '.join(changed)}" if changed else ""))
+    return 0
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,36 @@
+"""Write the digests of a run: digests.json, and SHA256SUMS for `sha256sum -c`.
+
+python -m pipeline.digest --recipe config/recipes/fables.yaml
+results/runs/fables/digests.json: 14 digests
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.atomic import sha256_of, write_bytes, write_json
+from pipeline.digests import entries, run_files
+from pipeline.errors import exit_on_user_error
+from pipeline.paths import run_dir
+from pipeline.recipe import load_recipe
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the digests of a run.")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
+    args = parser.parse_args()
+    recipe = load_recipe(args.recipe)
+    run = args.run or run_dir(recipe)
+    found = entries(recipe, run)
+    write_json(run / "digests.json", {f"{e.stage}/{e.artefact}": e.digest for e in found})
+    names = [*run_files(recipe), "digests.json"]
+    sums = "".join(f"{sha256_of(run / name)}  {name}\n" for name in names)
+    write_bytes(run / "SHA256SUMS", sums.encode())
+    print(f"{run / 'digests.json'}: {len(found)} digests")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,126 @@
+"""One self-contained page for a run: curves, samples, accuracy, digests, receipts.
+
+    python -m pipeline.report --recipe config/recipes/fables.yaml
+    results/runs/fables/report.html: 412 KiB
+
+The page is for reading: it holds times and hosts, so it has no digest. It loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pipeline import chain
+from pipeline.atomic import write_bytes
+from pipeline.digests import EXPECTED, published
+from pipeline.errors import exit_on_user_error
+from pipeline.paths import run_dir, tokens_dir
+from pipeline.receipt import read_receipts
+from pipeline.recipe import Recipe, load_recipe, recipe_id
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#767676"  # Okabe and Ito 2008: safe for colour-blind eyes
+
+
+def curves(lines: list[chain.Line], evals: list[dict[str, Any]], floor: float) -> str:
+    """Loss, learning rate and gradient norm as inline SVG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams |= {"svg.hashsalt": "samebits", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}
+    figure, (loss, rate, norm) = plt.subplots(
+        3, 1, figsize=(8, 6.4), sharex=True, height_ratios=[3, 1, 1], layout="constrained"
+    )
+    steps = [line.step for line in lines]
+    loss.plot(steps, [line.loss for line in lines], color=BLUE, linewidth=0.9, label="training, each step")
+    loss.plot(
+        [e["step"] for e in evals], [e["validation"]["nats_per_token"] for e in evals], "o-", color=ORANGE,
+        markersize=4, linewidth=1, label="validation, whole split",
+    )  # fmt: skip
+    if floor:
+        loss.axhline(floor, color=GREEN, linestyle="--", linewidth=1, label=f"entropy floor {floor:.4f}")
+    low = min([line.loss for line in lines] + ([floor] if floor else []))
+    high = max(line.loss for line in lines)
+    if low > 0 and high / low > 8:
+        loss.set_yscale("log")
+        ticks = [t for t in (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 8, 12) if low * 0.9 <= t <= high * 1.1]
+        loss.set_yticks(ticks, [f"{t:g}" for t in ticks])
+        loss.minorticks_off()
+    loss.set_ylabel("loss (nats per token)")
+    loss.legend(frameon=False)
+    rate.plot(steps, [line.lr for line in lines], color=GREY, linewidth=1)
+    rate.set_ylabel("learning rate")
+    norm.plot(steps, [line.norm for line in lines], color=GREY, linewidth=0.8)
+    norm.set_ylabel("gradient norm")
+    norm.set_yscale("log")
+    norm.set_xlabel("step")
+    for axes in (loss, rate, norm):
+        axes.grid(alpha=0.25, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def summary(recipe: Recipe, run: Path, tokens: Path) -> dict[str, Any]:
+    """Everything the page shows."""
+    lines = [line for step in recipe.checkpoints for line in chain.read(run / f"chain_{step:06d}.tsv")]
+    evals = [json.loads((run / f"eval_{step:06d}.json").read_text(encoding="utf-8")) for step in recipe.checkpoints]
+    about = json.loads((tokens / "tokens.json").read_text(encoding="utf-8"))
+    nats = math.fsum(n * math.log(int(k)) for k, n in about["validation"]["choices"].items())
+    floor = nats / about["validation"]["tokens"]
+    found: dict[str, str] = json.loads((run / "digests.json").read_text(encoding="utf-8"))
+    expected = published(recipe.name, EXPECTED)
+    digests = [
+        (key, digest, "equal" if expected.get(key) == digest else "DIFFERS" if key in expected else "unpublished")
+        for key, digest in found.items()
+    ]
+    equal = sum(verdict == "equal" for _, _, verdict in digests)
+    return {
+        "recipe": recipe,
+        "recipe_id": recipe_id(recipe),
+        "about": about,
+        "lines": lines,
+        "final": evals[-1],
+        "evals": evals,
+        "floor": floor,
+        "chart": curves(lines, evals, floor),
+        "samples": json.loads((run / "samples.json").read_text(encoding="utf-8")),
+        "digests": digests,
+        "published": bool(expected),
+        "equal": equal,
+        "receipts": read_receipts(run / "receipts"),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="One self-contained page for a run.")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
+    parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
+    parser.add_argument("--out", type=Path, help="page to write (default: report.html of the run)")
+    args = parser.parse_args()
+    import jinja2
+
+    recipe = load_recipe(args.recipe)
+    run = args.run or run_dir(recipe)
+    out = args.out or run / "report.html"
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.get_template("report.html.j2").render(summary(recipe, run, args.tokens or tokens_dir(recipe)))
+    write_bytes(out, page.encode())
+    print(f"{out}: {len(page.encode()) // 1024} KiB")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

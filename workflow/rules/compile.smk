@@ -1,0 +1,15 @@
+# The ops. Which compiler and optimisation level are execution; ops.digest is the same for all.
+
+
+rule compile:
+    output:
+        library="results/build/samebits_ops.so",
+        digest="results/build/ops.digest",
+    log:
+        "results/logs/compile.log",
+    threads: workflow.cores
+    params:
+        sources=source_digest(),
+        code=code_digest("pipeline.compile"),
+    shell:
+        "python -m pipeline.compile --out results/build --threads {threads} > {log:q} 2>&1"
