@@ -120,7 +120,8 @@ class Teller:
         place, fitting, _ = OBSTACLES[obstacle]
         text = (
             f"Once there was a {MOODS[mood]} {ANIMALS[animal]} called {hero}, who lived {HOMES[home]}. "
-            f"{TIMES[time]} {hero} heard of a {want} that lay {place}. {hero} asked {friend} the {ANIMALS[helper]} for help."
+            f"{TIMES[time]} {hero} heard of a {want} that lay {place}. {hero} wanted the {want}. "
+            f"{hero} asked {friend} the {ANIMALS[helper]} how to get the {want}."
         )
         outcome = choose(3)  # the right tool at once; a wrong one, then the right one; a wrong one only
         if outcome > 0:
@@ -164,6 +165,6 @@ def questions(seed: int, count: int, known: set[str]) -> list[Question]:
             ending_of(story.name, wants[picks[1] * len(wants) >> 32], story.obstacle, story.solved),
         ]
         label = picks[2] * 4 >> 32
-        a, b, c, d = wrong[:label] + [story.ending] + wrong[label:]
+        a, b, c, d = [*wrong[:label], story.ending, *wrong[label:]]
         found.append(Question(story.beginning, (a, b, c, d), label))
     return found

@@ -312,10 +312,22 @@ def load_recipe(path: str | Path) -> Recipe:
     return parse_recipe(content, str(path))
 
 
+def schema() -> str:
+    """The JSON schema of a recipe, as workflow/schemas/recipe.schema.json holds it."""
+    content = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Recipe.model_json_schema()
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe", type=Path, nargs="?")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema of a recipe instead")
     args = parser.parse_args()
+    if args.schema:
+        print(schema(), end="")
+        return 0
+    if args.recipe is None:
+        raise UserError("name a recipe file; see config/recipes/")
     recipe = load_recipe(args.recipe)
     bits = recipe.bits
     print(

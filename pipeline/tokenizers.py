@@ -5,6 +5,7 @@ Each is fully described by a JSON value (tokenizer.json), so that what a shard w
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter, defaultdict
@@ -89,7 +90,7 @@ class BpeTokenizer:
         pairs: Counter[tuple[int, int]] = Counter()
         where: dict[tuple[int, int], set[int]] = defaultdict(set)
         for i, word in enumerate(words):
-            for pair in zip(word, word[1:], strict=False):
+            for pair in itertools.pairwise(word):
                 pairs[pair] += weights[i]
                 where[pair].add(i)
         merges: list[tuple[int, int]] = []
@@ -105,13 +106,13 @@ class BpeTokenizer:
             strings.append(strings[best[0]] + strings[best[1]])
             for i in sorted(where.pop(best)):
                 word = words[i]
-                for pair in zip(word, word[1:], strict=False):
+                for pair in itertools.pairwise(word):
                     pairs[pair] -= weights[i]
                     if pairs[pair] == 0:
                         del pairs[pair]
                 merged = _merge(word, best, token)
                 words[i] = merged
-                for pair in zip(merged, merged[1:], strict=False):
+                for pair in itertools.pairwise(merged):
                     pairs[pair] += weights[i]
                     where[pair].add(i)
         return cls(merges)
@@ -128,7 +129,7 @@ class BpeTokenizer:
     def _encode_word(self, word: bytes) -> list[int]:
         ids = list(word)
         while len(ids) > 1:
-            rank, pair = min((self._ranks.get(pair, self.vocab_size), pair) for pair in zip(ids, ids[1:], strict=False))
+            rank, pair = min((self._ranks.get(pair, self.vocab_size), pair) for pair in itertools.pairwise(ids))
             if rank == self.vocab_size:
                 break
             ids = _merge(ids, pair, rank)

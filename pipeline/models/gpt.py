@@ -307,7 +307,7 @@ class Gpt:
 
     def _block_backward(self, i: int, dstream: Tensor, g: dict[str, Tensor]) -> None:
         """dstream [b, T, C]: the gradient of block i's output, replaced by that of its input."""
-        b, t, c = dstream.shape
+        b = dstream.shape[0]
         w, a, prefix = self.weights, self._blocks[i], f"h.{i}."
         x = self._streams[i][:b]
         if self.recompute:

@@ -3,17 +3,18 @@
 
 rule download:
     output:
-        documents=f"{DATA}/documents.jsonl",
-        choices=f"{DATA}/choices.jsonl",
-        source=f"{DATA}/source.json",
+        documents=f"{RUN.data}/documents.jsonl",
+        choices=f"{RUN.data}/choices.jsonl",
+        source=f"{RUN.data}/source.json",
     log:
-        f"{LOGS}/download.log",
+        f"{RUN.logs}/download.log",
     params:
-        recipe=lambda wildcards: RECIPE_PATH,
-        bits=digest_of(RECIPE.bits.data.source),
+        data=lambda wildcards: RUN.data,
+        recipe=lambda wildcards: RUN.recipe_path,
+        bits=digest_of(BITS.data.source),
         code=code_digest("pipeline.download"),
     shell:
-        "python -m pipeline.download --recipe {params.recipe:q} --out {DATA:q} > {log:q} 2>&1"
+        "python -m pipeline.download --recipe {params.recipe:q} --out {params.data:q} > {log:q} 2>&1"
 
 
 rule vocabulary:
@@ -23,9 +24,7 @@ rule vocabulary:
     log:
         "results/logs/vocabulary.log",
     params:
-        pins=lambda wildcards: os.path.relpath(
-            ROOT / "config" / "data" / "gpt2_bpe.yaml"
-        ),
+        pins=lambda wildcards: RUN.pins("gpt2_bpe"),
         code=code_digest("pipeline.download"),
     shell:
         "python -m pipeline.download --pins {params.pins:q} --out results/data/gpt2_bpe > {log:q} 2>&1"
@@ -33,27 +32,27 @@ rule vocabulary:
 
 rule prepare_text:
     input:
-        source=f"{DATA}/source.json",
+        source=f"{RUN.data}/source.json",
         vocabulary=(
-            rules.vocabulary.output
-            if RECIPE.bits.data.tokenizer.kind == "gpt2"
-            else []
+            rules.vocabulary.output if BITS.data.tokenizer.kind == "gpt2" else []
         ),
     output:
-        f"{TOKENS}/tokens.json",
-        f"{TOKENS}/tokenizer.json",
-        f"{TOKENS}/choices.json",
-        f"{TOKENS}/train_documents.npy",
-        f"{TOKENS}/val_documents.npy",
-        f"{TOKENS}/val_000000.bin",
-        [f"{TOKENS}/{name}" for name in paths.train_shards(RECIPE)],
+        f"{RUN.tokens}/tokens.json",
+        f"{RUN.tokens}/tokenizer.json",
+        f"{RUN.tokens}/choices.json",
+        f"{RUN.tokens}/train_documents.npy",
+        f"{RUN.tokens}/val_documents.npy",
+        f"{RUN.tokens}/val_000000.bin",
+        RUN.shards,
     log:
-        f"{LOGS}/prepare_text.log",
+        f"{RUN.logs}/prepare_text.log",
     threads: workflow.cores
     params:
-        recipe=lambda wildcards: RECIPE_PATH,
-        bits=digest_of(RECIPE.bits.data) + digest_of(RECIPE.bits.model),
+        data=lambda wildcards: RUN.data,
+        tokens=lambda wildcards: RUN.tokens,
+        recipe=lambda wildcards: RUN.recipe_path,
+        bits=digest_of(BITS.data) + digest_of(BITS.model),
         code=code_digest("pipeline.prepare_text"),
     shell:
-        "python -m pipeline.prepare_text --recipe {params.recipe:q} --data {DATA:q} --out {TOKENS:q}"
+        "python -m pipeline.prepare_text --recipe {params.recipe:q} --data {params.data:q} --out {params.tokens:q}"
         " --threads {threads} > {log:q} 2>&1"

@@ -3,19 +3,21 @@
 
 rule evaluate:
     input:
-        checkpoint=RUN + "/step_{step}.safetensors.sha256",
-        tokens=f"{TOKENS}/tokens.json",
+        checkpoint=f"{RUN.folder}/step_{{step}}.safetensors.sha256",
+        tokens=f"{RUN.tokens}/tokens.json",
         ops="results/build/ops.digest",
     output:
-        RUN + "/eval_{step}.json",
+        f"{RUN.folder}/eval_{{step}}.json",
     log:
-        LOGS + "/evaluate_{step}.log",
+        f"{RUN.logs}/evaluate_{{step}}.log",
     threads: workflow.cores
     params:
-        recipe=lambda wildcards: RECIPE_PATH,
-        bits=recipe_id(RECIPE) + str(RECIPE.artifacts.choices),
+        tokens=lambda wildcards: RUN.tokens,
+        run=lambda wildcards: RUN.folder,
+        recipe=lambda wildcards: RUN.recipe_path,
+        bits=recipe_id(RUN.recipe) + str(RUN.recipe.artifacts.choices),
         code=code_digest("pipeline.evaluate"),
     shell:
-        "python -m pipeline.evaluate --recipe {params.recipe:q} --tokens {TOKENS:q}"
-        " --checkpoint {RUN:q}/step_{wildcards.step}.safetensors --out {output:q} --threads {threads}"
+        "python -m pipeline.evaluate --recipe {params.recipe:q} --tokens {params.tokens:q}"
+        " --checkpoint {params.run:q}/step_{wildcards.step}.safetensors --out {output:q} --threads {threads}"
         " 2>&1 | tee {log:q}"

@@ -3,15 +3,17 @@
 
 rule report:
     input:
-        f"{RUN}/digests.json",
-        f"{TOKENS}/tokens.json",
+        f"{RUN.folder}/digests.json",
+        f"{RUN.tokens}/tokens.json",
     output:
-        f"{RUN}/report.html",
+        f"{RUN.folder}/report.html",
     log:
-        f"{LOGS}/report.log",
+        f"{RUN.logs}/report.log",
     params:
-        recipe=lambda wildcards: RECIPE_PATH,
+        tokens=lambda wildcards: RUN.tokens,
+        run=lambda wildcards: RUN.folder,
+        recipe=lambda wildcards: RUN.recipe_path,
         code=code_digest("pipeline.report"),
     shell:
-        "python -m pipeline.report --recipe {params.recipe:q} --run {RUN:q} --tokens {TOKENS:q}"
+        "python -m pipeline.report --recipe {params.recipe:q} --run {params.run:q} --tokens {params.tokens:q}"
         " --out {output:q} > {log:q} 2>&1"

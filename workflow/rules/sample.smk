@@ -3,19 +3,20 @@
 
 rule sample:
     input:
-        checkpoint=f"{RUN}/step_{STEPS[-1]}.safetensors.sha256",
-        tokens=f"{TOKENS}/tokens.json",
+        checkpoint=f"{RUN.folder}/step_{RUN.steps[-1]}.safetensors.sha256",
+        tokens=f"{RUN.tokens}/tokens.json",
         ops="results/build/ops.digest",
     output:
-        f"{RUN}/samples.json",
+        f"{RUN.folder}/samples.json",
     log:
-        f"{LOGS}/sample.log",
+        f"{RUN.logs}/sample.log",
     threads: 1
     params:
-        recipe=lambda wildcards: RECIPE_PATH,
-        checkpoint=f"{RUN}/step_{STEPS[-1]}.safetensors",
-        bits=recipe_id(RECIPE) + digest_of(RECIPE.artifacts.samples),
+        tokens=lambda wildcards: RUN.tokens,
+        recipe=lambda wildcards: RUN.recipe_path,
+        checkpoint=lambda wildcards: RUN.last_checkpoint,
+        bits=recipe_id(RUN.recipe) + digest_of(RUN.recipe.artifacts.samples),
         code=code_digest("pipeline.sample"),
     shell:
-        "python -m pipeline.sample --recipe {params.recipe:q} --tokens {TOKENS:q}"
+        "python -m pipeline.sample --recipe {params.recipe:q} --tokens {params.tokens:q}"
         " --checkpoint {params.checkpoint:q} --out {output:q} --threads {threads} > {log:q} 2>&1"

@@ -3,15 +3,15 @@
 
 rule train:
     input:
-        tokens=f"{TOKENS}/tokens.json",
+        tokens=f"{RUN.tokens}/tokens.json",
         ops="results/build/ops.digest",
-        previous=previous_sha256,
+        previous=RUN.previous_sha256,
     output:
-        checkpoint=RUN + "/step_{step}.safetensors",
-        sha256=RUN + "/step_{step}.safetensors.sha256",
-        chain=RUN + "/chain_{step}.tsv",
+        checkpoint=f"{RUN.folder}/step_{{step}}.safetensors",
+        sha256=f"{RUN.folder}/step_{{step}}.safetensors.sha256",
+        chain=f"{RUN.folder}/chain_{{step}}.tsv",
     log:
-        LOGS + "/train_{step}.log",
+        f"{RUN.logs}/train_{{step}}.log",
     threads: workflow.cores
     resources:
         ranks=1,
@@ -19,13 +19,14 @@ rule train:
         recompute=0,
         rolling=30,
     params:
-        recipe=lambda wildcards: RECIPE_PATH,
-        previous=previous,
+        tokens=lambda wildcards: RUN.tokens,
+        recipe=lambda wildcards: RUN.recipe_path,
+        previous=RUN.previous,
         step=lambda wildcards: int(wildcards.step),
-        bits=recipe_id(RECIPE),
+        bits=recipe_id(RUN.recipe),
         code=code_digest("pipeline.train"),
     shell:
-        "python -m pipeline.train --recipe {params.recipe:q} --tokens {TOKENS:q}"
+        "python -m pipeline.train --recipe {params.recipe:q} --tokens {params.tokens:q}"
         " --previous {params.previous:q} --steps-to {params.step} --out {output.checkpoint:q}"
         " --chain {output.chain:q} --ranks {resources.ranks} --micro-batch {resources.micro_batch}"
         " --recompute {resources.recompute} --rolling {resources.rolling} --threads {threads}"

@@ -3,40 +3,36 @@
 
 rule digest:
     input:
-        f"{DATA}/source.json",
-        f"{TOKENS}/tokens.json",
-        expand("{run}/step_{step}.safetensors.sha256", run=RUN, step=STEPS),
-        expand("{run}/chain_{step}.tsv", run=RUN, step=STEPS),
-        expand("{run}/eval_{step}.json", run=RUN, step=STEPS),
-        f"{RUN}/samples.json",
+        f"{RUN.data}/source.json",
+        f"{RUN.tokens}/tokens.json",
+        expand("{run}/step_{step}.safetensors.sha256", run=RUN.folder, step=RUN.steps),
+        expand("{run}/chain_{step}.tsv", run=RUN.folder, step=RUN.steps),
+        expand("{run}/eval_{step}.json", run=RUN.folder, step=RUN.steps),
+        f"{RUN.folder}/samples.json",
     output:
-        digests=f"{RUN}/digests.json",
-        sums=f"{RUN}/SHA256SUMS",
+        digests=f"{RUN.folder}/digests.json",
+        sums=f"{RUN.folder}/SHA256SUMS",
     log:
-        f"{LOGS}/digest.log",
+        f"{RUN.logs}/digest.log",
     params:
-        recipe=lambda wildcards: RECIPE_PATH,
+        run=lambda wildcards: RUN.folder,
+        recipe=lambda wildcards: RUN.recipe_path,
         code=code_digest("pipeline.digest"),
     shell:
-        "python -m pipeline.digest --recipe {params.recipe:q} --run {RUN:q} > {log:q} 2>&1"
+        "python -m pipeline.digest --recipe {params.recipe:q} --run {params.run:q} > {log:q} 2>&1"
 
 
 rule verify:
     input:
-        f"{RUN}/digests.json",
-        [
-            path
-            for path in [
-                os.path.relpath(ROOT / "config" / "expected" / f"{RECIPE.name}.json")
-            ]
-            if os.path.exists(path)
-        ],
+        f"{RUN.folder}/digests.json",
+        RUN.expected(),
     output:
-        f"{RUN}/verification.txt",
+        f"{RUN.folder}/verification.txt",
     log:
-        f"{LOGS}/verify.log",
+        f"{RUN.logs}/verify.log",
     params:
-        recipe=lambda wildcards: RECIPE_PATH,
+        run=lambda wildcards: RUN.folder,
+        recipe=lambda wildcards: RUN.recipe_path,
         code=code_digest("pipeline.verify"),
     shell:
-        "python -m pipeline.verify --recipe {params.recipe:q} --run {RUN:q} --out {output:q} 2>&1 | tee {log:q}"
+        "python -m pipeline.verify --recipe {params.recipe:q} --run {params.run:q} --out {output:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,45 @@
+"""The ops are compiled once, in results/build, before any test that needs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
+settings.load_profile("repeatable")
+
+# Pinned files from a folder of copies beside the checkout, so that no test needs a network.
+if (ROOT.parent / "shared" / "data").is_dir():
+    os.environ.setdefault("SAMEBITS_MIRROR", str(ROOT.parent / "shared" / "data"))
+os.environ.setdefault("SAMEBITS_BUILD", str(ROOT / "results" / "build"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    from cuda_ops.build import build
+
+    build(ROOT / "results" / "build")
+
+
+def run(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code: int | None = 0) -> str:
+    """Run `python <command>` in the project; returns stdout and stderr together, and checks the exit code."""
+    merged = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=merged, cwd=cwd, check=False)
+    output = done.stdout + done.stderr
+    assert code is None or done.returncode == code, f"exit code {done.returncode}, expected {code}:\n{output[-3000:]}"
+    return output
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny recipe with its corpus and tokens."""
+    folder = tmp_path_factory.mktemp("tiny")
+    recipe = ROOT / "tests" / "recipes" / "tiny.yaml"
+    run("-m", "pipeline.download", "--recipe", str(recipe), "--out", str(folder / "data"))
+    run("-m", "pipeline.prepare_text", "--recipe", str(recipe), "--data", str(folder / "data"), "--out", str(folder / "tokens"))
+    return {"recipe": recipe, "data": folder / "data", "tokens": folder / "tokens"}
