@@ -41,5 +41,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("tiny")
     recipe = ROOT / "tests" / "recipes" / "tiny.yaml"
     run("-m", "pipeline.download", "--recipe", str(recipe), "--out", str(folder / "data"))
-    run("-m", "pipeline.prepare_text", "--recipe", str(recipe), "--data", str(folder / "data"), "--out", str(folder / "tokens"))
+    run(
+        "-m",
+        "pipeline.prepare_text",
+        "--recipe",
+        str(recipe),
+        "--data",
+        str(folder / "data"),
+        "--out",
+        str(folder / "tokens"),
+    )
     return {"recipe": recipe, "data": folder / "data", "tokens": folder / "tokens"}

@@ -59,7 +59,10 @@ def test_equal_to_the_scalar_reference(b: int, t: int, heads: int, size: int) ->
 
 
 @given(
-    st.integers(1, 3), st.sampled_from([1, 2, 7, 8, 9, 17, 33, 65]), st.integers(1, 3), st.sampled_from([1, 3, 8, 16, 32, 40])
+    st.integers(1, 3),
+    st.sampled_from([1, 2, 7, 8, 9, 17, 33, 65]),
+    st.integers(1, 3),
+    st.sampled_from([1, 3, 8, 16, 32, 40]),
 )
 def test_gradients_agree_with_float64(b: int, t: int, heads: int, size: int) -> None:
     generator = torch.Generator().manual_seed(b * t)

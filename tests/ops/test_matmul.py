@@ -57,7 +57,10 @@ def test_splitting_k_continues_the_chain(m: int, n: int, k: int, layout: str) ->
 
 @given(sizes, sizes, st.integers(1, 900), st.sampled_from(LAYOUTS), st.integers(1, 3))
 def test_close_to_float64_on_any_threads(m: int, n: int, k: int, layout: str, threads: int) -> None:
-    a, b = torch.randn(k, m) if layout == "tn" else torch.randn(m, k), torch.randn(n, k) if layout == "nt" else torch.randn(k, n)
+    a, b = (
+        torch.randn(k, m) if layout == "tn" else torch.randn(m, k),
+        torch.randn(n, k) if layout == "nt" else torch.randn(k, n),
+    )
     out, again = torch.empty(m, n), torch.empty(m, n)
     ops.set_threads(threads)
     ops.matmul(out, a, b, layout=layout)

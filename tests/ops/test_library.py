@@ -1,0 +1,194 @@
+"""pytest tests/ops/test_library.py
+
+The library as such: schemas (torch's opcheck), messages, what it imports, stale copies, instruction sets, foreign flags.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from cuda_ops import build, ops
+from pipeline.errors import UserError
+from tests.conftest import ROOT, run
+
+f, i32 = torch.randn, torch.int32
+
+
+def samples() -> dict[str, tuple]:
+    """Arguments for every op that writes tensors."""
+    ids = torch.tensor([[0, 2, 1]], dtype=i32)
+    return {
+        "matmul": (torch.empty(4, 5), f(4, 3), f(5, 3), f(5), "nt", False),
+        "bias_backward": (f(4), f(2, 3, 4)),
+        "embedding_forward": (torch.empty(1, 3, 4), ids, f(3, 4), f(5, 4), 1),
+        "embedding_backward": (f(3, 4), f(3, 4), f(1, 3, 4), ids),
+        "embedding_add": (f(3, 4), f(2, 4), torch.tensor([0, 2], dtype=i32)),
+        "layernorm_forward": (torch.empty(2, 3, 4), torch.empty(2, 3), torch.empty(2, 3), f(2, 3, 4), f(4), f(4), 1e-5),
+        "layernorm_backward": (
+            torch.empty(2, 3, 4), f(4), f(4), f(2, 3, 4), None, f(2, 3, 4), f(4), f(2, 3), torch.rand(2, 3)
+        ),
+        "gelu_forward": (torch.empty(7), f(7)),
+        "gelu_backward": (torch.empty(7), f(7), f(7)),
+        "residual_forward": (torch.empty(7), f(7), f(7)),
+        "attention_forward": (torch.empty(1, 3, 4), torch.empty(1, 2, 3), torch.empty(1, 2, 3), f(1, 3, 12), 2),
+        "attention_backward": (
+            torch.empty(1, 3, 12), f(1, 3, 4), f(1, 3, 4), f(1, 3, 12), f(1, 2, 3) + 9, torch.rand(1, 2, 3) + 1, 2
+        ),
+        "attention_cached": (torch.empty(1, 3, 4), torch.zeros(1, 2, 5, 2), torch.zeros(1, 2, 5, 2), f(1, 3, 12), 2, 1),
+        "cross_entropy_forward": (torch.empty(3), f(3, 5), ids.view(-1), 4),
+        "cross_entropy_fused": (torch.empty(3), f(3, 5), ids.view(-1), 0.5, 4),
+        "chain_sum": (torch.zeros(1), f(9)),
+        "adamw": (f(9), f(9), torch.rand(9), f(9), 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05),
+        "norm_partials": (torch.empty(3), f(9), 4),
+        "tree_sum": (torch.empty(1), f(9)),
+        "unary": (torch.empty(9), torch.rand(9), 0),
+        "fill_normal": (torch.empty(9), 1, 2, 3, 0.0, 1.0),
+        "fill_uniform": (torch.empty(9), 1, 2, 3),
+        "sample": (torch.zeros(2, dtype=i32), f(2, 5), torch.rand(2), 4, 1.0, 2),
+    }  # fmt: skip
+
+
+def test_every_writing_op_has_a_sample() -> None:
+    names = {
+        name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "samebits::" in name
+    }
+    assert names - {"fingerprint", "first_nonfinite", "set_threads", "isa"} == set(samples())
+
+
+@pytest.mark.parametrize("name", samples())
+def test_opcheck(name: str) -> None:
+    op = getattr(torch.ops.samebits, name).default
+    torch.library.opcheck(op, samples()[name], test_utils=("test_schema", "test_faketensor"))
+
+
+def test_messages_say_expected_and_actual() -> None:
+    cases = [
+        (lambda: ops.matmul(torch.empty(2, 2), f(2, 3), f(2, 4)), r"b: expected K = 3 .* got shape \[2, 4\]"),
+        (lambda: ops.matmul(torch.empty(2, 2), f(2, 3), f(2, 3), layout="tt"), "layout: expected nt, nn or tn, got tt"),
+        (lambda: ops.gelu_forward(torch.empty(3), f(4)), r"out: expected shape \[4\], got \[3\]"),
+        (lambda: ops.gelu_forward(torch.empty(3), f(3).double()), "expected dtype Float, got Double"),
+        (lambda: ops.gelu_forward(torch.empty(3, 2), f(2, 3).t()), "expected a contiguous tensor"),
+        (lambda: ops.attention_forward(f(1, 3, 4), f(1, 3, 3), f(1, 3, 3), f(1, 3, 12), 3), "multiple of heads 3"),
+        (
+            lambda: ops.embedding_forward(f(1, 2, 4), torch.tensor([[0, 9]], dtype=i32), f(3, 4), f(5, 4)),
+            "tokens: element 1 is 9, allowed is 0 to 2",
+        ),
+    ]
+    for call, message in cases:
+        with pytest.raises(RuntimeError, match=message):
+            call()
+
+
+def test_the_library_imports_no_float_function_of_libm() -> None:
+    """Only memory, threads, C++ and torch: nothing that computes a float."""
+    library = build.ROOT.parent / "results" / "build" / build.LIBRARY
+    symbols = subprocess.run(
+        ["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True
+    ).stdout
+    names = {line.split()[-1].split("@")[0] for line in symbols.splitlines()}
+    math_names = {
+        n + s
+        for n in ["exp", "exp2", "expm1", "log", "log2", "log1p", "pow", "sqrt", "sin", "cos", "tan", "tanh", "erf", "fma", "fmax", "fmin", "rint", "round", "floor", "cbrt"]
+        for s in ("", "f")
+    }
+    assert not names & math_names
+    plain = {n for n in names if not n.startswith("_Z")}
+    assert not {n for n in plain if n.startswith(("cblas", "sgemm", "vs", "mkl"))}
+
+
+def test_a_stale_library_is_refused(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "results" / "build" / build.LIBRARY, tmp_path)
+    copy = tmp_path / "project"
+    for folder in ("cuda_ops", "pipeline"):
+        shutil.copytree(ROOT / folder, copy / folder)
+    gelu = copy / "cuda_ops" / "numerics" / "scalar.h"
+    script = "from cuda_ops import library\nfrom pipeline.errors import UserError\ntry:\n  library.load()\n"
+    script += "except UserError as e:\n  print('refused:', e)\n"
+    env = {"SAMEBITS_BUILD": str(tmp_path), "PYTHONPATH": str(copy)}
+    gelu.write_text(gelu.read_text() + "\n// a comment\n")
+    assert "refused" not in run("-c", script, env=env, cwd=copy)
+    gelu.write_text(gelu.read_text().replace("12582912.0f", "12582913.0f"))
+    assert "is stale: built from sources" in run("-c", script, env=env, cwd=copy)
+
+
+def test_comments_and_compiler_leave_the_digest_alone() -> None:
+    text = 'int a = 1; // note "x"\n/* more\n */ const char* s = "// kept";\n'
+    assert build.without_comments(text) == 'int a = 1; const char* s = "// kept";'
+
+
+def test_no_compiler_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no C\\+\\+ compiler: no-such-compiler is not on PATH"):
+        build.find_compiler("no-such-compiler")
+    output = run("-m", "pipeline.compile", "--out", str(tmp_path), env={"PATH": str(tmp_path), "CXX": ""}, code=2)
+    assert output.strip().splitlines()[-1].startswith("error: no C++ compiler")
+
+
+FINGERPRINTS = """
+import torch
+from cuda_ops import ops
+g = torch.Generator().manual_seed(1)
+x, w, b = (torch.randn(s, generator=g) for s in ((70, 130), (90, 130), (90,)))
+x.view(-1)[::7] = 1e-40
+ops.set_threads({threads})
+out = torch.empty(70, 90); ops.matmul(out, x, w, b)
+g1 = torch.empty(70, 90); ops.gelu_forward(g1, out)
+qkv = torch.randn(2, 40, 96, generator=g); a = torch.empty(2, 40, 32); m = torch.empty(2, 2, 40); s = torch.empty(2, 2, 40)
+ops.attention_forward(a, m, s, qkv, 2); d = torch.empty_like(qkv); ops.attention_backward(d, a, a, qkv, m, s, 2)
+n = torch.empty(5001); ops.fill_normal(n, 3, 1, 1, 0.0, 1.0)
+e = torch.empty(70); y = g1.clone(); ops.cross_entropy_fused(e, y, torch.arange(70, dtype=torch.int32), 0.5, 90)
+u = torch.empty(6300); ops.unary(u, g1.view(-1), 'exp')
+print(ops.isa(), [ops.fingerprint(t) for t in (out, g1, a, d, n, e, y, u)])
+"""
+
+
+def levels() -> list[str]:
+    flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    return [
+        "baseline",
+        *(["v3"] if " fma " in flags and " avx2 " in flags else []),
+        *(["v4"] if " avx512dq " in flags else []),
+    ]
+
+
+def test_instruction_sets_threads_and_foreign_flush_to_zero_give_the_same_bits(tmp_path: Path) -> None:
+    """A library built with -Ofast flushes subnormals in every process that loads it; the kernels do not care."""
+    (tmp_path / "foreign.c").write_text("int foreign;\n")
+    subprocess.run(
+        ["g++", "-x", "c", "-Ofast", "-shared", "-o", tmp_path / "foreign.so", tmp_path / "foreign.c"], check=True
+    )
+    load = f"import ctypes; ctypes.CDLL({str(tmp_path / 'foreign.so')!r})\n"
+    results = {}
+    for level in levels():
+        output = run("-c", FINGERPRINTS.format(threads=2), env={"SAMEBITS_ISA": level})
+        name, fingerprints = output.strip().splitlines()[-1].split(" ", 1)
+        assert name == level
+        results[level] = fingerprints
+    for threads in (1, 3):
+        results[f"{threads} threads"] = (
+            run("-c", FINGERPRINTS.format(threads=threads)).strip().splitlines()[-1].split(" ", 1)[1]
+        )
+    flushed = (
+        load
+        + "assert float('1e-310') * 1.0 == 0.0, 'not flushed: the control does not fire'\n"
+        + FINGERPRINTS.format(threads=2)
+    )
+    results["foreign"] = run("-c", flushed).strip().splitlines()[-1].split(" ", 1)[1]
+    assert len(set(results.values())) == 1, results
+
+
+def test_an_instruction_set_that_is_not_there_is_an_error() -> None:
+    code = "import torch\nfrom cuda_ops import ops\nops.gelu_forward(torch.empty(3), torch.zeros(3))"
+    output = run("-c", code, env={"SAMEBITS_ISA": "v9"}, code=1)
+    assert "SAMEBITS_ISA=v9 cannot run on this CPU" in output
+
+
+def test_fma_is_exact_where_double_rounding_would_show() -> None:
+    out = torch.full((1, 1), 2.0**-40)
+    ops.matmul(out, torch.tensor([[4097.0]]), torch.tensor([[4097.0]]), accumulate=True)
+    assert out.item() == 16785410.0
