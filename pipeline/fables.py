@@ -58,10 +58,7 @@ OBSTACLES = (
     ("inside a dark cave", "lamp", "lit the cave"),
     ("across a deep river", "boat", "crossed the river"),
     ("on top of a high wall", "ladder", "climbed the wall"),
-    ("under a heavy stone", "lever", "lifted the stone"),
     ("beyond a thick hedge", "saw", "cut the hedge"),
-    ("at the end of a long road", "cart", "rode the road"),
-    ("deep in the cold snow", "cloak", "braved the snow"),
 )
 TOOLS = tuple(tool for _, tool, _ in OBSTACLES)
 WORDS_PER_STORY = 64  # 64-bit words set aside for the choices of one story

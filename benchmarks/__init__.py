@@ -1,0 +1,1 @@
+"""Measurements side by side with PyTorch; see README.md. Never run by tests."""
