@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.atomic import write_json
-from pipeline.errors import exit_on_user_error
+from pipeline.errors import UserError, exit_on_user_error
 from pipeline.paths import run_dir, tokens_dir
 from pipeline.receipt import receipt
 from pipeline.recipe import Recipe, load_recipe
@@ -96,13 +96,20 @@ def validation(
 
 
 def choices(model: Gpt, questions: list[dict[str, Any]], batch: int) -> dict[str, Any]:
-    """HellaSwag's scores: acc picks the ending of least loss, acc_norm of least loss per byte; first on ties."""
-    rows = [(q, ending) for q in range(len(questions)) for ending in range(4)]
+    """HellaSwag's scores: acc picks the ending of least loss, acc_norm of least loss per byte; first on ties.
+
+    A question longer than the model's context loses tokens at its beginning; an ending must fit whole.
+    """
+    longest = model.config.context + 1
+    rows = [(question["context"], ending) for question in questions for ending in question["endings"]]
     nats: list[float] = []
     for group in batched(rows, batch):
-        texts = [questions[q]["context"] + questions[q]["endings"][e] for q, e in group]
-        for (q, _), losses in zip(group, losses_of(model, texts), strict=True):
-            nats.append(math.fsum(losses[len(questions[q]["context"]) - 1 :]))
+        for context, ending in group:
+            if len(ending) >= longest:
+                raise UserError(f"an ending of {len(ending)} tokens does not fit the context of {longest - 1}")
+        texts = [(context + ending)[-longest:] for context, ending in group]
+        for (_, ending), losses in zip(group, losses_of(model, texts), strict=True):
+            nats.append(math.fsum(losses[-len(ending) :]))
     scores = [nats[i : i + 4] for i in range(0, len(nats), 4)]
     right = right_norm = 0
     for question, score in zip(questions, scores, strict=True):

@@ -196,7 +196,9 @@ def stop_after(tiny: dict[str, Path], out: Path, step: int) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_stop_saves_and_goes_on(tiny: dict[str, Path], tmp_path: Path, reference: str, number: signal.Signals) -> None:
+def test_a_polite_stop_saves_and_goes_on(
+    tiny: dict[str, Path], tmp_path: Path, reference: str, number: signal.Signals
+) -> None:
     slow = (
         "import sys, time\nfrom pipeline import train\nfrom pipeline.trainer import Trainer\nstep = Trainer.train_step\n"
         "def slowly(self, signal=0):\n  print('step', flush=True); time.sleep(0.5)\n  return step(self, signal)\n"

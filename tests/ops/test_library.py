@@ -94,7 +94,28 @@ def test_the_library_imports_no_float_function_of_libm() -> None:
     names = {line.split()[-1].split("@")[0] for line in symbols.splitlines()}
     math_names = {
         n + s
-        for n in ["exp", "exp2", "expm1", "log", "log2", "log1p", "pow", "sqrt", "sin", "cos", "tan", "tanh", "erf", "fma", "fmax", "fmin", "rint", "round", "floor", "cbrt"]
+        for n in [
+            "exp",
+            "exp2",
+            "expm1",
+            "log",
+            "log2",
+            "log1p",
+            "pow",
+            "sqrt",
+            "sin",
+            "cos",
+            "tan",
+            "tanh",
+            "erf",
+            "fma",
+            "fmax",
+            "fmin",
+            "rint",
+            "round",
+            "floor",
+            "cbrt",
+        ]
         for s in ("", "f")
     }
     assert not names & math_names

@@ -1,0 +1,319 @@
+"""pytest tests/pipeline/test_data.py
+
+Corpus, downloads, tokenizers, shards and batches: known answers, round trips, bad input, and the same bytes in any environment.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import fables
+from pipeline.atomic import sha256_of
+from pipeline.batches import Batches
+from pipeline.documents import documents_of
+from pipeline.download import fetch, hugging_face
+from pipeline.errors import UserError
+from pipeline.philox import Philox, Stream, philox4x32
+from pipeline.recipe import HuggingFaceSource, load_recipe
+from pipeline.shards import read_shard, write_shard
+from pipeline.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer
+from tests.conftest import run
+
+NASTY = "naïve Straße\r\n\t \u0130\u0131 e\u0301 日本語 🙂👩‍👩‍👧 don't  1234,5 __x__\x00 <|endoftext|> end "
+
+
+# ---------------------------------------------------------------- random numbers
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ([0] * 4, (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ([0xFFFFFFFF] * 4, (0xFFFFFFFF,) * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], (0xA4093822, 0x299F31D0),
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)  # fmt: skip
+def test_philox_known_answers(counter: list[int], key: tuple[int, int], expected: str) -> None:
+    """The vectors of Random123's kat_vectors, philox4x32 with 10 rounds."""
+    words = philox4x32(np.array([counter], dtype=np.uint64), key)[0]
+    assert " ".join(f"{int(w):08x}" for w in words) == expected
+
+
+def test_philox_in_python_and_in_the_kernels_is_one() -> None:
+    import torch
+
+    from cuda_ops import ops
+
+    uniform = torch.empty(1001)
+    ops.fill_uniform(uniform, 2**40 + 7, int(Stream.ORDER), 5)
+    words = Philox(2**40 + 7, Stream.ORDER).words(5, 1001)
+    assert uniform.tolist() == [(int(w) >> 8) / 2**24 for w in words]
+
+
+# ---------------------------------------------------------------- the corpus
+
+
+def test_stories_are_unambiguous_and_their_choices_uniform() -> None:
+    teller = fables.Teller(9, Stream.CORPUS)
+    stories = [teller.story(i) for i in range(4000)]
+    assert len({story.text for story in stories}) == len(stories)
+    assert teller.story(1234) == stories[1234]
+    names = Counter(story.name for story in stories)
+    assert set(names) == set(fables.NAMES)
+    expected = len(stories) / len(fables.NAMES)
+    chi2 = sum((n - expected) ** 2 / expected for n in names.values())
+    assert chi2 < 52  # 23 degrees of freedom, p about 0.0005
+    for story in stories[:200]:
+        fitting = fables.OBSTACLES[story.obstacle][1]
+        assert story.solved == (f"tried the {fitting}" in story.beginning)
+        assert ("sad" in story.ending) != story.solved
+
+
+def test_questions_are_fresh_and_have_one_right_ending() -> None:
+    teller = fables.Teller(9, Stream.CORPUS)
+    known = {teller.story(i).text for i in range(500)}
+    asked = fables.questions(9, 200, known)
+    assert not {q.context + q.endings[q.label] for q in asked} & known
+    assert {q.label for q in asked} == {0, 1, 2, 3}
+    assert all(len(set(q.endings)) == 4 for q in asked)
+
+
+def test_documents_and_shards_are_the_same_bytes_anywhere(tiny: dict[str, Path], tmp_path: Path) -> None:
+    environments = [
+        {"PYTHONHASHSEED": "0", "LC_ALL": "C", "TZ": "UTC"},
+        {"PYTHONHASHSEED": "77", "LC_ALL": "de_DE.UTF-8", "TZ": "Asia/Kathmandu", "PYTHONUTF8": "0"},
+    ]
+    for number, env in enumerate(environments):
+        out = tmp_path / str(number)
+        out.mkdir()
+        flags = ["--recipe", str(tiny["recipe"])]
+        run("-m", "pipeline.download", *flags, "--out", str(out / "data"), env=env, cwd=out)
+        run(
+            "-m", "pipeline.prepare_text", *flags, "--data", str(out / "data"), "--out", str(out / "tokens"), "--threads",
+            str(number + 1), env=env, cwd=out,
+        )  # fmt: skip
+        for folder in ("data", "tokens"):
+            for path in sorted(tiny[folder].iterdir()):
+                assert sha256_of(out / folder / path.name) == sha256_of(path), path.name
+
+
+# ---------------------------------------------------------------- tokenizers
+
+
+@given(st.text(max_size=200))
+def test_bpe_round_trip(text: str) -> None:
+    text = text.encode(errors="ignore").decode()
+    tokenizer = BpeTokenizer([(116, 104), (257, 101), (32, 258)])
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < 260 and i != 256 for i in ids)
+
+
+def test_bpe_training_by_hand() -> None:
+    """ "ab" and "bc" are equally frequent: the first by bytes wins; then what is left."""
+    tokenizer = BpeTokenizer.train(["abc abc"], 260)
+    assert tokenizer.merges == [(97, 98), (257, 99), (32, 258)]
+    assert tokenizer.encode("abc abc") == [258, 259]
+    with pytest.raises(UserError, match="gives only 260 tokens; vocab_size 400 is too large"):
+        BpeTokenizer.train(["abc abc"], 400)
+
+
+def test_char_tokenizer_names_an_unknown_character() -> None:
+    tokenizer = CharTokenizer.train(["hello", "wörld"])
+    assert tokenizer.decode(tokenizer.encode("höre")) == "höre"
+    assert tokenizer.characters == "".join(sorted(set("hellowörld")))
+    with pytest.raises(UserError, match="character 'X' is not in the corpus"):
+        tokenizer.encode("X")
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Gpt2Tokenizer:
+    folder = tmp_path_factory.mktemp("gpt2")
+    import os
+
+    if not os.environ.get("SAMEBITS_MIRROR"):
+        pytest.skip("GPT-2's vocabulary needs a network, or copies named by SAMEBITS_MIRROR")
+    run("-m", "pipeline.download", "--pins", "config/data/gpt2_bpe.yaml", "--out", str(folder))
+    return Gpt2Tokenizer(folder)
+
+
+def test_gpt2_encoding(gpt2: Gpt2Tokenizer) -> None:
+    assert gpt2.encode("Hello world") == [15496, 995]
+    assert gpt2.decode(gpt2.encode(NASTY)) == NASTY
+    assert len(gpt2._encoding._mergeable_ranks) == 50256
+
+
+# ---------------------------------------------------------------- shards and batches
+
+
+def test_shards_have_llm_c_headers_and_say_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    write_shard(path, np.array([1, 2, 65535]))
+    content = path.read_bytes()
+    assert np.frombuffer(content[:12], dtype="<i4").tolist() == [20240520, 1, 3]
+    assert len(content) == 1024 + 6
+    assert read_shard(path).tolist() == [1, 2, 65535]
+    cases = [
+        (content[:-1], r"1029 bytes, its header says 1030 \(3 tokens\): truncated"),
+        (content[:100], "100 bytes are less than a shard's header"),
+        (b"\0" * 4 + content[4:], "magic 0 version 1, expected magic 20240520"),
+    ]
+    for bad, message in cases:
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match=message):
+            read_shard(path)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="token 65535 at 2 is outside the vocabulary of 300"):
+        read_shard(path, 300)
+
+
+@pytest.mark.parametrize("order", ["sequential", "permutation", "random", "documents"])
+def test_batches_are_pure_and_orders_are_what_they_say(tiny: dict[str, Path], tmp_path: Path, order: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(tiny["recipe"].read_text().replace("order: documents", f"order: {order}"))
+    recipe = load_recipe(path)
+    one, two = Batches(recipe, tiny["tokens"]), Batches(recipe, tiny["tokens"])
+    tokens, targets = one.get(7, 0, 32)
+    assert (tokens[:, 1:] == targets[:, :-1]).all()
+    for first in (31, 5, 0):  # out of order, one at a time, after other steps
+        two.get(1, 0, 1)
+        assert (two.get(7, first, 1)[0] == tokens[first]).all()
+    if order == "random":
+        return
+    epoch = [one.offset(i) for i in range(len(one.windows))]
+    assert sorted(epoch) == sorted(one.windows.tolist())
+    again = [one.offset(i) for i in range(len(one.windows), 2 * len(one.windows))]
+    assert sorted(again) == sorted(epoch)
+    assert (again == epoch) == (order == "sequential")
+    if order == "documents":
+        assert all(one.tokens[offset] == 256 for offset in epoch)
+
+
+def test_text_that_cannot_be_used(tiny: dict[str, Path], tmp_path: Path) -> None:
+    def attempt(content: bytes, name: str = "my.txt") -> str:
+        (tmp_path / name).write_bytes(content)
+        output = run(
+            "-m",
+            "pipeline.own_text",
+            "--recipe",
+            str(tiny["recipe"]),
+            "--data",
+            str(tmp_path / name),
+            code=None,
+            cwd=tmp_path,
+        )
+        path = output.strip().splitlines()[-1]
+        if path.startswith("error"):
+            return path
+        output = run("-m", "pipeline.download", "--recipe", path, code=None, cwd=tmp_path)
+        if "error" not in output:
+            output = run("-m", "pipeline.prepare_text", "--recipe", path, code=None, cwd=tmp_path)
+        assert "Traceback" not in output
+        return output.strip().splitlines()[-1]
+
+    assert "there is no text in it" in attempt(b"")
+    assert "byte 0xff at offset 3 is not UTF-8" in attempt(b"abc\xff")
+    assert "suffix '.pdf', allowed are" in attempt(b"abc", "my.pdf")
+    assert "line 2 is not JSON" in attempt(b'{"text": "a"}\n{', "my.jsonl")
+    assert "no column 'text'; it has ['body']" in attempt(b'{"body": "a"}\n', "my.jsonl")
+    assert "vocab_size 300 is too large for it" in attempt(b"tiny")
+    assert "the validation split has" in attempt(
+        b"All work and no play makes Jack a dull boy. " * 5 + bytes(range(32, 127))
+    )
+
+
+# ---------------------------------------------------------------- sources
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves `content`, honours Range, and breaks off the first answers midway."""
+
+    content = b""
+    breaks = 0
+    ranges: list[str] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        start = 0
+        wanted = self.headers.get("Range")
+        if wanted:
+            type(self).ranges.append(wanted)
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        body = self.content[start:]
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if type(self).breaks > 0:
+            type(self).breaks -= 1
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    monkeypatch.delenv("SAMEBITS_MIRROR", raising=False)
+    Server.content, Server.breaks, Server.ranges = bytes(range(256)) * 3000, 2, []
+    pin = hashlib.sha256(Server.content).hexdigest()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/corpus.txt"
+    try:
+        path = fetch(url, pin, len(Server.content), tmp_path / "corpus.txt")
+        assert path.read_bytes() == Server.content
+        assert len(Server.ranges) == 2
+        assert all(int(r.removeprefix("bytes=").rstrip("-")) > 0 for r in Server.ranges)
+        Server.content = b"something else"
+        path.unlink()
+        with pytest.raises(UserError, match=r"the recipe pins .* is kept as .*corpus.txt.rejected"):
+            fetch(url, pin, None, tmp_path / "corpus.txt")
+        assert (tmp_path / "corpus.txt.rejected").read_bytes() == Server.content
+    finally:
+        server.shutdown()
+    with pytest.raises(UserError, match="or give a copy by --local"):
+        fetch(url, pin, None, tmp_path / "corpus.txt")
+
+
+def test_parquet_jsonl_and_datasets_give_the_same_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last through the real `datasets` code path, offline."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    texts = ["one", NASTY, "", "three\nlines\n"]
+    parquet.write_table(pa.table({"text": texts, "n": [1, 2, 3, 4]}), tmp_path / "x.parquet", row_group_size=2)
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    assert list(documents_of(tmp_path / "x.parquet", "parquet", "text")) == texts
+    assert list(documents_of(tmp_path / "x.jsonl", "jsonl", "text")) == texts
+    source = HuggingFaceSource(kind="huggingface", repo="parquet", data_files=(str(tmp_path / "x.parquet"),))
+    assert list(hugging_face(source)) == texts
+    with pytest.raises(UserError, match="holds int, expected text"):
+        list(hugging_face(source.model_copy(update={"column": "n"})))
+    with pytest.raises(UserError, match="no column 'body'"):
+        list(documents_of(tmp_path / "x.parquet", "parquet", "body"))
+
+
+def test_the_floor_is_the_information_of_the_validation_split(tiny: dict[str, Path]) -> None:
+    recipe = load_recipe(tiny["recipe"])
+    teller = fables.Teller(recipe.bits.data.source.seed, Stream.CORPUS)
+    nats = math.fsum(math.log(n) for i in range(270, 300) for n in teller.story(i).choices)
+    counts = json.loads((tiny["tokens"] / "tokens.json").read_text())["validation"]["choices"]
+    assert math.fsum(n * math.log(int(k)) for k, n in counts.items()) == pytest.approx(nats, rel=1e-12)
