@@ -17,7 +17,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 .PHONY: reproduction test lint lock clean-results
 
 reproduction: $(VENV)/ready
-	@snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet rules host -- reproduction --config recipe=$(RECIPE)
+	@snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet rules host \
+		--config recipe=$(RECIPE) -- reproduction
 	@python -m pipeline.verify --recipe config/recipes/$(RECIPE).yaml --brief
 
 test: $(VENV)/ready

@@ -137,7 +137,7 @@ class Question:
     """HellaSwag's form: one ending follows from the context, three do not."""
 
     context: str
-    endings: tuple[str, str, str, str]
+    endings: tuple[str, ...]
     label: int
 
 
@@ -162,6 +162,6 @@ def questions(seed: int, count: int, known: set[str]) -> list[Question]:
             ending_of(story.name, wants[picks[1] * len(wants) >> 32], story.obstacle, story.solved),
         ]
         label = picks[2] * 4 >> 32
-        a, b, c, d = [*wrong[:label], story.ending, *wrong[label:]]
-        found.append(Question(story.beginning, (a, b, c, d), label))
+        endings = (*wrong[:label], story.ending, *wrong[label:])
+        found.append(Question(story.beginning, endings, label))
     return found

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -301,10 +302,19 @@ def parse_recipe(content: Any, origin: str) -> Recipe:
         raise UserError("\n       ".join(lines)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-8 is a number, as in YAML 1.2 and JSON; PyYAML alone wants 1.0e-8."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
 def load_recipe(path: str | Path) -> Recipe:
     """Read and validate a recipe file."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe; see config/recipes/") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -172,7 +172,7 @@ def test_shards_have_llm_c_headers_and_say_what_is_wrong(tmp_path: Path) -> None
     cases = [
         (content[:-1], r"1029 bytes, its header says 1030 \(3 tokens\): truncated"),
         (content[:100], "100 bytes are less than a shard's header"),
-        (b"\0" * 4 + content[4:], "magic 0 version 1, expected magic 20240520"),
+        (b"\0" * 4 + content[4:], "magic 0 version 1, expected 20240520 version 1"),
     ]
     for bad, message in cases:
         path.write_bytes(bad)
@@ -291,6 +291,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, mon
         assert (tmp_path / "corpus.txt.rejected").read_bytes() == Server.content
     finally:
         server.shutdown()
+        server.server_close()
     with pytest.raises(UserError, match="or give a copy by --local"):
         fetch(url, pin, None, tmp_path / "corpus.txt")
 

@@ -5,6 +5,7 @@ rule report:
     input:
         f"{RUN.folder}/digests.json",
         f"{RUN.tokens}/tokens.json",
+        RUN.expected(),
     output:
         f"{RUN.folder}/report.html",
     log:
