@@ -126,12 +126,12 @@ def test_random_kills_lose_no_bit(tiny: dict[str, Path], tmp_path: Path) -> None
     """kill -9 of the whole process group at 20 random instants, resumed on 1 or 2 ranks."""
     recipe = load_recipe(tiny["recipe"])
     long = tmp_path / "long.yaml"
-    text = tiny["recipe"].read_text().replace("steps: 6", "steps: 1000").replace("checkpoints: [3]", "checkpoints: []")
+    text = tiny["recipe"].read_text().replace("steps: 6", "steps: 1500").replace("checkpoints: [3]", "checkpoints: []")
     long.write_text(text)
-    assert load_recipe(long).bits.steps == 1000 != recipe.bits.steps
+    assert load_recipe(long).bits.steps == 1500 != recipe.bits.steps
     setting = tiny | {"recipe": long}
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    run(*command(setting, whole, steps=1000))
+    run(*command(setting, whole, steps=1500))
     rng = random.Random(7)
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     kills = 0
@@ -139,11 +139,11 @@ def test_random_kills_lose_no_bit(tiny: dict[str, Path], tmp_path: Path) -> None
         ranks = 2 if kills % 5 == 4 else 1
         flags = ["--ranks", str(ranks), "--rolling-steps", "4", "--micro-batch", str(rng.choice([1, 3, 8]))]
         process = subprocess.Popen(
-            [sys.executable, *command(setting, out, *flags, steps=1000)], env=env, start_new_session=True,
+            [sys.executable, *command(setting, out, *flags, steps=1500)], env=env, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
-            wait = rng.uniform(2.2, 3.4) if ranks == 1 else rng.uniform(6, 8)
+            wait = rng.uniform(1.8, 3.0) if ranks == 1 else rng.uniform(6, 8)
             process.wait(wait if kills < 20 else 120)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
@@ -153,15 +153,15 @@ def test_random_kills_lose_no_bit(tiny: dict[str, Path], tmp_path: Path) -> None
             continue
         assert process.returncode == 0, process.stderr.read().decode()[-2000:]
         break
-    assert (out / "step_001000.safetensors").exists()
+    assert (out / "step_001500.safetensors").exists()
     assert kills == 20, f"only {kills} kills before the run was done"
-    assert result(out, 1000) == result(whole, 1000)
+    assert result(out, 1500) == result(whole, 1500)
     assert not list((out / "state").glob("*/*")), "rolling checkpoints are removed when the segment is done"
 
 
 def kill_workers(out: Path) -> None:
     """torchrun's workers have process groups of their own."""
-    subprocess.run(["pkill", "-9", "-f", f"--out {out}/"], check=False)
+    subprocess.run(["pkill", "-9", "-f", f"out {out}/step"], check=False)
 
 
 def test_a_damaged_rolling_checkpoint_is_named_and_the_one_before_is_used(
@@ -266,7 +266,7 @@ def test_memory_is_constant_after_the_first_steps(tiny: dict[str, Path]) -> None
     before = resident()
     for _ in range(4):
         trainer.train_step()
-    assert resident() - before < 256 * 1024
+    assert resident() - before < 512 * 1024
 
 
 # ---------------------------------------------------------------- controls: each must be seen to differ
