@@ -104,7 +104,7 @@ def choices(model: Gpt, questions: list[dict[str, Any]], batch: int) -> dict[str
     rows = [(question["context"], ending) for question in questions for ending in question["endings"]]
     nats: list[float] = []
     for group in batched(rows, batch):
-        for context, ending in group:
+        for _, ending in group:
             if len(ending) >= longest:
                 raise UserError(f"an ending of {len(ending)} tokens does not fit the context of {longest - 1}")
         texts = [(context + ending)[-longest:] for context, ending in group]

@@ -21,7 +21,16 @@ def test_the_page_is_whole_and_self_contained(tiny: dict[str, Path], tmp_path: P
     recipe.write_text(text if questions else text.replace("choices: true", "choices: false"))
     shared = ["--recipe", str(recipe), "--tokens", str(tiny["tokens"])]
     checkpoint = str(tmp_path / "step_000006.safetensors")
-    train = ["--steps-to", "6", "--out", checkpoint, "--chain", str(tmp_path / "chain_000006.tsv"), "--state", str(tmp_path / "s")]
+    train = [
+        "--steps-to",
+        "6",
+        "--out",
+        checkpoint,
+        "--chain",
+        str(tmp_path / "chain_000006.tsv"),
+        "--state",
+        str(tmp_path / "s"),
+    ]
     run("-m", "pipeline.train", *shared, *train)
     run("-m", "pipeline.evaluate", *shared, "--checkpoint", checkpoint, "--out", str(tmp_path / "eval_000006.json"))
     run("-m", "pipeline.sample", *shared, "--checkpoint", checkpoint, "--out", str(tmp_path / "samples.json"))
