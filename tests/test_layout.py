@@ -16,7 +16,19 @@ from pipeline.code_digest import modules_of
 from pipeline.recipe import load_recipe, schema
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ["download", "prepare_text", "compile", "train", "sample", "evaluate", "report", "digest", "verify", "bless", "own_text"]
+STAGES = [
+    "download",
+    "prepare_text",
+    "compile",
+    "train",
+    "sample",
+    "evaluate",
+    "report",
+    "digest",
+    "verify",
+    "bless",
+    "own_text",
+]
 BEGIN, END = "<!-- digests: written by tests/test_layout.py from config/expected -->\n", "<!-- end of digests -->"
 
 
