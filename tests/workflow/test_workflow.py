@@ -80,6 +80,9 @@ def test_execution_reruns_nothing(project: Path) -> None:
     flags = ["--set-resources", "train:ranks=2", "train:micro_batch=1", "train:recompute=1"]
     assert would_run(project, *flags) == set()
     assert would_run(project, "--set-threads", "train=1") == set()
+    profile = ["--workflow-profile", "config/execution/two_ranks"]
+    assert would_run(project, *profile) == set()
+    assert "ranks=2" in snakemake(project, "-n", *profile, "--forcerun", "train")
 
 
 def test_comments_rerun_nothing(project: Path) -> None:

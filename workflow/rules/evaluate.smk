@@ -20,4 +20,4 @@ rule evaluate:
     shell:
         "python -m pipeline.evaluate --recipe {params.recipe:q} --tokens {params.tokens:q}"
         " --checkpoint {params.run:q}/step_{wildcards.step}.safetensors --out {output:q} --threads {threads}"
-        " 2>&1 | tee {log:q}"
+        " 2>&1 | tee -i {log:q}"

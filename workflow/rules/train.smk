@@ -30,4 +30,4 @@ rule train:
         " --previous {params.previous:q} --steps-to {params.step} --out {output.checkpoint:q}"
         " --chain {output.chain:q} --ranks {resources.ranks} --micro-batch {resources.micro_batch}"
         " --recompute {resources.recompute} --rolling {resources.rolling} --threads {threads}"
-        " 2>&1 | tee {log:q}"
+        " 2>&1 | tee -i {log:q}"

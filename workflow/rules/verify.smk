@@ -35,4 +35,4 @@ rule verify:
         recipe=lambda wildcards: RUN.recipe_path,
         code=code_digest("pipeline.verify"),
     shell:
-        "python -m pipeline.verify --recipe {params.recipe:q} --run {params.run:q} --out {output:q} 2>&1 | tee {log:q}"
+        "python -m pipeline.verify --recipe {params.recipe:q} --run {params.run:q} --out {output:q} 2>&1 | tee -i {log:q}"
