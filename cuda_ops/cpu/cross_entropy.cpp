@@ -59,6 +59,7 @@ void cross_entropy_fused(float* losses, float* logits, const int32_t* targets, f
 }
 
 void chain_sum(float* total, const float* losses, int64_t n) {
+  FloatEnvironment environment;
   float sum = *total;
   for (int64_t i = 0; i < n; i++) sum = add(sum, losses[i]);
   *total = sum;

@@ -81,8 +81,8 @@ void matmul(float* out, const float* a, const float* b, const float* bias, int64
 
   // Rows per unit of work: small enough that every thread gets some, then columns are split as well.
   const int64_t threads = thread_count();
-  int64_t rows = round_up((M + threads - 1) / threads, kTileRows);
-  if (rows > kBlockM) rows = kBlockM / kTileRows * kTileRows;
+  const int64_t blocks = threads * ((M + threads * kBlockM - 1) / (threads * kBlockM));
+  const int64_t rows = round_up((M + blocks - 1) / blocks, kTileRows);
   const int64_t row_units = (M + rows - 1) / rows;
 
   for (int64_t j0 = 0; j0 < N; j0 += kBlockN) {

@@ -29,7 +29,10 @@ static float tree(const float* x, int64_t n) {
   return add(tree(x, left), tree(x + left, n - left));
 }
 
-void tree_sum(float* out, const float* x, int64_t n) { *out = n > 0 ? tree(x, n) : 0.0f; }
+void tree_sum(float* out, const float* x, int64_t n) {
+  FloatEnvironment environment;
+  *out = n > 0 ? tree(x, n) : 0.0f;
+}
 
 }  // namespace SAMEBITS_ISA
 }  // namespace samebits

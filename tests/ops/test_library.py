@@ -164,7 +164,10 @@ ops.attention_forward(a, m, s, qkv, 2); d = torch.empty_like(qkv); ops.attention
 n = torch.empty(5001); ops.fill_normal(n, 3, 1, 1, 0.0, 1.0)
 e = torch.empty(70); y = g1.clone(); ops.cross_entropy_fused(e, y, torch.arange(70, dtype=torch.int32), 0.5, 90)
 u = torch.empty(6300); ops.unary(u, g1.view(-1), 'exp')
-print(ops.isa(), [ops.fingerprint(t) for t in (out, g1, a, d, n, e, y, u)])
+tiny = torch.full((999,), 2142, dtype=torch.int32).view(torch.float32); sums = torch.zeros(2)
+ops.tree_sum(sums[:1], tiny); ops.chain_sum(sums[1:], tiny)
+assert sums.view(torch.int32).tolist() == [999 * 2142] * 2, 'subnormals were flushed'
+print(ops.isa(), [ops.fingerprint(t) for t in (out, g1, a, d, n, e, y, u, sums)])
 """
 
 
