@@ -2,20 +2,39 @@
 
     python -m benchmarks.step --configs 4x128,6x384,124M --rounds 3
 
-Each side runs in a process of its own, rounds interleaved; medians of tokens per second, and the peak memory that a process
-needed beyond its imports. PyTorch is fp32, the faster of eager and torch.compile, with fused AdamW and clip_grad_norm_.
+Each side runs in a process of its own, rounds interleaved; medians over rounds of the median step. Our side is the trainer
+itself with the fingerprint of every step; PyTorch is fp32, eager and torch.compile, with fused AdamW and clip_grad_norm_.
+Memory is the process's high-water mark from after its imports (PyTorch's optimizer and compiler used once before), and what
+that is above the memory held at that moment.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.table import header, write
+from benchmarks.torch_gpt import TorchGpt
+from cuda_ops import ops
+from pipeline.atomic import write_json
+from pipeline.batches import Batches
+from pipeline.execution import Execution
+from pipeline.ranks import Ranks
+from pipeline.recipe import Recipe, parse_recipe
+from pipeline.shards import write_shard
+from pipeline.trainer import Trainer
 
 # layers, heads, channels, context, sequences, vocabulary, padded vocabulary
 CONFIGS = {
@@ -23,58 +42,53 @@ CONFIGS = {
     "6x384": (6, 6, 384, 256, 8, 4096, 4096),
     "124M": (12, 12, 768, 1024, 1, 50257, 50304),
 }
-SIDES = ("samebits", "eager", "compile")
+SIDES = ("samebits", "samebits, recompute", "eager", "compiled")
+Step = Callable[[], object]
 
 
-def peak_mib() -> float:
-    """High-water mark of this process's memory."""
+def status_mib(key: str) -> float:
+    """A line of /proc/self/status in MiB: VmHWM is the high-water mark, VmRSS what is held now."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM"):
+        if line.startswith(key + ":"):
             return int(line.split()[1]) / 1024
-    return 0.0
+    raise RuntimeError(f"/proc/self/status has no {key}")
 
 
-def ours(config: Any, sequences: int, tokens: Any, targets: Any) -> Any:
-    """A function that does one step with our kernels."""
-    import torch
-
-    from cuda_ops import ops
-    from pipeline.models.gpt import Gpt
-    from pipeline.recipe import Init
-
-    model = Gpt(config, sequences, lane_sequences=sequences, flat_multiple=ops.NORM_CHUNK)
-    model.initialise(1, Init())
-    grads, m, v = (model.new_flat() for _ in range(3))
-    partials, scalar = torch.zeros(model.flat_size // ops.NORM_CHUNK), torch.zeros(1)
-    matrices = {name: len(shape) > 1 for name, shape in model.shapes.items()}
-
-    def step() -> float:
-        grads.zero_()
-        model.begin_lane(tokens)
-        losses = model.accumulate(tokens, targets, grads, 1 / tokens.numel())
-        model.finish_lane(grads)
-        scalar.zero_()
-        ops.chain_sum(scalar, losses)
-        loss = scalar.item() / tokens.numel()
-        ops.norm_partials(partials, grads)
-        ops.tree_sum(scalar, partials)
-        norm = scalar.item() ** 0.5
-        scale = 1.0 if norm <= 1 else 1.0 / norm
-        flats = [model.named(flat) for flat in (model.parameters, m, v, grads)]
-        for name, decayed in matrices.items():
-            p, first, second, g = (flat[name] for flat in flats)
-            ops.adamw(p, first, second, g, scale, 1e-3, 0.9, 0.95, 1e-8, 0.1 if decayed else 0.0, 0.1, 0.05)
-        return loss
-
-    return step
+def recipe_of(name: str) -> Recipe:
+    """A recipe around one of CONFIGS; its text is never read."""
+    layers, heads, channels, context, sequences, vocab, padded = CONFIGS[name]
+    tokenizer = {"kind": "gpt2"} if vocab == 50257 else {"kind": "bpe", "vocab_size": vocab}
+    data = {
+        "name": "random",
+        "source": {"kind": "generated", "stories": 1, "questions": 1, "seed": 1},
+        "tokenizer": tokenizer,
+        "split": {"by": "documents", "validation_permille": 1},
+        "order": "sequential",
+    }
+    model = {"kind": "gpt", "layers": layers, "heads": heads, "channels": channels, "context": context}
+    bits = {
+        "seed": 1,
+        "data": data,
+        "model": model | {"vocab_size": vocab, "padded_vocab_size": padded},
+        "schedule": {"kind": "constant", "peak": 3e-4, "warmup_steps": 0},
+        "batch": {"sequences": sequences, "lanes": 1},
+        "steps": 1000,
+    }
+    return parse_recipe({"name": "benchmark", "description": name, "bits": bits}, name)
 
 
-def theirs(config: Any, compiled: bool, tokens: Any, targets: Any) -> Any:
-    """A function that does one step with PyTorch."""
-    import torch
+def ours(recipe: Recipe, tokens: Path, threads: int, recompute: bool) -> Step:
+    """A function that does one step with our trainer."""
+    sequences = recipe.bits.batch.sequences
+    ops.set_threads(threads)
+    trainer = Trainer(recipe, Execution(micro_batch=sequences, recompute=recompute, threads=threads), Ranks(), tokens)
+    trainer.initialise()
+    return trainer.train_step
 
-    from benchmarks.torch_gpt import TorchGpt
 
+def theirs(recipe: Recipe, tokens: Path, compiled: bool) -> Step:
+    """A function that does one step with PyTorch on the same windows."""
+    config, batches = recipe.bits.model, Batches(recipe, tokens)
     torch.manual_seed(1)
     model = TorchGpt(config)
     for p in model.parameters():
@@ -82,12 +96,15 @@ def theirs(config: Any, compiled: bool, tokens: Any, targets: Any) -> Any:
     decay = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, 1e-3, (0.9, 0.95), 1e-8, fused=True)
-    x, y = tokens.long(), targets.long()
-    compute = torch.compile(model.loss) if compiled else model.loss
+    optimizer = torch.optim.AdamW(groups, 3e-4, (0.9, 0.95), 1e-8, fused=True)
+    loss_of: Any = torch.compile(model.loss) if compiled else model.loss
+    count = 0
 
     def step() -> float:
-        loss = compute(x, y)
+        nonlocal count
+        count += 1
+        x, y = batches.get(count, 0, recipe.bits.batch.sequences)
+        loss = loss_of(x.long(), y.long())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -97,89 +114,112 @@ def theirs(config: Any, compiled: bool, tokens: Any, targets: Any) -> Any:
     return step
 
 
+def warm_up(compiled: bool) -> None:
+    """Use PyTorch's lazily imported parts once, so that their memory is not counted as the step's."""
+    layer = torch.nn.Linear(8, 8)
+    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+    compute: Any = torch.compile(layer) if compiled else layer
+    compute(torch.ones(4, 8)).sum().backward()
+    torch.nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
+    optimizer.step()
+
+
 def measure(side: str, name: str, threads: int, seconds: float) -> dict[str, float]:
     """Run one side in this process."""
-    import torch
-
-    from cuda_ops import ops
-    from pipeline.recipe import Gpt as Config
-
-    layers, heads, channels, context, sequences, vocab, padded = CONFIGS[name]
-    config = Config(
-        kind="gpt",
-        layers=layers,
-        heads=heads,
-        channels=channels,
-        context=context,
-        vocab_size=vocab,
-        padded_vocab_size=padded,
-    )
     torch.set_num_threads(threads)
-    ops.set_threads(threads)
-    before = peak_mib()
-    windows = torch.randint(0, vocab, (sequences, context + 1), dtype=torch.int32)
-    tokens, targets = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
-    step = (
-        ours(config, sequences, tokens, targets)
-        if side == "samebits"
-        else theirs(config, side == "compile", tokens, targets)
-    )
-    for _ in range(2):
-        loss = step()
-    times = []
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds or len(times) < 3:
-        clock = time.perf_counter()
-        loss = step()
-        times.append(time.perf_counter() - clock)
+    recipe = recipe_of(name)
+    bits = recipe.bits
+    if not side.startswith("samebits"):
+        warm_up(side == "compiled")
+    with tempfile.TemporaryDirectory() as folder:
+        count = 400 * bits.batch.sequences * bits.model.context + 1
+        tokens = np.random.default_rng(1).integers(0, bits.model.vocab_size, count)
+        write_shard(Path(folder) / "train_000000.bin", tokens)
+        write_json(Path(folder) / "tokens.json", {"vocab_size": bits.model.vocab_size})
+        del tokens
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again here
+        before = status_mib("VmRSS")
+        if side.startswith("samebits"):
+            step = ours(recipe, Path(folder), threads, side.endswith("recompute"))
+        else:
+            step = theirs(recipe, Path(folder), side == "compiled")
+        step()
+        times: list[float] = []
+        began = time.perf_counter()
+        while time.perf_counter() - began < seconds or len(times) < 3:
+            clock = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - clock)
+    per_second = bits.batch.sequences * bits.model.context / statistics.median(times)
+    peak = status_mib("VmHWM")
+    return {"tokens_per_second": per_second, "own_mib": peak - before, "peak_mib": peak}
+
+
+def rounds_of(name: str, sides: list[str], rounds: int, flags: list[str]) -> dict[str, dict[str, float]]:
+    """Medians over interleaved rounds, by side; a side that fails is reported and left out."""
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for number in range(rounds):
+        for side in sides:
+            command = [sys.executable, "-m", "benchmarks.step", "--one", side, "--configs", name, *flags]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                print(f"{name}: {side} failed: {words[-1]}", file=sys.stderr)
+                continue
+            found[side].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{name} round {number + 1}/{rounds} {side}: {done.stdout.splitlines()[-1]}", file=sys.stderr)
     return {
-        "tokens_per_second": tokens.numel() / statistics.median(times),
-        "loss": loss,
-        "memory_mib": peak_mib() - before,
-        "peak_mib": peak_mib(),
+        side: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        for side, runs in found.items()
+        if runs
     }
 
 
-def compare(name: str, threads: int, rounds: int, seconds: float) -> str:
-    """A row of the table: medians over interleaved rounds."""
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    for _ in range(rounds):
-        for side in SIDES:
-            command = [sys.executable, "-m", "benchmarks.step", "--side", side, "--configs", name]
-            command += ["--threads", str(threads), "--seconds", str(seconds)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                print(f"{side} failed on {name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-                continue
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
-    speed = {side: statistics.median(r["tokens_per_second"] for r in runs) for side, runs in found.items() if runs}
-    best = max((side for side in speed if side != "samebits"), key=lambda side: speed[side])
-    memory = {side: statistics.median(r["memory_mib"] for r in runs) for side, runs in found.items() if runs}
-    least = min(memory[side] for side in memory if side != "samebits")
-    return (
-        f"| {name} | {speed['samebits']:,.0f} | {speed.get('eager', 0):,.0f} | {speed.get('compile', 0):,.0f} | "
-        f"{speed['samebits'] / speed[best]:.2f} | {memory['samebits']:,.0f} | {memory.get('eager', 0):,.0f} | "
-        f"{memory.get('compile', 0):,.0f} | {memory['samebits'] / least:.2f} |"
-    )
+def rows_of(name: str, found: dict[str, dict[str, float]]) -> list[str]:
+    """One row per side; ratios are to the faster, and to the leaner, of PyTorch's sides."""
+    others = [values for side, values in found.items() if not side.startswith("samebits")]
+    rows = []
+    for side, values in found.items():
+        cells = [
+            name,
+            side,
+            f"{values['tokens_per_second']:,.0f}",
+            f"{values['own_mib']:,.0f}",
+            f"{values['peak_mib']:,.0f}",
+        ]
+        if others and side.startswith("samebits"):
+            cells.append(f"{values['tokens_per_second'] / max(o['tokens_per_second'] for o in others):.2f}")
+            cells += [f"{values[key] / min(o[key] for o in others):.2f}" for key in ("own_mib", "peak_mib")]
+        else:
+            cells += ["", "", ""]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="One training step of the GPT against PyTorch.")
-    parser.add_argument("--configs", default="4x128,6x384,124M")
+    parser.add_argument("--configs", default="4x128,6x384,124M", help=f"of {', '.join(CONFIGS)}")
+    parser.add_argument("--sides", default=";".join(SIDES), help="separated by ;")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of steps per process")
-    parser.add_argument("--side", choices=SIDES, help="run one side here and print its numbers as JSON")
+    parser.add_argument("--out", type=Path, help="write the table to this file as well")
+    parser.add_argument("--one", choices=SIDES, help="run one side here and print its numbers as JSON")
     args = parser.parse_args()
-    if args.side:
-        print(json.dumps(measure(args.side, args.configs, args.threads, args.seconds)))
+    if args.one:
+        print(json.dumps(measure(args.one, args.configs, args.threads, args.seconds)))
         return
-    print(
-        "| model | samebits tokens/s | eager | compiled | ratio to the faster | samebits MiB | eager MiB | compiled MiB | to the smaller |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    flags = ["--threads", str(args.threads), "--seconds", str(args.seconds)]
+    lines = [
+        header(args.threads, f"{args.rounds} rounds"),
+        "",
+        "| model | side | tokens/s | MiB beyond imports | MiB in all | speed ratio | memory ratio | ratio in all |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name in args.configs.split(","):
-        print(compare(name, args.threads, args.rounds, args.seconds), flush=True)
+        lines += rows_of(name, rounds_of(name, args.sides.split(";"), args.rounds, flags))
+    write(lines, args.out)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from cuda_ops import ops
 from pipeline import recipe
 from pipeline.philox import Stream
 
-# Bytes of logits held at a time. The lm head walks the tokens in pieces of this size; since every sum over
-# tokens is a chain that the next piece continues, the size cannot change a bit.
-LOGITS_BYTES = 64 * 2**20
+# The lm head walks the tokens in pieces: logits of about this many bytes, but of enough rows for an efficient product.
+# Every sum over tokens is a chain that the next piece continues, so the size cannot change a bit.
+LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, 256
 
 
 def parameter_shapes(config: recipe.Gpt) -> dict[str, tuple[int, ...]]:
@@ -58,9 +58,11 @@ def parameter_count(config: recipe.Gpt) -> int:
 
 @dataclass
 class Activations:
-    """What the backward pass of one block reads, besides the block's input. All fp32, [B, T, ...]."""
+    """What the backward pass of one block reads, besides the block's input. All fp32, [B, T, ...].
 
-    ln_1: Tensor
+    The outputs of the two LayerNorms and of GELU are not kept: they are cheap to compute again.
+    """
+
     ln_1_mean: Tensor
     ln_1_rstd: Tensor
     qkv: Tensor  # [B, T, 3C]
@@ -68,7 +70,6 @@ class Activations:
     row_max: Tensor  # [B, H, T]
     row_sum: Tensor  # [B, H, T]
     middle: Tensor  # the residual stream between attention and MLP
-    ln_2: Tensor
     ln_2_mean: Tensor
     ln_2_rstd: Tensor
     fc: Tensor  # [B, T, 4C], before GELU
@@ -136,7 +137,6 @@ class Gpt:
 
         def activations() -> Activations:
             return Activations(
-                ln_1=buffer(batch, t, c),
                 ln_1_mean=buffer(batch, t),
                 ln_1_rstd=buffer(batch, t),
                 qkv=buffer(batch, t, 3 * c),
@@ -144,7 +144,6 @@ class Gpt:
                 row_max=buffer(batch, h, t),
                 row_sum=buffer(batch, h, t),
                 middle=buffer(batch, t, c),
-                ln_2=buffer(batch, t, c),
                 ln_2_mean=buffer(batch, t),
                 ln_2_rstd=buffer(batch, t),
                 fc=buffer(batch, t, 4 * c),
@@ -156,20 +155,15 @@ class Gpt:
         # The residual stream at the input of each block, and after the last.
         streams = cfg.layers + 1 if self.training else 2
         self._streams = [buffer(batch, t, c) for _ in range(streams)]
-        self._branch = buffer(batch, t, c)
-        self._gelu = buffer(batch, t, 4 * c)
-        self._ln_f, self._ln_f_mean, self._ln_f_rstd = (
-            buffer(batch, t, c),
-            buffer(batch, t),
-            buffer(batch, t),
-        )
+        # Shared by all blocks, forward and backward: what a LayerNorm gives, a branch of the residual stream or its
+        # gradient, the wide layer after GELU or its gradient.
+        self._normalised, self._branch, self._wide = buffer(batch, t, c), buffer(batch, t, c), buffer(batch, t, 4 * c)
+        self._ln_f_mean, self._ln_f_rstd = buffer(batch, t), buffer(batch, t)
         self._losses = buffer(batch, t)
-        rows = max(1, min(batch * t, LOGITS_BYTES // (4 * cfg.padded_vocab_size)))
+        rows = min(batch * t, max(LOGITS_ROWS, LOGITS_BYTES // (4 * cfg.padded_vocab_size)))
         self._logits = buffer(rows, cfg.padded_vocab_size)
         if self.training:
             self._dstream = buffer(batch, t, c)
-            self._dbranch = buffer(batch, t, c)
-            self._dwide = buffer(batch, t, 4 * c)
             self._dqkv = buffer(batch, t, 3 * c)
             slots = min(cfg.vocab_size, lane_sequences * t)
             self._dembedding = buffer(slots, c)
@@ -209,12 +203,17 @@ class Gpt:
         def per_row(buffer: Tensor) -> Tensor:
             return buffer.view(-1)[: b * t].view(b, t)
 
-        ln_1, qkv, attended, middle = part(a.ln_1), part(a.qkv), part(a.attended), part(a.middle)
-        ln_2, fc, branch, activated = part(a.ln_2), part(a.fc), part(self._branch), part(self._gelu)
+        qkv, attended, middle, fc = part(a.qkv), part(a.attended), part(a.middle), part(a.fc)
+        normalised, branch, wide = part(self._normalised), part(self._branch), part(self._wide)
         ops.layernorm_forward(
-            ln_1, per_row(a.ln_1_mean), per_row(a.ln_1_rstd), x, w[prefix + "ln_1.weight"], w[prefix + "ln_1.bias"]
+            normalised,
+            per_row(a.ln_1_mean),
+            per_row(a.ln_1_rstd),
+            x,
+            w[prefix + "ln_1.weight"],
+            w[prefix + "ln_1.bias"],
         )
-        ops.matmul(qkv, ln_1, w[prefix + "attn.qkv.weight"], w[prefix + "attn.qkv.bias"])
+        ops.matmul(qkv, normalised, w[prefix + "attn.qkv.weight"], w[prefix + "attn.qkv.bias"])
         if position is None:
             h = self.config.heads
             row_max, row_sum = (s.view(-1)[: b * h * t].view(b, h, t) for s in (a.row_max, a.row_sum))
@@ -225,11 +224,12 @@ class Gpt:
         ops.matmul(branch, attended, w[prefix + "attn.proj.weight"], w[prefix + "attn.proj.bias"])
         ops.residual_forward(middle, x, branch)
         ops.layernorm_forward(
-            ln_2, per_row(a.ln_2_mean), per_row(a.ln_2_rstd), middle, w[prefix + "ln_2.weight"], w[prefix + "ln_2.bias"]
-        )
-        ops.matmul(fc, ln_2, w[prefix + "mlp.fc.weight"], w[prefix + "mlp.fc.bias"])
-        ops.gelu_forward(activated, fc)
-        ops.matmul(branch, activated, w[prefix + "mlp.proj.weight"], w[prefix + "mlp.proj.bias"])
+            normalised, per_row(a.ln_2_mean), per_row(a.ln_2_rstd), middle,
+            w[prefix + "ln_2.weight"], w[prefix + "ln_2.bias"],
+        )  # fmt: skip
+        ops.matmul(fc, normalised, w[prefix + "mlp.fc.weight"], w[prefix + "mlp.fc.bias"])
+        ops.gelu_forward(wide, fc)
+        ops.matmul(branch, wide, w[prefix + "mlp.proj.weight"], w[prefix + "mlp.proj.bias"])
         ops.residual_forward(out, middle, branch)
 
     def _forward(self, tokens: Tensor, position: int | None = None) -> Tensor:
@@ -245,7 +245,7 @@ class Gpt:
             out = streams[(i + 1) % len(streams)]
             self._block_forward(i, x, out, position)
             x = out
-        ln_f = self._ln_f.view(-1)[: b * t * c].view(b, t, c)
+        ln_f = self._normalised.view(-1)[: b * t * c].view(b, t, c)
         mean, rstd = (s.view(-1)[: b * t].view(b, t) for s in (self._ln_f_mean, self._ln_f_rstd))
         ops.layernorm_forward(ln_f, mean, rstd, x, self.weights["ln_f.weight"], self.weights["ln_f.bias"])
         return ln_f
@@ -285,7 +285,7 @@ class Gpt:
         hidden = self._forward(tokens)
         w, g = self.weights, self.named(grads)
         losses, flat_targets = self._losses.view(-1)[: b * t], targets.reshape(-1)
-        dhidden = self._dbranch[:b]
+        dhidden = self._branch[:b]
         flat_hidden, flat_dhidden = hidden.view(-1, c), dhidden.view(-1, c)
         for first, last, logits in self._pieces(b * t):
             ops.matmul(logits, flat_hidden[first:last], w["wte.weight"])
@@ -311,30 +311,38 @@ class Gpt:
         w, a, prefix = self.weights, self._blocks[i], f"h.{i}."
         x = self._streams[i][:b]
         if self.recompute:
-            self._block_forward(i, x, self._ln_f[:b])  # its output is not needed again
-        activated, dwide, dbranch, dqkv = (
-            buffer[:b] for buffer in (self._gelu, self._dwide, self._dbranch, self._dqkv)
+            self._block_forward(i, x, self._normalised[:b])  # its output is not needed again
+        normalised, dbranch, wide, dqkv = self._normalised[:b], self._branch[:b], self._wide[:b], self._dqkv[:b]
+        attended, fc = a.attended[:b], a.fc[:b]
+        ops.gelu_forward(wide, fc)
+        self._linear_backward(wide, g, prefix + "mlp.proj", dstream, wide)
+        ops.gelu_backward(wide, wide, fc)
+        ops.layernorm_forward(
+            normalised,
+            a.ln_2_mean[:b],
+            a.ln_2_rstd[:b],
+            a.middle[:b],
+            w[prefix + "ln_2.weight"],
+            w[prefix + "ln_2.bias"],
         )
-        ln_1, attended, ln_2, fc = a.ln_1[:b], a.attended[:b], a.ln_2[:b], a.fc[:b]
-        if not self.recompute:
-            ops.gelu_forward(activated, fc)
-        self._linear_backward(dwide, g, prefix + "mlp.proj", dstream, activated)
-        ops.gelu_backward(dwide, dwide, fc)
-        self._linear_backward(dbranch, g, prefix + "mlp.fc", dwide, ln_2)
+        self._linear_backward(dbranch, g, prefix + "mlp.fc", wide, normalised)
         ops.layernorm_backward(
             dstream, g[prefix + "ln_2.weight"], g[prefix + "ln_2.bias"], dbranch, dstream, a.middle[:b],
             w[prefix + "ln_2.weight"], a.ln_2_mean[:b], a.ln_2_rstd[:b],
         )  # fmt: skip
         self._linear_backward(dbranch, g, prefix + "attn.proj", dstream, attended)
         ops.attention_backward(dqkv, dbranch, attended, a.qkv[:b], a.row_max[:b], a.row_sum[:b], self.config.heads)
-        self._linear_backward(dbranch, g, prefix + "attn.qkv", dqkv, ln_1)
+        ops.layernorm_forward(
+            normalised, a.ln_1_mean[:b], a.ln_1_rstd[:b], x, w[prefix + "ln_1.weight"], w[prefix + "ln_1.bias"]
+        )
+        self._linear_backward(dbranch, g, prefix + "attn.qkv", dqkv, normalised)
         ops.layernorm_backward(
             dstream, g[prefix + "ln_1.weight"], g[prefix + "ln_1.bias"], dbranch, dstream, x,
             w[prefix + "ln_1.weight"], a.ln_1_mean[:b], a.ln_1_rstd[:b],
         )  # fmt: skip
 
     def _linear_backward(self, dinp: Tensor, g: dict[str, Tensor], name: str, dout: Tensor, inp: Tensor) -> None:
-        """Gradients of out = inp W^T + bias: bias and W are continued, dinp is written."""
+        """Gradients of out = inp W^T + bias: bias and W are continued, then dinp is written, which may be inp's buffer."""
         rows_out, rows_inp = dout.view(-1, dout.shape[-1]), inp.view(-1, inp.shape[-1])
         ops.bias_backward(g[name + ".bias"], dout)
         ops.matmul(g[name + ".weight"], rows_out, rows_inp, layout="tn", accumulate=True)
