@@ -9,10 +9,10 @@
 #define KERNEL(name, arguments) void name arguments;
 #if defined(__x86_64__)
 namespace samebits::v3 {
-#include "kernels.inc"
+#include "../kernels.inc"
 }
 namespace samebits::v4 {
-#include "kernels.inc"
+#include "../kernels.inc"
 }
 #endif
 #undef KERNEL
@@ -22,19 +22,19 @@ namespace {
 
 const Kernels kBaseline = {
 #define KERNEL(name, arguments) baseline::name,
-#include "kernels.inc"
+#include "../kernels.inc"
 #undef KERNEL
 };
 
 #if defined(__x86_64__)
 const Kernels kV3 = {
 #define KERNEL(name, arguments) v3::name,
-#include "kernels.inc"
+#include "../kernels.inc"
 #undef KERNEL
 };
 const Kernels kV4 = {
 #define KERNEL(name, arguments) v4::name,
-#include "kernels.inc"
+#include "../kernels.inc"
 #undef KERNEL
 };
 bool has_v3() {

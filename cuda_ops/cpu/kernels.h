@@ -8,13 +8,13 @@
 namespace samebits {
 namespace SAMEBITS_ISA {
 #define KERNEL(name, arguments) void name arguments;
-#include "kernels.inc"
+#include "../kernels.inc"
 #undef KERNEL
 }  // namespace SAMEBITS_ISA
 
 struct Kernels {
 #define KERNEL(name, arguments) void(*name) arguments;
-#include "kernels.inc"
+#include "../kernels.inc"
 #undef KERNEL
 };
 

@@ -1,0 +1,54 @@
+// What a .cu file needs beyond the arithmetic. The same sources are compiled by nvcc and, for tests without a GPU, by
+// g++ against tests/cuda_on_cpu/shim.h; only this header knows which.
+//
+//   SAMEBITS_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)   launch and check the launch
+//   SAMEBITS_DYNAMIC_SHARED(type, name);                                       the block's dynamic shared memory
+//   copy_async<bytes>(shared, global), copy_async_commit(), copy_async_wait<groups>()   cp.async, bytes 4, 8 or 16
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+
+#if defined(SAMEBITS_CUDA_ON_CPU)
+#include "../../tests/cuda_on_cpu/shim.h"
+#else
+#include <cuda_runtime.h>
+
+namespace samebits {
+namespace device {
+
+template <class Kernel, class... Arguments>
+void launch(const char* name, Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
+            Arguments... arguments) {
+  if (shared_bytes > 48 * 1024) {
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+  }
+  kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string(name) + ": cannot be launched: " + cudaGetErrorString(error));
+  }
+}
+
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {
+  const uint32_t address = (uint32_t)__cvta_generic_to_shared(shared);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(global), "n"(kBytes) : "memory");
+}
+__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kGroups>
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+}  // namespace device
+}  // namespace samebits
+
+#define SAMEBITS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define SAMEBITS_DYNAMIC_SHARED(type, name)          \
+  extern __shared__ __align__(16) char name##_raw[]; \
+  type* name = reinterpret_cast<type*>(name##_raw)
+#endif
