@@ -2,8 +2,8 @@
 
     python -m benchmarks.ops --threads 2
 
-The limits are measured here: the copy bandwidth of a tensor far larger than the caches, and, since nothing in Python reaches the
-peak FMA rate, the fastest matrix product that either side does. Repeats are interleaved; medians.
+The limits are measured in the same run (limits.py): fused multiply-adds held in registers, and the copy bandwidth of a tensor far
+larger than the caches. Sides are interleaved; medians. Bytes are those that an op must read and write at least.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from benchmarks.limits import copy_bandwidth, fma_peak
+from benchmarks.table import header, write
 from cuda_ops import ops
 
 Case = tuple[str, float, float, Callable[[], object], Callable[[], object]]  # name, flops, bytes, ours, PyTorch's
@@ -93,53 +96,79 @@ def attention_cases() -> list[Case]:
 
 
 def row_cases() -> list[Case]:
-    n, c, v = 4096, 768, 8192
-    x, y, g = torch.randn(16, n // 16, c), torch.empty(16, n // 16, c), torch.randn(16, n // 16, c)
-    w, b = torch.randn(c), torch.randn(c)
-    mean, rstd = torch.empty(16, n // 16), torch.empty(16, n // 16)
-    dw, db = torch.zeros(c), torch.zeros(c)
+    """Ops that read and write memory once; tensors are far larger than the caches. PyTorch writes into given outputs too."""
+    b, t, c, v = 16, 1024, 768, 50304
+    x, y, g = torch.randn(b, t, c), torch.empty(b, t, c), torch.randn(b, t, c)
+    weight, bias = torch.randn(c), torch.randn(c)
+    mean, rstd = torch.empty(b, t), torch.empty(b, t)
+    dweight, dbias = torch.zeros(c), torch.zeros(c)
+    aten = torch.ops.aten
+    tmean, trstd = torch.empty(b, t, 1), torch.empty(b, t, 1)
+    aten.native_layer_norm.out(x, [c], weight, bias, 1e-5, out0=y, out1=tmean, out2=trstd)
+    ops.layernorm_forward(y, mean, rstd, x, weight, bias)
     logits, losses, targets = torch.randn(512, v), torch.empty(512), torch.randint(0, v, (512,), dtype=torch.int32)
-    p, m, s, d = (torch.rand(1 << 22) for _ in range(4))
+    long_targets, z = targets.long(), torch.empty(512, v)
+    dlogits, log_softmax = torch.empty(512, v), torch.empty(512, v)
+    p, m, s, d = (torch.rand(1 << 25) for _ in range(4))
     leaf = p.clone().requires_grad_()
     leaf.grad = d
     adam = torch.optim.AdamW([leaf], 1e-3, fused=True)
-    lx, lw, lb = (z.clone().requires_grad_() for z in (x, w, b))
-    z = logits.clone()
-    ll = logits.clone().requires_grad_()
-    ops.layernorm_forward(y, mean, rstd, x, w, b)
+    partials = torch.empty(p.numel() // ops.NORM_CHUNK)
+    tokens = torch.randint(0, v, (b, t), dtype=torch.int32)
+    table, places, dtable, dplaces = torch.randn(v, c), torch.randn(t, c), torch.zeros(v, c), torch.zeros(t, c)
     big = x.numel() * 4.0
 
-    def torch_layernorm_backward() -> None:
-        functional.layer_norm(lx, (c,), lw, lb).backward(g)
+    def layernorm_backward() -> None:
+        ops.layernorm_backward(y, dweight, dbias, g, None, x, weight, mean, rstd)
 
-    def layernorm_both() -> None:
-        ops.layernorm_forward(y, mean, rstd, x, w, b)
-        ops.layernorm_backward(y, dw, db, g, None, x, w, mean, rstd)
+    def torch_layernorm_backward() -> None:
+        aten.native_layer_norm_backward(g, x, [c], tmean, trstd, weight, bias, [True, True, True])
 
     def fused() -> None:
         z.copy_(logits)
         ops.cross_entropy_fused(losses, z, targets, 1.0, v)
 
     def torch_fused() -> None:
-        ll.grad = None
-        functional.cross_entropy(ll, targets.long(), reduction="sum").backward()
+        z.copy_(logits)
+        torch.log_softmax(z, 1, out=log_softmax)
+        functional.nll_loss(log_softmax, long_targets, reduction="none")
+        torch.exp(log_softmax, out=dlogits)
+        dlogits[torch.arange(512), long_targets] -= 1.0
+
+    def embedding() -> None:
+        ops.embedding_forward(y, tokens, table, places)
+
+    def torch_embedding() -> None:
+        torch.add(functional.embedding(tokens, table), places, out=y)
+
+    def torch_embedding_backward() -> None:
+        dtable.index_add_(0, tokens.view(-1), g.view(-1, c))
+        dplaces.add_(g.sum(0))
 
     return [
-        ("layernorm forward", 0, 2 * big, lambda: ops.layernorm_forward(y, mean, rstd, x, w, b), lambda: functional.layer_norm(x, (c,), w, b)),
-        ("layernorm forward + backward", 0, 5 * big, layernorm_both, torch_layernorm_backward),
-        ("gelu forward", 0, 2 * big, lambda: ops.gelu_forward(y, x), lambda: functional.gelu(x, approximate="tanh")),
+        (
+            "layernorm forward", 0, 2 * big, lambda: ops.layernorm_forward(y, mean, rstd, x, weight, bias),
+            lambda: aten.native_layer_norm.out(x, [c], weight, bias, 1e-5, out0=y, out1=tmean, out2=trstd),
+        ),
+        ("layernorm backward", 0, 3 * big, layernorm_backward, torch_layernorm_backward),
+        ("gelu forward", 0, 2 * big, lambda: ops.gelu_forward(y, x), lambda: aten.gelu.out(x, approximate="tanh", out=y)),
         (
             "gelu backward", 0, 3 * big, lambda: ops.gelu_backward(y, g, x),
-            lambda: torch.ops.aten.gelu_backward(g, x, approximate="tanh"),
+            lambda: aten.gelu_backward.grad_input(g, x, approximate="tanh", grad_input=y),
         ),
         ("residual", 0, 3 * big, lambda: ops.residual_forward(y, x, g), lambda: torch.add(x, g, out=y)),
-        ("bias backward", 0, big, lambda: ops.bias_backward(db, g), lambda: g.sum((0, 1))),
+        ("bias backward", 0, big, lambda: ops.bias_backward(dbias, g), lambda: torch.sum(g, (0, 1), out=dbias)),
+        ("embedding forward", 0, 2 * big, embedding, torch_embedding),
+        (
+            "embedding backward", 0, 3 * big, lambda: ops.embedding_backward(dtable, dplaces, g, tokens),
+            torch_embedding_backward,
+        ),
         ("cross entropy + gradient", 0, 4.0 * logits.numel() * 4, fused, torch_fused),
         (
             "adamw", 0, 7.0 * p.numel() * 4, lambda: ops.adamw(p, m, s, d, 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05),
             adam.step,
         ),
-        ("gradient norm", 0, p.numel() * 4.0, lambda: ops.norm_partials(torch.empty(1024), p), lambda: torch.linalg.vector_norm(p)),
+        ("gradient norm", 0, p.numel() * 4.0, lambda: ops.norm_partials(partials, p), lambda: torch.linalg.vector_norm(p)),
         ("fingerprint", 0, p.numel() * 4.0, lambda: ops.fingerprint(p), lambda: p.view(torch.int32).sum()),
     ]  # fmt: skip
 
@@ -155,29 +184,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Each op against PyTorch and against the machine's limit.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="ops whose name contains this")
+    parser.add_argument("--out", type=Path, help="write the table to this file as well")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     ops.set_threads(args.threads)
-    cases = matmul_cases() + attention_cases() + row_cases()
-    rows: list[tuple[str, float, float, float, float]] = []
-    for name, flops, size, ours, other in cases:
-        repeats = max(1, int(0.02 / max(1e-6, seconds(ours, 1))))
-        seconds(other, 1)
-        times = [(seconds(ours, repeats), seconds(other, repeats)) for _ in range(args.rounds)]
-        rows.append((name, flops, size, *(statistics.median(t) for t in zip(*times, strict=True))))
-    source = torch.ones(1 << 27)  # written, so that the pages are real and not one shared page of zeros
-    target = torch.empty_like(source)
-    copy = 2.0 * source.numel() * 4 / min(seconds(lambda: target.copy_(source), 1) for _ in range(5))
-    peak = max(flops / min(a, b) for _, flops, _, a, b in rows)
-    print(
-        f"Limits of this run: {peak / 1e9:.0f} GFLOP/s (fastest product of either side), {copy / 1e9:.1f} GB/s (copy).\n"
-    )
-    print("| op | samebits | PyTorch | share of the limit | ratio |\n|---|---|---|---|---|")
-    for name, flops, size, mine, other in rows:
-        work, limit, unit = (flops, peak, "GFLOP/s") if flops else (size, copy, "GB/s")
-        print(
-            f"| {name} | {work / mine / 1e9:.1f} {unit} | {work / other / 1e9:.1f} | {work / mine / limit:.2f} | {other / mine:.2f} |"
-        )
+    peak, copy = fma_peak(args.threads), copy_bandwidth()
+    lines = [
+        header(args.threads, f"medians of {args.rounds} interleaved rounds"),
+        "",
+        f"Limits in this run: {peak / 1e9:.0f} GFLOP/s of fused multiply-adds in registers, {copy / 1e9:.1f} GB/s of a copy.",
+        "",
+        "| op | samebits | PyTorch | samebits to the limit | PyTorch to the limit | speed ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for cases in (matmul_cases, attention_cases, row_cases):
+        for name, flops, size, ours, other in cases():
+            if args.only not in name:
+                continue
+            repeats = max(1, int(0.05 / max(1e-6, seconds(ours, 1))))
+            seconds(other, 1)
+            times = [(seconds(ours, repeats), seconds(other, repeats)) for _ in range(args.rounds)]
+            mine, theirs = (statistics.median(t) for t in zip(*times, strict=True))
+            work, limit, unit = (flops, peak, "GFLOP/s") if flops else (size, copy, "GB/s")
+            lines.append(
+                f"| {name} | {work / mine / 1e9:.1f} {unit} | {work / theirs / 1e9:.1f} | {work / mine / limit:.2f} "
+                f"| {work / theirs / limit:.2f} | {theirs / mine:.2f} |"
+            )
+    write(lines, args.out)
 
 
 if __name__ == "__main__":
