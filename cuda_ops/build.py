@@ -20,15 +20,32 @@ DIGEST = "ops.digest"
 
 def sources() -> list[Path]:
     """Every file that the arithmetic is written in, in a fixed order."""
-    patterns = ["bindings.cpp", "checks.h", "kernels.inc", "cpu/*.cpp", "cpu/*.h", "kernels/*.cu", "kernels/*.h", "numerics/*.h"]
+    patterns = [
+        "bindings.cpp",
+        "checks.h",
+        "kernels.inc",
+        "cpu/*.cpp",
+        "cpu/*.h",
+        "kernels/*.cu",
+        "kernels/*.h",
+        "numerics/*.h",
+    ]
     return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
 
 
 def without_comments(text: str) -> str:
-    """C++ text without comments and with single spaces; string literals stay as they are."""
-    pattern = r'//[^\n]*|/\*.*?\*/|("(?:\\.|[^"\\])*")'
-    kept = re.sub(pattern, lambda m: m.group(1) or " ", text, flags=re.DOTALL)
-    return " ".join(kept.split())
+    """C++ text without comments, blank lines and indentation; lines and string literals stay as they are."""
+    literals: list[str] = []
+
+    def replace(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return " "
+        literals.append(match[1])
+        return f"\0{len(literals) - 1}\0"
+
+    code = re.sub(r'//[^\n]*|/\*.*?\*/|("(?:\\.|[^"\\\n])*")', replace, text, flags=re.DOTALL)
+    lines = [" ".join(line.split()) for line in code.splitlines()]
+    return re.sub(r"\0(\d+)\0", lambda match: literals[int(match[1])], "\n".join(filter(None, lines)))
 
 
 def source_digest() -> str:

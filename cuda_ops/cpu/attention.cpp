@@ -10,6 +10,7 @@
 #include "kernels.h"
 #include "parallel.h"
 #include "scratch.h"
+#include "transpose.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {
@@ -31,13 +32,6 @@ static inline Head head_of(const float* qkv, int64_t unit, int64_t T, int64_t C,
   const int64_t size = C / H, b = unit / H, h = unit % H;
   const float* base = qkv + b * T * 3 * C + h * size;
   return Head{T, C, size, base, base + C, base + 2 * C, 3 * C, div(1.0f, sqrt_((float)size))};
-}
-
-// out[size][stride] = transpose of rows[T][size]
-static inline void transpose(float* out, int64_t stride, const float* rows, int64_t row, int64_t T, int64_t size) {
-  for (int64_t t = 0; t < T; t++) {
-    for (int64_t d = 0; d < size; d++) out[d * stride + t] = rows[t * row + d];
-  }
 }
 
 static inline int64_t padded(int64_t n) { return (n + kTileColumns - 1) / kTileColumns * kTileColumns; }

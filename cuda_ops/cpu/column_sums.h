@@ -9,7 +9,7 @@
 namespace samebits {
 namespace SAMEBITS_ISA {
 
-constexpr int kColumnBlock = 32;
+constexpr int kColumnBlock = 64;
 
 // The partials of one block of columns: p[32][width]. Width 0 means `columns`, known only at run time.
 struct ColumnPartials {

@@ -9,6 +9,7 @@
 #include "kernels.h"
 #include "parallel.h"
 #include "scratch.h"
+#include "transpose.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {
@@ -16,6 +17,7 @@ namespace SAMEBITS_ISA {
 constexpr int kBlockK = 384;
 constexpr int kBlockM = 96;
 constexpr int kBlockN = 3072;
+constexpr int64_t kSmallA = 1 << 18;  // elements of A that stay in the second-level cache
 
 static thread_local Scratch packed_a, packed_b;
 
@@ -27,6 +29,10 @@ static inline void pack_a(float* out, const float* a, int64_t row, int64_t step,
       for (int64_t k = 0; k < K; k++) {
         for (int r = 0; r < kTileRows; r++) out[k * kTileRows + r] = a[i0 + r + k * step];
       }
+      continue;
+    }
+    if (step == 1 && i0 + kTileRows <= M) {
+      transpose(out, kTileRows, a + i0 * row, row, kTileRows, K);
       continue;
     }
     for (int r = 0; r < kTileRows; r++) {
@@ -43,12 +49,13 @@ static inline void pack_b_panel(float* out, const float* b, int64_t row, int64_t
     for (int64_t k = 0; k < K; k++) memcpy(out + k * kTileColumns, b + k * row, kTileColumns * sizeof(float));
     return;
   }
-  // A few columns at a time: whole cache lines are read once while the lines written stay near.
-  for (int64_t k0 = 0; k0 < K; k0 += 16) {
-    const int64_t k1 = k0 + 16 < K ? k0 + 16 : K;
+  if (row == 1 && columns == kTileColumns) {
+    transpose(out, kTileColumns, b, step, kTileColumns, K);
+    return;
+  }
+  for (int64_t k = 0; k < K; k++) {
     for (int j = 0; j < kTileColumns; j++) {
-      const float* source = b + (j < columns ? j : columns - 1) * step;
-      for (int64_t k = k0; k < k1; k++) out[k * kTileColumns + j] = source[k * row];
+      out[k * kTileColumns + j] = b[k * row + (j < columns ? j : columns - 1) * step];
     }
   }
 }
@@ -71,6 +78,40 @@ static inline void tile(float* out, int64_t N, const float* a, const float* b, i
 
 static inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
+static inline void add_bias(float* out, int64_t N, const float* bias, int64_t m, int64_t n) {
+  for (int64_t i = 0; i < m; i++) {
+    for (int64_t j = 0; j < n; j++) out[i * N + j] = add(out[i * N + j], bias[j]);
+  }
+}
+
+// Where an operand's element (row, k) or (k, column) lies.
+struct Strides {
+  int64_t row, step;
+};
+
+// A small A, as in decoding: each thread keeps all of it packed, and packs a panel of B just before using it, so that B
+// is read once and never written back to memory.
+static void matmul_small_a(float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N,
+                           int64_t K, Strides sa, Strides sb, bool accumulate) {
+  parallel_for((N + kTileColumns - 1) / kTileColumns, [=](int64_t begin, int64_t end) {
+    float* own_a = packed_a.reserve(round_up(M, kTileRows) * K);
+    float* own_b = packed_b.reserve(kBlockK * kTileColumns);
+    pack_a(own_a, a, sa.row, sa.step, M, K);
+    for (int64_t p = begin; p < end; p++) {
+      const int64_t j = p * kTileColumns, n = N - j < kTileColumns ? N - j : kTileColumns;
+      for (int64_t k0 = 0; k0 < K; k0 += kBlockK) {
+        const int64_t block_k = K - k0 < kBlockK ? K - k0 : kBlockK;
+        pack_b_panel(own_b, b + k0 * sb.row + j * sb.step, sb.row, sb.step, n, block_k);
+        for (int64_t i = 0; i < M; i += kTileRows) {
+          const int64_t m = M - i < kTileRows ? M - i : kTileRows;
+          tile(out + i * N + j, N, own_a + i * K + k0 * kTileRows, own_b, m, n, block_k, accumulate || k0 > 0);
+        }
+      }
+      if (bias) add_bias(out + j, N, bias + j, M, n);
+    }
+  });
+}
+
 void matmul(float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N, int64_t K, int layout,
             bool accumulate) {
   if (M == 0 || N == 0) return;
@@ -78,6 +119,10 @@ void matmul(float* out, const float* a, const float* b, const float* bias, int64
   const int64_t a_row = a_transposed ? 1 : K, a_step = a_transposed ? M : 1;
   const int64_t b_row = b_transposed ? 1 : N, b_step = b_transposed ? K : 1;
   if (K == 0 && !accumulate) memset(out, 0, (size_t)(M * N) * sizeof(float));
+  if (M * K <= kSmallA && K > 0) {
+    matmul_small_a(out, a, b, bias, M, N, K, {a_row, a_step}, {b_row, b_step}, accumulate);
+    return;
+  }
 
   // Rows per unit of work: small enough that every thread gets some, then columns are split as well.
   const int64_t threads = thread_count();
@@ -119,11 +164,7 @@ void matmul(float* out, const float* a, const float* b, const float* bias, int64
               const int64_t tile_m = m - i < kTileRows ? m - i : kTileRows;
               tile(tile_out, N, own_a + i * block_k, shared_b + p * kTileColumns * block_k, tile_m, n, block_k,
                    continues);
-              if (last && bias) {
-                for (int64_t r = 0; r < tile_m; r++) {
-                  for (int64_t c = 0; c < n; c++) tile_out[r * N + c] = add(tile_out[r * N + c], bias[j + c]);
-                }
-              }
+              if (last && bias) add_bias(tile_out, N, bias + j, tile_m, n);
             }
           }
         }

@@ -23,7 +23,7 @@ from pipeline.philox import Stream
 
 # The lm head walks the tokens in pieces: logits of about this many bytes, but of enough rows for an efficient product.
 # Every sum over tokens is a chain that the next piece continues, so the size cannot change a bit.
-LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, 256
+LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, 128
 
 
 def parameter_shapes(config: recipe.Gpt) -> dict[str, tuple[int, ...]]:
@@ -164,7 +164,8 @@ class Gpt:
         self._logits = buffer(rows, cfg.padded_vocab_size)
         if self.training:
             self._dstream = buffer(batch, t, c)
-            self._dqkv = buffer(batch, t, 3 * c)
+            # The gradient of fc lives in the wide layer only until fc's own gradients are done.
+            self._dqkv = self._wide.view(-1)[: batch * t * 3 * c].view(batch, t, 3 * c)
             slots = min(cfg.vocab_size, lane_sequences * t)
             self._dembedding = buffer(slots, c)
             self._lane_tokens = np.zeros(0, dtype=np.int32)

@@ -81,6 +81,22 @@ def test_one_row_is_the_row_of_many() -> None:
         assert_bits_equal(one[0], many[i], f"row {i}")
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize(("m", "n", "k"), [(301, 71, 901), (1040, 33, 257)])
+def test_a_large_product_is_its_small_parts(layout: str, accumulate: bool, m: int, n: int, k: int) -> None:
+    """A large A is walked in another way than a small one (cpu/matmul.cpp, kSmallA); the bits must not show it."""
+    a, b = operands(layout, m, n, k)
+    bias, start = hostile(n, seed=5), hostile(m, n, seed=6)
+    whole = start.clone()
+    ops.matmul(whole, a, b, bias, layout=layout, accumulate=accumulate)
+    for first in range(0, m, 19):
+        rows = slice(first, min(first + 19, m))
+        part = start[rows].clone()
+        ops.matmul(part, (a[:, rows] if layout == "tn" else a[rows]).contiguous(), b, bias, layout, accumulate)
+        assert_bits_equal(part, whole[rows], f"rows {rows}")
+
+
 def test_infinities_stay_where_they_are() -> None:
     """K is never padded with zeros, which would turn Inf * 0 into NaN in other outputs."""
     a, b = torch.ones(9, 5), torch.ones(33, 5)
