@@ -100,6 +100,7 @@ def row_cases() -> list[Case]:
     dw, db = torch.zeros(c), torch.zeros(c)
     logits, losses, targets = torch.randn(512, v), torch.empty(512), torch.randint(0, v, (512,), dtype=torch.int32)
     p, m, s, d = (torch.rand(1 << 22) for _ in range(4))
+    scalars = torch.tensor([1.0, 1e-3, 0.1, 0.05])
     leaf = p.clone().requires_grad_()
     leaf.grad = d
     adam = torch.optim.AdamW([leaf], 1e-3, fused=True)
@@ -136,7 +137,7 @@ def row_cases() -> list[Case]:
         ("bias backward", 0, big, lambda: ops.bias_backward(db, g), lambda: g.sum((0, 1))),
         ("cross entropy + gradient", 0, 4.0 * logits.numel() * 4, fused, torch_fused),
         (
-            "adamw", 0, 7.0 * p.numel() * 4, lambda: ops.adamw(p, m, s, d, 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05),
+            "adamw", 0, 7.0 * p.numel() * 4, lambda: ops.adamw(p, m, s, d, scalars, 0.9, 0.95, 1e-8, 0.1),
             adam.step,
         ),
         ("gradient norm", 0, p.numel() * 4.0, lambda: ops.norm_partials(torch.empty(1024), p), lambda: torch.linalg.vector_norm(p)),

@@ -77,9 +77,10 @@ void embedding_add(const Tensor& out_, const Tensor& src, const Tensor& rows) {
   check_dims(out_, "out", 2);
   check_shape(rows, "rows", {src.size(0)});
   check_shape(src, "src", {rows.size(0), out_.size(1)});
-  const int32_t* p = indices(rows, "rows", out_.size(0));
+  const int32_t* p = indices(rows, "rows", out_.size(0), -1);
   for (int64_t i = 1; i < rows.size(0); i++) {
-    TORCH_CHECK(p[i] > p[i - 1], "rows: expected ascending and distinct, got ", p[i - 1], " then ", p[i], " at ", i);
+    TORCH_CHECK(p[i] > p[i - 1] || p[i] == -1, "rows: expected ascending and distinct, or -1 from some place on, got ",
+                p[i - 1], " then ", p[i], " at ", i);
   }
   run().embedding_add(out(out_, "out"), in(src, "src"), p, src.size(0), src.size(1));
 }
@@ -208,14 +209,21 @@ void chain_sum(const Tensor& total, const Tensor& losses) {
   run().chain_sum(out(total, "total"), in(losses, "losses"), losses.numel());
 }
 
-void adamw(const Tensor& param, const Tensor& m, const Tensor& v, const Tensor& grad, double grad_scale, double lr,
-           double beta1, double beta2, double eps, double weight_decay, double correction1, double correction2) {
+void adamw(const Tensor& param, const Tensor& m, const Tensor& v, const Tensor& grad, const Tensor& scalars,
+           double beta1, double beta2, double eps, double weight_decay) {
   check_shape(m, "m", param.sizes());
   check_shape(v, "v", param.sizes());
   check_shape(grad, "grad", param.sizes());
-  run().adamw(out(param, "param"), out(m, "m"), out(v, "v"), in(grad, "grad"), param.numel(), (float)grad_scale,
-              (float)lr, (float)beta1, (float)beta2, (float)eps, (float)weight_decay, (float)correction1,
-              (float)correction2);
+  check_shape(scalars, "scalars", {4});
+  run().adamw(out(param, "param"), out(m, "m"), out(v, "v"), in(grad, "grad"), in(scalars, "scalars"), param.numel(),
+              (float)beta1, (float)beta2, (float)eps, (float)weight_decay);
+}
+
+void clip(const Tensor& report, const Tensor& scalars, const Tensor& totals, double loss_scale, double clip_norm) {
+  check_shape(report, "report", {2});
+  check_shape(scalars, "scalars", {4});
+  check_shape(totals, "totals", {2});
+  run().clip(out(report, "report"), out(scalars, "scalars"), in(totals, "totals"), (float)loss_scale, (float)clip_norm);
 }
 
 void norm_partials(const Tensor& partials, const Tensor& x, int64_t chunk) {
@@ -230,11 +238,11 @@ void tree_sum(const Tensor& out_, const Tensor& x) {
 }
 
 // fp32 or int32: any 32-bit words.
-int64_t fingerprint(const Tensor& x, int64_t offset) {
+void fingerprint(const Tensor& out_, const Tensor& x, int64_t offset) {
   check_dense(x, "x", x.scalar_type() == at::kInt ? at::kInt : at::kFloat);
-  uint64_t result = 0;
-  run().fingerprint(&result, (const uint32_t*)x.const_data_ptr(), x.numel(), offset);
-  return (int64_t)result;
+  check_dense(out_, "out", at::kLong);
+  TORCH_CHECK(out_.numel() == 1, "out: expected 1 element, got ", out_.sizes());
+  run().fingerprint((uint64_t*)out_.mutable_data_ptr(), (const uint32_t*)x.const_data_ptr(), x.numel(), offset);
 }
 
 int64_t first_nonfinite(const Tensor& x) {
@@ -306,12 +314,12 @@ TORCH_LIBRARY(samebits, m) {
   m.def("cross_entropy_fused(Tensor(a!) losses, Tensor(b!) logits, Tensor targets, float dloss, int vocab_size) -> ()");
   m.def("chain_sum(Tensor(a!) total, Tensor losses) -> ()");
   m.def(
-      "adamw(Tensor(a!) param, Tensor(b!) m, Tensor(c!) v, Tensor grad, float grad_scale, float lr, float beta1, float "
-      "beta2, "
-      "float eps, float weight_decay, float correction1, float correction2) -> ()");
+      "adamw(Tensor(a!) param, Tensor(b!) m, Tensor(c!) v, Tensor grad, Tensor scalars, float beta1, float beta2, "
+      "float eps, float weight_decay) -> ()");
+  m.def("clip(Tensor(a!) report, Tensor(b!) scalars, Tensor totals, float loss_scale, float clip_norm) -> ()");
   m.def("norm_partials(Tensor(a!) partials, Tensor x, int chunk) -> ()");
   m.def("tree_sum(Tensor(a!) out, Tensor x) -> ()");
-  m.def("fingerprint(Tensor x, int offset) -> int");
+  m.def("fingerprint(Tensor(a!) out, Tensor x, int offset) -> ()");
   m.def("first_nonfinite(Tensor x) -> int");
   m.def("unary(Tensor(a!) out, Tensor inp, int function) -> ()");
   m.def("fill_normal(Tensor(a!) out, int seed, int stream, int offset, float mean, float std) -> ()");
@@ -341,6 +349,7 @@ TORCH_LIBRARY_IMPL(samebits, CPU, m) {
   IMPL(cross_entropy_fused);
   IMPL(chain_sum);
   IMPL(adamw);
+  IMPL(clip);
   IMPL(norm_partials);
   IMPL(tree_sum);
   IMPL(fingerprint);

@@ -32,12 +32,13 @@ inline float* out(const at::Tensor& t, const char* name) {
   return t.mutable_data_ptr<float>();
 }
 
-// int32 indices, each in [0, limit)
-inline const int32_t* indices(const at::Tensor& t, const char* name, int64_t limit) {
+// int32 indices, each in [first, limit)
+inline const int32_t* indices(const at::Tensor& t, const char* name, int64_t limit, int64_t first = 0) {
   check_dense(t, name, at::kInt);
   const int32_t* p = t.const_data_ptr<int32_t>();
   for (int64_t i = 0; i < t.numel(); i++) {
-    TORCH_CHECK(p[i] >= 0 && p[i] < limit, name, ": element ", i, " is ", p[i], ", allowed is 0 to ", limit - 1);
+    TORCH_CHECK(p[i] >= first && p[i] < limit, name, ": element ", i, " is ", p[i], ", allowed is ", first, " to ",
+                limit - 1);
   }
   return p;
 }

@@ -30,6 +30,8 @@ _WRITING = [
     "cross_entropy_fused",
     "chain_sum",
     "adamw",
+    "clip",
+    "fingerprint",
     "norm_partials",
     "tree_sum",
     "unary",

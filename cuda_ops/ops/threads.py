@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import torch
+
 from cuda_ops.ops._registry import compiled
 
 
 def set_threads(count: int) -> None:
     """Threads that a kernel may use from now on in this process."""
     compiled.set_threads.default(count)
+
+
+def has_cuda() -> bool:
+    """Whether the library was compiled with kernels for GPUs."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key("samebits::residual_forward", "CUDA"))
 
 
 def isa() -> str:
