@@ -14,7 +14,9 @@ def names(devices: str) -> list[str]:
     found = devices.split(",")
     unknown = [name for name in found if name not in ("cpu", "cuda")]
     if unknown:
-        raise UserError(f"--device {devices}: {unknown[0]!r} is neither cpu nor cuda (one for all ranks, or one per rank)")
+        raise UserError(
+            f"--device {devices}: {unknown[0]!r} is neither cpu nor cuda (one for all ranks, or one per rank)"
+        )
     return found
 
 
@@ -43,7 +45,9 @@ def gpus_apart(devices: str, local_ranks: int) -> bool:
 def check_cuda() -> None:
     """Whether there is a GPU with a driver that this torch can use, and a library with kernels for GPUs."""
     if torch.version.cuda is None:
-        raise UserError(f"--device cuda: torch {torch.__version__} was built without CUDA; install the CUDA build, or use cpu")
+        raise UserError(
+            f"--device cuda: torch {torch.__version__} was built without CUDA; install the CUDA build, or use cpu"
+        )
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:

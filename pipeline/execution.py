@@ -59,4 +59,6 @@ class Execution:
         if self.threads < 0 or self.rolling_steps < 0:
             raise UserError(f"--threads {self.threads}, --rolling-steps {self.rolling_steps}: expected 0 or more")
         if len(names(self.device)) not in (1, self.ranks):
-            raise UserError(f"--device {self.device} names {len(names(self.device))} devices for --ranks {self.ranks}: give one, or one each")
+            raise UserError(
+                f"--device {self.device} names {len(names(self.device))} devices for --ranks {self.ranks}: give one, or one each"
+            )

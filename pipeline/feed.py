@@ -43,7 +43,8 @@ class Feed:
         self._host_lanes = [self._lanes(host, lanes, shape, rows) for host in self._hosts]
         self.lanes = self._lanes(self._device, lanes, shape, rows)
         self.scalars = self._device[:SCALARS].view(torch.float32)
-        self._turn, self._prepared = 0, (0, (-1,))
+        self._turn = 0
+        self._prepared: tuple[int, tuple[int, ...]] = (0, ())
 
     @staticmethod
     def _lanes(words: Tensor, lanes: int, shape: tuple[int, int], rows: int) -> list[LaneInput]:
@@ -60,7 +61,9 @@ class Feed:
         for lane, views in zip(lanes, self._host_lanes[self._turn], strict=True):
             tokens, targets = self.batches.get(step, lane * self.sequences, self.sequences)
             slots, rows = embedding_slots(tokens, len(views.rows))
-            for view, value in zip((views.tokens, views.targets, views.slots, views.rows), (tokens, targets, slots, rows), strict=True):
+            for view, value in zip(
+                (views.tokens, views.targets, views.slots, views.rows), (tokens, targets, slots, rows), strict=True
+            ):
                 view.copy_(value)
         self._prepared = (step, tuple(lanes))
 

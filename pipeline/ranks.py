@@ -21,7 +21,9 @@ from torch import Tensor
 from pipeline.devices import device_of, gpus_apart
 from pipeline.errors import UserError
 
-TIMEOUT = timedelta(seconds=600)  # of a collective whose peer lives but does not come: a long checkpoint, a stopped process
+TIMEOUT = timedelta(
+    seconds=600
+)  # of a collective whose peer lives but does not come: a long checkpoint, a stopped process
 
 
 class Moving(Protocol):

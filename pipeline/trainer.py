@@ -1,8 +1,8 @@
 """One training step, and the state it acts on.
 
 A step: each own lane forward and backward, lanes added by a tree, all-to-all (while the last lane's backward pass runs) so
-that each rank holds its shard of every rank's sum, the tree over ranks, the norm over fixed chunks, AdamW on the shard (ZeRO-1: moments exist only there), parameters
-gathered. Who computes a lane, in which micro-batches, cannot be seen in the result.
+that each rank holds its shard of every rank's sum, the tree over ranks, the norm over fixed chunks, AdamW on the shard
+(ZeRO-1: moments exist only there), parameters gathered. Who computes a lane, in which micro-batches, cannot be seen in the result.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from pipeline.exchange import Exchange
 from pipeline.execution import Execution
 from pipeline.feed import Feed
 from pipeline.lanes import LaneCounter, lanes_of
-from pipeline.memory import Memory
+from pipeline.memory import Memory, OutOfMemory, gib
 from pipeline.models.gpt import Gpt
 from pipeline.ranks import Ranks
 from pipeline.recipe import Recipe, recipe_id
@@ -64,7 +65,11 @@ class Trainer:
             memory=memory,
         )
         self.offsets = dict(
-            zip(self.model.shapes, itertools.accumulate(map(math.prod, self.model.shapes.values()), initial=0), strict=False)
+            zip(
+                self.model.shapes,
+                itertools.accumulate(map(math.prod, self.model.shapes.values()), initial=0),
+                strict=False,
+            )
         )
         size = self.model.flat_size // ranks.size
         self.first = ranks.rank * size  # of this rank's shard in the flat space
@@ -257,3 +262,33 @@ class Trainer:
                 offset += source.numel()
         self.step, self.link = checkpoint.step, checkpoint.link
 
+
+def bytes_needed(recipe: Recipe, execution: Execution, ranks: int, tokens_dir: Path) -> int:
+    """Bytes of the buffers of one rank of `ranks`, without allocating them."""
+
+    class Place(Ranks):
+        def __init__(self) -> None:
+            self.rank, self.size, self.device = 0, ranks, torch.device("meta")
+
+    memory = Memory("meta")
+    Trainer(recipe, execution, Place(), tokens_dir, memory)
+    return memory.bytes
+
+
+def new_trainer(recipe: Recipe, execution: Execution, ranks: Ranks, tokens_dir: Path) -> Trainer:
+    """A Trainer; where memory is too small, a UserError that says how much is needed and what would lower it."""
+    try:
+        return Trainer(recipe, execution, ranks, tokens_dir)
+    except OutOfMemory as error:
+        reason = str(error)
+    needed = bytes_needed(recipe, execution, ranks.size, tokens_dir)
+    ways = {"--micro-batch 1": (replace(execution, micro_batch=1), ranks.size)}
+    if not execution.recompute:
+        ways["--recompute 1"] = (replace(execution, recompute=True), ranks.size)
+    ways["--micro-batch 1 --recompute 1"] = (replace(execution, micro_batch=1, recompute=True), ranks.size)
+    if recipe.bits.batch.lanes % (2 * ranks.size) == 0:
+        ways[f"--ranks {2 * ranks.size}, each"] = (execution, 2 * ranks.size)
+    sizes = {flag: bytes_needed(recipe, way, size, tokens_dir) for flag, (way, size) in ways.items()}
+    lower = [f"{flag} {gib(size)}" for flag, size in sizes.items() if size < needed]
+    remedy = "would need: " + "; ".join(lower) if lower else "no setting lowers it: take a larger device"
+    raise UserError(f"out of memory: the buffers of a rank need {gib(needed)} ({reason}); {remedy}")

@@ -74,7 +74,9 @@ def main() -> int:
         found[function] = digest(function, args.device)
         verdict = "" if args.write else "equal" if found[function] == expected.get(function) else "DIFFERS"
         seconds = time.perf_counter() - began
-        print(f"{function:16} {inputs_of(function)} inputs  {found[function]}  {verdict}  ({seconds:.0f} s)", flush=True)
+        print(
+            f"{function:16} {inputs_of(function)} inputs  {found[function]}  {verdict}  ({seconds:.0f} s)", flush=True
+        )
     if args.write:
         write_json(PUBLISHED, found)
         return 0
