@@ -58,43 +58,56 @@ def find_compiler(name: str | None) -> str:
     )
 
 
-def ninja_file(out: Path, compiler: str, opt_level: int, digest: str) -> str:
-    """The build as ninja text: each kernel once per instruction set, dispatch and bindings once."""
-    import torch.utils.cpp_extension as extension
+class Ninja:
+    """The build of one library as ninja text: objects one by one, then the link."""
 
-    includes = " ".join(f"-isystem {path}" for path in extension.include_paths())
-    libraries = [Path(path) for path in extension.library_paths()]
-    link = " ".join(f"-L{path} -Wl,-rpath,{path}" for path in libraries)
-    common = " ".join([*flags.ARITHMETIC, *flags.BUILD, f"-ffile-prefix-map={ROOT}=cuda_ops"])
-    lines = [
-        f"cxx = {compiler}",
-        f"common = {common}",
-        "rule cc",
-        f"  command = $cxx -O{opt_level} $common $flags -MMD -MF $out.d -c $in -o $out",
-        "  depfile = $out.d",
-        "  deps = gcc",
-        "  description = compile $out",
-        "rule link",
-        f"  command = $cxx -shared -fopenmp $in -o $out {link} -ltorch_cpu -lc10",
-        "  description = link $out",
-    ]
-    objects = []
+    def __init__(self, compiler: str, opt_level: int) -> None:
+        import torch.utils.cpp_extension as extension
 
-    def compile_one(source: Path, name: str, extra: str) -> None:
-        objects.append(f"{name}.o")
-        lines.extend([f"build {name}.o: cc {source}", f"  flags = {extra}"])
+        self.opt_level = opt_level
+        self.objects: list[str] = []
+        self.includes = " ".join(f"-isystem {path}" for path in extension.include_paths())
+        link = " ".join(f"-L{path} -Wl,-rpath,{path}" for path in extension.library_paths())
+        common = " ".join([*flags.ARITHMETIC, *flags.BUILD, f"-ffile-prefix-map={ROOT}=cuda_ops"])
+        self.lines = [
+            f"cxx = {compiler}",
+            f"common = {common}",
+            "rule cc",
+            f"  command = $cxx -O{opt_level} $common $flags -MMD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "  description = compile $out",
+            "rule link",
+            f"  command = $cxx -shared -fopenmp $in -o $out {link} -ltorch_cpu -lc10",
+            "  description = link $out",
+        ]
 
-    # The bindings only check and forward: compiled at -O1 whatever the level, since torch's headers are long.
-    binding_flags = f'-O{min(opt_level, 1)} {includes} -DSAMEBITS_SOURCE_DIGEST=\\"{digest}\\"'
-    compile_one(ROOT / "bindings.cpp", "bindings", binding_flags)
-    for source in sorted((ROOT / "cpu").glob("*.cpp")):
-        if source.stem == "dispatch":
-            compile_one(source, "dispatch", "-DSAMEBITS_ISA=baseline")
-            continue
-        for level, extra in flags.levels().items():
-            compile_one(source, f"{source.stem}.{level}", " ".join([f"-DSAMEBITS_ISA={level}", *extra]))
-    lines += [f"build {LIBRARY}: link {' '.join(objects)}", f"default {LIBRARY}", ""]
-    return "\n".join(lines)
+    def compile(self, source: Path, name: str, *extra: str) -> None:
+        self.objects.append(f"{name}.o")
+        self.lines += [f"build {name}.o: cc {source}", f"  flags = {' '.join(extra)}"]
+
+    def bindings(self, digest: str) -> None:
+        """The bindings only check and forward: compiled at -O1 whatever the level, since torch's headers are long."""
+        macro = f'-DSAMEBITS_SOURCE_DIGEST=\\"{digest}\\"'
+        self.compile(ROOT / "bindings.cpp", "bindings", f"-O{min(self.opt_level, 1)}", self.includes, macro)
+
+    def text(self) -> str:
+        return "\n".join([*self.lines, f"build {LIBRARY}: link {' '.join(self.objects)}", f"default {LIBRARY}", ""])
+
+    def run(self, out: Path, jobs: int | None = None) -> None:
+        """Write out/build.ninja and build what changed; raises UserError with the compiler's words if it fails."""
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "build.ninja").write_text(self.text(), encoding="utf-8")
+        ninja = Path(sys.executable).parent / "ninja"
+        command = [str(ninja) if ninja.exists() else "ninja", "-C", str(out)]
+        command += ["-j", str(jobs)] if jobs else []
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            raise UserError("ninja is not installed: pip install ninja (it is in requirements.lock)") from None
+        if done.returncode:
+            words = (done.stdout + done.stderr).strip().splitlines()
+            raise UserError("compiling the ops failed:\n" + "\n".join(words[-40:]))
 
 
 def build(out: Path, opt_level: int = 3, cxx: str | None = None, jobs: int | None = None) -> str:
@@ -103,19 +116,15 @@ def build(out: Path, opt_level: int = 3, cxx: str | None = None, jobs: int | Non
     Only what changed is compiled again. Raises UserError with the compiler's words if it fails.
     """
     out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    compiler = find_compiler(cxx)
     digest = source_digest()
-    (out / "build.ninja").write_text(ninja_file(out, compiler, opt_level, digest), encoding="utf-8")
-    ninja = Path(sys.executable).parent / "ninja"
-    command = [str(ninja) if ninja.exists() else "ninja", "-C", str(out)]
-    command += ["-j", str(jobs)] if jobs else []
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise UserError("ninja is not installed: pip install ninja (it is in requirements.lock)") from None
-    if done.returncode:
-        words = (done.stdout + done.stderr).strip().splitlines()
-        raise UserError("compiling the ops failed:\n" + "\n".join(words[-40:]))
+    ninja = Ninja(find_compiler(cxx), opt_level)
+    ninja.bindings(digest)
+    for source in sorted((ROOT / "cpu").glob("*.cpp")):
+        if source.stem == "dispatch":
+            ninja.compile(source, "dispatch", "-DSAMEBITS_ISA=baseline")
+            continue
+        for level, extra in flags.levels().items():
+            ninja.compile(source, f"{source.stem}.{level}", f"-DSAMEBITS_ISA={level}", *extra)
+    ninja.run(out, jobs)
     (out / DIGEST).write_text(f"{digest}\n", encoding="ascii")
     return digest
