@@ -24,14 +24,23 @@ def fast() -> list[str]:
     return ["-march=x86-64-v3"] if has else []
 
 
-def build_shim(out: Path, kernels: Path = build.ROOT / "kernels", *extra: str, opt_level: int = 2) -> None:
-    """out/samebits_ops.so from the .cu files of a folder; `extra` flags are for sabotage."""
+def build_shim(
+    out: Path, kernels: Path = build.ROOT / "kernels", *extra: str, opt_level: int = 2, only: str = "*", torch: bool = True
+) -> None:
+    """out/samebits_ops.so from the .cu files of a folder; `extra` flags are for sabotage.
+
+    Without torch it holds no operators and can be loaded beside the shipped library (tests/cuda_on_cpu/direct.py);
+    `only` then names the .cu files to compile.
+    """
     ninja = build.Ninja(build.find_compiler(None), opt_level)
-    ninja.bindings(build.source_digest())
+    if torch:
+        ninja.bindings(build.source_digest())
     shim = ["-DSAMEBITS_CUDA_ON_CPU", "-DSAMEBITS_ISA=device", "-Wno-unused-function", *fast(), *extra]
     ninja.compile(HERE / "shim.cpp", "shim", *shim)
     ninja.compile(HERE / "table.cpp", "table", "-DSAMEBITS_ISA=baseline")
-    for source in sorted(kernels.glob("*.cu")):
+    if not torch:
+        ninja.compile(HERE / "direct.cpp", "direct", "-DSAMEBITS_ISA=baseline")
+    for source in sorted(kernels.glob(f"{only}.cu")):
         ninja.compile(source, source.stem, "-x c++", "-fno-gnu-unique", *shim)
     ninja.run(out.resolve())
 
