@@ -3,10 +3,10 @@
 // A block owns a tile of outputs, kM x kN of `Tile`; blockIdx.x counts tiles in groups of kGroup tile rows, so that
 // blocks which run together share operands in the L2 cache. A warp owns a part of it as 4 x 8 or 8 x 4 lanes
 // (tile.h), and a thread kThreadM x kThreadN outputs in squares of 4 x 4. Operands arrive k-major in shared memory,
-// a[kK][kM + 4] and b[kK][kN + 4], kStages of them in flight by cp.async: an operand that is dense along k is transposed
-// by 4-byte copies (eight lanes along k, so whole 32-byte sectors), the others come 16 bytes at a time where rows are 16-byte
-// aligned and 4 bytes at a time where not. No size needs to divide anything: rows and columns beyond the
-// matrix repeat its last (their outputs are dropped), and K is never padded.
+// a[kK][kM + 4] and b[kK][kN + 4], kStages of them in flight by cp.async: an operand that is dense along k is
+// transposed by 4-byte copies (eight lanes along k, so whole 32-byte sectors), the others come 16 bytes at a time where
+// rows are 16-byte aligned and 4 bytes at a time where not. No size needs to divide anything: rows and columns beyond
+// the matrix repeat its last (their outputs are dropped), and K is never padded.
 //
 // order: each output is one chain over k ascending, sum = fma_(a, b, sum), from +0 or, accumulating, from what out
 // holds; a bias is added to the finished chain by one add. K is never split. A tile decides only which thread walks a
@@ -43,11 +43,11 @@ struct Tile {
 template <bool kAlongK, int kTile, int kK, int kThreads, bool kWide>
 struct Copier {
   static constexpr int kStride = kTile + kPad;
-  static constexpr int kWidth = !kAlongK && kWide ? 4 : 1;       // floats per copy
-  static constexpr int kInner = kAlongK ? 8 : kTile / kWidth;    // threads in the dense direction
-  static constexpr int kOuter = kThreads / kInner;               // and in the other
+  static constexpr int kWidth = !kAlongK && kWide ? 4 : 1;        // floats per copy
+  static constexpr int kInner = kAlongK ? 8 : kTile / kWidth;     // threads in the dense direction
+  static constexpr int kOuter = kThreads / kInner;                // and in the other
   static constexpr int kSteps = (kAlongK ? kTile : kK) / kOuter;  // copies of a thread in the other direction
-  static constexpr int kRepeats = kAlongK ? kK / 8 : 1;          // and in the dense one
+  static constexpr int kRepeats = kAlongK ? kK / 8 : 1;           // and in the dense one
   static_assert(kSteps * kOuter == (kAlongK ? kTile : kK), "an even share");
 
   const float* source;
@@ -55,8 +55,8 @@ struct Copier {
   int offset[kSteps];
   int k, target;
 
-  // operand: at k = 0 and the block's first row (or column) of `count` that are left; `row` floats apart are its rows if
-  // it is dense along k, its steps of k otherwise.
+  // operand: at k = 0 and the block's first row (or column) of `count` that are left; `row` floats apart are its rows
+  // if it is dense along k, its steps of k otherwise.
   __device__ __forceinline__ Copier(const float* operand, int64_t row, int64_t count) : source(operand) {
     const int inner = (int)threadIdx.x % kInner, outer = (int)threadIdx.x / kInner;
     const int last = (int)(count < kTile ? count : kTile) - 1;
@@ -99,10 +99,10 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
   const int64_t m0 = (int64_t)(group * kGroup + within % group_rows) * T::kM;
   const int64_t n0 = (int64_t)(within / group_rows) * T::kN;
 
-  Copier<kLayout != kTN, T::kM, kK, T::kThreads, kWide> copy_a(a + (kLayout == kTN ? m0 : m0 * K), kLayout == kTN ? M : K,
-                                                           M - m0);
-  Copier<kLayout == kNT, T::kN, kK, T::kThreads, kWide> copy_b(b + (kLayout == kNT ? n0 * K : n0), kLayout == kNT ? K : N,
-                                                           N - n0);
+  Copier<kLayout != kTN, T::kM, kK, T::kThreads, kWide> copy_a(a + (kLayout == kTN ? m0 : m0 * K),
+                                                               kLayout == kTN ? M : K, M - m0);
+  Copier<kLayout == kNT, T::kN, kK, T::kThreads, kWide> copy_b(b + (kLayout == kNT ? n0 * K : n0),
+                                                               kLayout == kNT ? K : N, N - n0);
 
   const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
   const int row = warp / T::kWarpColumns * T::kWarpM + lane_row<T::kLaneRows>(lane) * 4;
@@ -139,8 +139,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
     }
 #pragma unroll
     for (int j = 0; j < kThreadN / 4; j++) {
-      part_b[buffer][j] =
-          load_quad(reading + kK * T::kStrideA + k * T::kStrideB + column + j * (T::kLaneColumns * 4));
+      part_b[buffer][j] = load_quad(reading + kK * T::kStrideA + k * T::kStrideB + column + j * (T::kLaneColumns * 4));
     }
   };
   const auto multiply = [&](int buffer) {
@@ -209,8 +208,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
 }
 
 // Few rows of A (decoding): every byte of B is used once, so what counts is bytes in flight. A block owns kFewRows x
-// 32 outputs: a warp a row, a lane a column, a thread one chain. b is [32][kFewK + 4] in shared memory where it is dense
-// along k, else [kFewK][32]; a is [kFewRows][kFewK].
+// 32 outputs: a warp a row, a lane a column, a thread one chain. b is [32][kFewK + 4] in shared memory where it is
+// dense along k, else [kFewK][32]; a is [kFewRows][kFewK].
 constexpr int kFewRows = 8;
 constexpr int kFewK = 64;
 constexpr int kFewColumns = 32;
@@ -309,11 +308,13 @@ template <int kLayout, class T, bool kWide>
 static void launch_tile(Stream cuda_stream, const Problem& p) {
   const int64_t tiles = ((p.M + T::kM - 1) / T::kM) * ((p.N + T::kN - 1) / T::kN);
   const bool wide_out = rows_aligned(p.out, p.N);
-  SAMEBITS_LAUNCH((matmul_tile<kLayout, T, kWide>), dim3((unsigned)tiles), dim3(T::kThreads), kStages * T::kStage * sizeof(float), cuda_stream,
-                  p.out, p.a, p.b, p.bias, (int)p.M, (int)p.N, (int)p.K, p.accumulate, wide_out);
+  SAMEBITS_LAUNCH((matmul_tile<kLayout, T, kWide>), dim3((unsigned)tiles), dim3(T::kThreads),
+                  kStages * T::kStage * sizeof(float), cuda_stream, p.out, p.a, p.b, p.bias, (int)p.M, (int)p.N,
+                  (int)p.K, p.accumulate, wide_out);
 }
 
-// Operands that are dense along k are copied 4 bytes at a time anyhow; the others need aligned rows but in the small tile.
+// Operands that are dense along k are copied 4 bytes at a time anyhow; the others need aligned rows but in the small
+// tile.
 template <int kLayout>
 static void launch_layout(Stream cuda_stream, const Problem& p, int tile) {
   if constexpr (kLayout != kNT) {
@@ -334,8 +335,8 @@ static void launch_few_rows(Stream cuda_stream, const Problem& p, int layout) {
   const bool wide = rows_aligned(p.b, layout == kNT ? p.K : p.N);
   const int64_t a_row = layout == kTN ? 1 : p.K, a_step = layout == kTN ? p.M : 1;
   const auto matmul_few_rows_of = layout == kNT ? matmul_few_rows<true> : matmul_few_rows<false>;
-  SAMEBITS_LAUNCH(matmul_few_rows_of, grid, dim3(kFewThreads), bytes, cuda_stream, p.out, p.a, p.b, p.bias, p.M, p.N, p.K,
-                  a_row, a_step, p.accumulate, wide);
+  SAMEBITS_LAUNCH(matmul_few_rows_of, grid, dim3(kFewThreads), bytes, cuda_stream, p.out, p.a, p.b, p.bias, p.M, p.N,
+                  p.K, a_row, a_step, p.accumulate, wide);
 }
 
 int matmul_tile_for(int64_t M, int64_t N) {
@@ -359,8 +360,8 @@ void matmul_with_tile(Stream cuda_stream, float* out, const float* a, const floa
   // Offsets within a tile are 32-bit.
   constexpr int64_t kLimit = int64_t(1) << 24;
   if (M > kLimit || N > kLimit || K > kLimit) {
-    throw std::runtime_error("matmul: M = " + std::to_string(M) + ", N = " + std::to_string(N) + ", K = " +
-                             std::to_string(K) + ": allowed is up to " + std::to_string(kLimit));
+    throw std::runtime_error("matmul: M = " + std::to_string(M) + ", N = " + std::to_string(N) +
+                             ", K = " + std::to_string(K) + ": allowed is up to " + std::to_string(kLimit));
   }
   const bool wide = rows_aligned(b, N) && (layout != kTN || rows_aligned(a, M));
   const Problem problem{out, a, b, bias, M, N, K, accumulate, wide};
