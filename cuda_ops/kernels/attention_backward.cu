@@ -3,7 +3,7 @@
 // Three kernels one after the other, none of which shares a sum between blocks, so nothing is atomic:
 // attention_delta: a thread is one (b, t, h); it leaves delta where dq of that row and head will be, its first element.
 // attention_backward_keys: a block owns kOwn keys of a head, blockIdx.x counts heads, fastest, and tiles of keys, from
-// the first and longest; queries stream past from the tile of its own first key on; it writes dk and dv.
+// the first and longest; queries stream past from its own first key on; it writes dk and dv.
 // attention_backward_queries: a block owns kOwn queries, tiles from the last and longest; keys stream past; it reads
 // delta of its rows and then writes dq over it. Scores and their gradients are made again from q, k, v, row_max and
 // row_sum in both passes: seven products instead of five, and nothing T x T is stored. Tiles: attention_tile.h. 16-byte
@@ -89,7 +89,8 @@ __global__ void __launch_bounds__(kAttentionThreads, S::kBlocks) attention_backw
     copy_rows<S::kStream, S::kSize>(queries, q, row_length, query0, T - 1, size, g.wide);
     copy_async_commit();
   };
-  int query0 = own0 / S::kStream * S::kStream;
+  static_assert(S::kOwn % S::kStream == 0, "a tile of keys begins where a tile of queries does");
+  int query0 = own0;
   copy_rows<S::kOwn, S::kSize>(values, v, row_length, own0, T - 1, size, g.wide);
   copy_douts(query0);
   copy_rows<S::kOwn, S::kSize>(keys, k, row_length, own0, T - 1, size, g.wide);

@@ -25,7 +25,12 @@ def fast() -> list[str]:
 
 
 def build_shim(
-    out: Path, kernels: Path = build.ROOT / "kernels", *extra: str, opt_level: int = 2, only: str = "*", torch: bool = True
+    out: Path,
+    kernels: Path = build.ROOT / "kernels",
+    *extra: str,
+    opt_level: int = 2,
+    only: str = "*",
+    torch: bool = True,
 ) -> None:
     """out/samebits_ops.so from the .cu files of a folder; `extra` flags are for sabotage.
 
