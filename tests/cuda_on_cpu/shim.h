@@ -29,10 +29,10 @@ struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
-#define SAMEBITS_VECTOR(type, name, bytes)                                                                      \
-  struct __align__(2 * bytes) name##2 { type x, y; };                                                           \
-  struct __align__(4 * bytes) name##4 { type x, y, z, w; };                                                     \
-  static inline name##2 make_##name##2(type x, type y) { return name##2 {x, y}; }                               \
+#define SAMEBITS_VECTOR(type, name, bytes)                                        \
+  struct __align__(2 * bytes) name##2 { type x, y; };                             \
+  struct __align__(4 * bytes) name##4 { type x, y, z, w; };                       \
+  static inline name##2 make_##name##2(type x, type y) { return name##2 {x, y}; } \
   static inline name##4 make_##name##4(type x, type y, type z, type w) { return name##4 {x, y, z, w}; }
 SAMEBITS_VECTOR(float, float, 4)
 SAMEBITS_VECTOR(int, int, 4)
