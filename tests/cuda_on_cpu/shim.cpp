@@ -330,6 +330,8 @@ int barrier(Vote vote, int value, const char* file, int line) {
   return (int)f.result;
 }
 
+void stop(const char* file, int line) { worker().fail("stopped at " + at(file, line)); }
+
 int lane() { return worker().current % 32; }
 
 uint64_t warp(Exchange exchange, unsigned mask, uint64_t value, int source, const char* file, int line) {

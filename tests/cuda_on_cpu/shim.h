@@ -62,6 +62,7 @@ int barrier(Vote vote, int value, const char* file, int line);
 // Waits for the lanes of mask; returns what lane `source` of the warp gave, or the lanes that gave non-zero.
 uint64_t warp(Exchange exchange, unsigned mask, uint64_t value, int source, const char* file, int line);
 int lane();
+void stop(const char* file, int line);
 void copy_later(void* shared, const void* global, int bytes, const char* file, int line);
 void commit_copies();
 void finish_copies(int groups_left);
@@ -172,6 +173,8 @@ static inline T atomicMin(T* p, T v) {
   }
   return seen;
 }
+
+#define __trap() samebits::shim::stop(__builtin_FILE(), __builtin_LINE())
 
 // ---------------------------------------------------------------- launch.h's names
 
