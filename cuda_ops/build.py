@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from cuda_ops import flags
+from cuda_ops.toolkit import Toolkit, choose
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parent
@@ -20,7 +21,7 @@ DIGEST = "ops.digest"
 
 def sources() -> list[Path]:
     """Every file that the arithmetic is written in, in a fixed order."""
-    patterns = ["bindings.cpp", "checks.h", "kernels.inc", "cpu/*.cpp", "cpu/*.h", "kernels/*.cu", "kernels/*.h", "numerics/*.h"]
+    patterns = ["*.cpp", "*.h", "*.inc", "cpu/*.cpp", "cpu/*.h", "kernels/*.cu", "kernels/*.h", "numerics/*.h"]
     return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
 
 
@@ -34,14 +35,14 @@ def without_comments(text: str) -> str:
 def source_digest() -> str:
     """SHA-256 over the sources without comments and the flags that the arithmetic rests on.
 
-    The same on every machine: compiler, optimisation level and instruction set are not part of it, because they may
-    not change a bit.
+    The same on every machine: compiler, optimisation level, instruction set and whether a library has CUDA kernels are
+    not part of it, because they may not change a bit.
     """
     digest = hashlib.sha256()
     for path in sources():
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode())
         digest.update(without_comments(path.read_text(encoding="utf-8")).encode() + b"\n")
-    digest.update("\n".join(flags.ARITHMETIC).encode())
+    digest.update("\n".join([*flags.ARITHMETIC, *flags.DEVICE_ARITHMETIC]).encode())
     return digest.hexdigest()
 
 
@@ -61,35 +62,69 @@ def find_compiler(name: str | None) -> str:
 class Ninja:
     """The build of one library as ninja text: objects one by one, then the link."""
 
-    def __init__(self, compiler: str, opt_level: int) -> None:
+    def __init__(self, compiler: str, opt_level: int, toolkit: Toolkit | None = None) -> None:
         import torch.utils.cpp_extension as extension
 
-        self.opt_level = opt_level
+        self.opt_level, self.toolkit = opt_level, toolkit
         self.objects: list[str] = []
         self.includes = " ".join(f"-isystem {path}" for path in extension.include_paths())
-        link = " ".join(f"-L{path} -Wl,-rpath,{path}" for path in extension.library_paths())
-        common = " ".join([*flags.ARITHMETIC, *flags.BUILD, f"-ffile-prefix-map={ROOT}=cuda_ops"])
+        folders = [Path(path) for path in extension.library_paths()]
+        libraries = ["-ltorch_cpu", "-lc10"]
+        if toolkit:
+            folders.append(toolkit.runtime.parent)
+            libraries += ["-lc10_cuda", f"-l:{toolkit.runtime.name}"]
+        link = " ".join([*(f"-L{path} -Wl,-rpath,{path}" for path in folders), *libraries])
+        prefix = f"-ffile-prefix-map={ROOT}=cuda_ops"
         self.lines = [
             f"cxx = {compiler}",
-            f"common = {common}",
+            f"common = {' '.join([*flags.ARITHMETIC, *flags.BUILD, prefix])}",
             "rule cc",
             f"  command = $cxx -O{opt_level} $common $flags -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d",
             "  deps = gcc",
             "  description = compile $out",
             "rule link",
-            f"  command = $cxx -shared -fopenmp $in -o $out {link} -ltorch_cpu -lc10",
+            f"  command = $cxx -shared -fopenmp $in -o $out {link}",
             "  description = link $out",
         ]
+        if toolkit:
+            host = ",".join([*(flag for flag in flags.ARITHMETIC if "std=" not in flag), "-fPIC,-fvisibility=hidden", prefix])
+            device = " ".join([*flags.DEVICE_ARITHMETIC, *flags.DEVICE_BUILD, *flags.gencode(toolkit.archs)])
+            self.lines += [
+                "rule nvcc",
+                f"  command = {toolkit.nvcc} -ccbin $cxx {device} -Xcompiler {host} -MD -MF $out.d -c $in -o $out",
+                "  depfile = $out.d",
+                "  deps = gcc",
+                "  description = compile $out",
+            ]
 
     def compile(self, source: Path, name: str, *extra: str) -> None:
         self.objects.append(f"{name}.o")
         self.lines += [f"build {name}.o: cc {source}", f"  flags = {' '.join(extra)}"]
 
     def bindings(self, digest: str) -> None:
-        """The bindings only check and forward: compiled at -O1 whatever the level, since torch's headers are long."""
-        macro = f'-DSAMEBITS_SOURCE_DIGEST=\\"{digest}\\"'
-        self.compile(ROOT / "bindings.cpp", "bindings", f"-O{min(self.opt_level, 1)}", self.includes, macro)
+        """Schemas and bindings only check and forward: compiled at -O1 whatever the level, since torch's headers are long."""
+        common = [f"-O{min(self.opt_level, 1)}", self.includes]
+        self.compile(ROOT / "schemas.cpp", "schemas", *common, f'-DSAMEBITS_SOURCE_DIGEST=\\"{digest}\\"')
+        self.compile(ROOT / "bindings.cpp", "bindings", *common)
+        if self.toolkit:
+            archs = f'-DSAMEBITS_ARCHS=\\"{",".join(self.toolkit.archs)}\\"'
+            cuda = f"-isystem {self.toolkit.headers}"
+            self.compile(ROOT / "cuda_bindings.cpp", "cuda_bindings", *common, cuda, archs, "-DSAMEBITS_ISA=baseline")
+
+    def cpu_kernels(self) -> None:
+        """Each kernel once per instruction set, dispatch once."""
+        for source in sorted((ROOT / "cpu").glob("*.cpp")):
+            if source.stem == "dispatch":
+                self.compile(source, "dispatch", "-DSAMEBITS_ISA=baseline")
+                continue
+            for level, extra in flags.levels().items():
+                self.compile(source, f"{source.stem}.{level}", f"-DSAMEBITS_ISA={level}", *extra)
+
+    def cuda_kernels(self) -> None:
+        for source in sorted((ROOT / "kernels").glob("*.cu")):
+            self.objects.append(f"{source.stem}.cu.o")
+            self.lines.append(f"build {source.stem}.cu.o: nvcc {source}")
 
     def text(self) -> str:
         return "\n".join([*self.lines, f"build {LIBRARY}: link {' '.join(self.objects)}", f"default {LIBRARY}", ""])
@@ -110,21 +145,21 @@ class Ninja:
             raise UserError("compiling the ops failed:\n" + "\n".join(words[-40:]))
 
 
-def build(out: Path, opt_level: int = 3, cxx: str | None = None, jobs: int | None = None) -> str:
-    """Compile into out/samebits_ops.so and write out/ops.digest; returns the digest.
+def build(
+    out: Path, opt_level: int = 3, cxx: str | None = None, jobs: int | None = None, archs: str = "auto"
+) -> tuple[str, str]:
+    """Compile into out/samebits_ops.so and write out/ops.digest; returns the digest and one line on CUDA.
 
-    Only what changed is compiled again. Raises UserError with the compiler's words if it fails.
+    archs is as for toolkit.choose. Only what changed is compiled again. Raises UserError with the compiler's words if it
+    fails.
     """
-    out = out.resolve()
+    chosen, line = choose(archs)
     digest = source_digest()
-    ninja = Ninja(find_compiler(cxx), opt_level)
+    ninja = Ninja(find_compiler(cxx), opt_level, chosen)
     ninja.bindings(digest)
-    for source in sorted((ROOT / "cpu").glob("*.cpp")):
-        if source.stem == "dispatch":
-            ninja.compile(source, "dispatch", "-DSAMEBITS_ISA=baseline")
-            continue
-        for level, extra in flags.levels().items():
-            ninja.compile(source, f"{source.stem}.{level}", f"-DSAMEBITS_ISA={level}", *extra)
-    ninja.run(out, jobs)
+    ninja.cpu_kernels()
+    if chosen:
+        ninja.cuda_kernels()
+    ninja.run(out.resolve(), jobs)
     (out / DIGEST).write_text(f"{digest}\n", encoding="ascii")
-    return digest
+    return digest, line

@@ -16,8 +16,7 @@
 #include <vector>
 
 #include "../../cuda_ops/cpu/parallel.h"
-#include "../../cuda_ops/kernels/kernels.h"
-#include "shim.h"
+#include "../../cuda_ops/kernels/launch.h"
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -36,7 +35,8 @@ constexpr uint64_t kCanary = 0x5afe57ac5afe57acull;
 // ---------------------------------------------------------------- switching stacks
 
 #if defined(__x86_64__)
-// ucontext asks the kernel for the signal mask at every switch; this saves what the calling convention says and no more.
+// ucontext asks the kernel for the signal mask at every switch; this saves what the calling convention says and no
+// more.
 typedef void* Context;
 extern "C" void samebits_shim_switch(void** from, void* to);
 asm(R"(
@@ -176,7 +176,8 @@ struct Worker {
   void wait() { switch_to(&fiber().context, &scheduler); }
   void fail(const std::string& what) {
     if (error.empty()) {
-      error = std::string(kernel) + ", block " + triple(indices.block) + ", thread " + triple(fiber().thread) + ": " + what;
+      error =
+          std::string(kernel) + ", block " + triple(indices.block) + ", thread " + triple(fiber().thread) + ": " + what;
     }
     wait();
     abort();  // a failed block is not resumed
@@ -218,9 +219,10 @@ int poison_library(dl_phdr_info* info, size_t, void* inside) {
   bool ours = false;
   const ElfW(Phdr)* tls = nullptr;
   for (int i = 0; i < info->dlpi_phnum; i++) {
-    const ElfW(Phdr)& segment = info->dlpi_phdr[i];
+    const ElfW(Phdr) & segment = info->dlpi_phdr[i];
     const uintptr_t first = info->dlpi_addr + segment.p_vaddr;
-    if (segment.p_type == PT_LOAD && (uintptr_t)inside >= first && (uintptr_t)inside < first + segment.p_memsz) ours = true;
+    if (segment.p_type == PT_LOAD && (uintptr_t)inside >= first && (uintptr_t)inside < first + segment.p_memsz)
+      ours = true;
     if (segment.p_type == PT_TLS) tls = &segment;
   }
   if (!ours) return 0;
@@ -328,6 +330,8 @@ int barrier(Vote vote, int value, const char* file, int line) {
   return (int)f.result;
 }
 
+void stop(const char* file, int line) { worker().fail("stopped at " + at(file, line)); }
+
 int lane() { return worker().current % 32; }
 
 uint64_t warp(Exchange exchange, unsigned mask, uint64_t value, int source, const char* file, int line) {
@@ -372,7 +376,8 @@ uint64_t warp(Exchange exchange, unsigned mask, uint64_t value, int source, cons
 void copy_later(void* shared, const void* global, int bytes, const char* file, int line) {
   Worker& w = worker();
   if ((uintptr_t)shared % bytes || (uintptr_t)global % bytes) {
-    w.fail("copies " + std::to_string(bytes) + " bytes at " + at(file, line) + " from or to an address that is not aligned");
+    w.fail("copies " + std::to_string(bytes) + " bytes at " + at(file, line) +
+           " from or to an address that is not aligned");
   }
   memset(shared, 0xff, bytes);
   w.fiber().copies.push_back({shared, global, bytes, w.fiber().group});
@@ -438,6 +443,10 @@ void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const 
 }
 
 }  // namespace shim
+
+device::Scratch::Scratch(Stream, size_t bytes) : data_(malloc(bytes)) { memset(data_, 0xff, bytes); }
+device::Scratch::~Scratch() { free(data_); }
+
 }  // namespace samebits
 
 extern "C" __attribute__((visibility("default"))) void samebits_shim_schedule(const char* text) {

@@ -29,10 +29,10 @@ struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
-#define SAMEBITS_VECTOR(type, name, bytes)                                                                      \
-  struct __align__(2 * bytes) name##2 { type x, y; };                                                           \
-  struct __align__(4 * bytes) name##4 { type x, y, z, w; };                                                     \
-  static inline name##2 make_##name##2(type x, type y) { return name##2 {x, y}; }                               \
+#define SAMEBITS_VECTOR(type, name, bytes)                                        \
+  struct __align__(2 * bytes) name##2 { type x, y; };                             \
+  struct __align__(4 * bytes) name##4 { type x, y, z, w; };                       \
+  static inline name##2 make_##name##2(type x, type y) { return name##2 {x, y}; } \
   static inline name##4 make_##name##4(type x, type y, type z, type w) { return name##4 {x, y, z, w}; }
 SAMEBITS_VECTOR(float, float, 4)
 SAMEBITS_VECTOR(int, int, 4)
@@ -62,6 +62,7 @@ int barrier(Vote vote, int value, const char* file, int line);
 // Waits for the lanes of mask; returns what lane `source` of the warp gave, or the lanes that gave non-zero.
 uint64_t warp(Exchange exchange, unsigned mask, uint64_t value, int source, const char* file, int line);
 int lane();
+void stop(const char* file, int line);
 void copy_later(void* shared, const void* global, int bytes, const char* file, int line);
 void commit_copies();
 void finish_copies(int groups_left);
@@ -172,6 +173,8 @@ static inline T atomicMin(T* p, T v) {
   }
   return seen;
 }
+
+#define __trap() samebits::shim::stop(__builtin_FILE(), __builtin_LINE())
 
 // ---------------------------------------------------------------- launch.h's names
 
