@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from cuda_ops.ops._registry import compiled
@@ -10,14 +9,12 @@ from cuda_ops.ops._registry import compiled
 
 def fingerprint(x: Tensor, offset: int = 0) -> int:
     """Unsigned 64-bit sum over the words of x (fp32 or int32) at positions offset + i; shards add up mod 2^64."""
-    out = torch.empty(1, dtype=torch.int64, device=x.device)
-    fingerprint_into(out, x, offset)
-    return int(out.item()) % 2**64
+    return int(compiled.fingerprint.default(x, offset)) % 2**64
 
 
 def fingerprint_into(out: Tensor, x: Tensor, offset: int = 0) -> None:
     """The same into out [1] int64 where x is, without waiting for it."""
-    compiled.fingerprint.default(out, x, offset)
+    compiled.fingerprint_into.default(out, x, offset)
 
 
 def first_nonfinite(x: Tensor) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from cuda_ops.ops._registry import compiled
 
 
@@ -14,7 +12,7 @@ def set_threads(count: int) -> None:
 
 def has_cuda() -> bool:
     """Whether the library was compiled with kernels for GPUs."""
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key("samebits::residual_forward", "CUDA"))
+    return bool(compiled.device_archs.default())
 
 
 def isa() -> str:
