@@ -124,12 +124,12 @@ def launch(ranks: int, module: str) -> None:
     """
     if ranks == 1 or "RANK" in os.environ:
         return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCHELASTIC_LOG_LEVEL", "CRITICAL")  # the ranks speak for themselves
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("TORCHELASTIC_LOG_LEVEL", "ERROR")
     sys.stdout.flush()
     command = ["--nproc-per-node", str(ranks), "--standalone", "-m", module, *sys.argv[1:]]
     try:

@@ -52,3 +52,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         str(folder / "tokens"),
     )
     return {"recipe": recipe, "data": folder / "data", "tokens": folder / "tokens"}
+
+
+@pytest.fixture(scope="session")
+def cuda_on_cpu() -> Path:
+    """A library whose ops run through the CUDA sources on CPU tensors; see tests/cuda_on_cpu."""
+    from tests.cuda_on_cpu.build import build_shim
+
+    folder = ROOT / "results" / "cuda_on_cpu"
+    build_shim(folder)
+    return folder
