@@ -145,7 +145,7 @@ def by_hand(tiny: dict[str, Path], ranges: int, builds: list[str | None]) -> lis
     return found
 
 
-@pytest.mark.parametrize(("ranks", "ranges", "messages"), [(2, 1, 3), (4, 10_000, 3), (2, 2**20, 1)])
+@pytest.mark.parametrize(("ranks", "ranges", "messages"), [(2, 1, 3), (4, 20_000, 2)])
 def test_exchange_in_ranges_gives_the_bits_of_the_whole(
     tiny: dict[str, Path], ranks: int, ranges: int, messages: int
 ) -> None:
@@ -165,14 +165,13 @@ def test_ranks_on_the_cpu_and_through_the_cuda_sources_agree(tiny: dict[str, Pat
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_one_message(tiny: dict[str, Path], tmp_path: Path) -> None:
-    for flags, message in (
-        (["--device", "cuda"], "error: --device cuda: this machine has no NVIDIA GPU that torch can see"),
-        (["--device", "tpu"], "error: --device tpu: 'tpu' is neither cpu nor cuda"),
-        (["--device", "cpu,cuda"], "error: --device cpu,cuda names 2 devices for --ranks 1"),
-    ):
-        output = run(*command(tiny, tmp_path, *flags), code=2)
-        assert message in output
-        assert "Traceback" not in output
+    recipe = load_recipe(tiny["recipe"])
+    with pytest.raises(UserError, match="--device tpu: 'tpu' is neither cpu nor cuda"):
+        Execution(device="tpu").check(recipe)
+    with pytest.raises(UserError, match="--device cpu,cuda names 2 devices for --ranks 1"):
+        Execution(device="cpu,cuda").check(recipe)
+    with pytest.raises(UserError, match="--device cuda: this machine has no NVIDIA GPU that torch can see"):
+        Ranks("cuda")
     output = run(*command(tiny, tmp_path, "--ranks", "2", "--device", "cpu,cuda"), code=2)
     assert "this machine has no NVIDIA GPU" in output
     assert "error: rank 1 ended with exit code 2; the others were stopped" in output
@@ -235,8 +234,8 @@ def test_too_little_memory_says_how_much_and_what_lowers_it(tiny: dict[str, Path
     output = run("-c", SMALL, *arguments, code=2)
     needed = bytes_needed(load_recipe(large), Execution(micro_batch=8), 1, tiny["tokens"])
     assert f"error: out of memory: the buffers of a rank need {needed / 2**20:.1f} MiB" in output
-    assert "more after" in output and "would need: --micro-batch 1 " in output
-    assert "--recompute 1 " in output and "--ranks 2, each " in output
+    for words in ("more after", "would need: --micro-batch 1 ", "--recompute 1 ", "--ranks 2, each "):
+        assert words in output
     assert "Traceback" not in output
 
 
@@ -261,7 +260,8 @@ def two_ranks(tiny: dict[str, Path], out: Path) -> tuple[subprocess.Popen[str], 
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list((out / "state").glob("*/step_*.sha256")):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
     return process, [int(pid) for pid in found.stdout.split()]
@@ -291,6 +291,7 @@ def test_a_polite_stop_of_the_launcher_is_ours(tiny: dict[str, Path], tmp_path: 
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on from there" in errors and "stopped by SIGTERM" in errors
+    assert "the same command goes on from there" in errors
+    assert "stopped by SIGTERM" in errors
     assert "Traceback" not in errors
     assert not alive(workers)
