@@ -31,14 +31,14 @@ _WRITING = [
     "chain_sum",
     "adamw",
     "clip",
-    "fingerprint_into",
-    "first_nonfinite_into",
     "norm_partials",
     "tree_sum",
     "unary",
     "fill_normal",
     "fill_uniform",
     "sample",
+    "fingerprint_into",
+    "first_nonfinite_into",
 ]
 
 

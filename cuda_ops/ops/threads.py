@@ -10,11 +10,6 @@ def set_threads(count: int) -> None:
     compiled.set_threads.default(count)
 
 
-def has_cuda() -> bool:
-    """Whether the library was compiled with kernels for GPUs."""
-    return bool(compiled.device_archs.default())
-
-
 def isa() -> str:
     """The instruction-set level in use: baseline, v3 or v4. SAMEBITS_ISA chooses one before the first op."""
     return str(compiled.isa.default())
