@@ -110,6 +110,7 @@ def row_cases() -> list[Case]:
     long_targets, z = targets.long(), torch.empty(512, v)
     dlogits, log_softmax = torch.empty(512, v), torch.empty(512, v)
     p, m, s, d = (torch.rand(1 << 25) for _ in range(4))
+    scalars = torch.tensor([1.0, 1e-3, 0.1, 0.05])
     leaf = p.clone().requires_grad_()
     leaf.grad = d
     adam = torch.optim.AdamW([leaf], 1e-3, fused=True)
@@ -165,7 +166,7 @@ def row_cases() -> list[Case]:
         ),
         ("cross entropy + gradient", 0, 4.0 * logits.numel() * 4, fused, torch_fused),
         (
-            "adamw", 0, 7.0 * p.numel() * 4, lambda: ops.adamw(p, m, s, d, 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05),
+            "adamw", 0, 7.0 * p.numel() * 4, lambda: ops.adamw(p, m, s, d, scalars, 0.9, 0.95, 1e-8, 0.1),
             adam.step,
         ),
         ("gradient norm", 0, p.numel() * 4.0, lambda: ops.norm_partials(partials, p), lambda: torch.linalg.vector_norm(p)),

@@ -1,32 +1,16 @@
-// The ops as torch custom operators: every schema, and the checks between a tensor and a kernel's pointer. The only
-// file that knows torch.
+// The ops between torch and the kernels: each checks its tensors and calls the kernel of their device.
+#include <ATen/ATen.h>
 #include <torch/library.h>
 
 #include <string>
 
 #include "checks.h"
-#include "cpu/dispatch.h"
-
-#ifndef SAMEBITS_SOURCE_DIGEST
-#error "built by cuda_ops/build.py, which passes the digest of sources and flags"
-#endif
-
-extern "C" __attribute__((visibility("default"))) const char* samebits_source_digest() {
-  return SAMEBITS_SOURCE_DIGEST;
-}
 
 namespace samebits {
 namespace {
 
 using at::Tensor;
 using std::optional;
-
-const Kernels& run() {
-  const Kernels* table = kernels();
-  TORCH_CHECK(table, "SAMEBITS_ISA=", isa(),
-              " cannot run on this CPU: allowed are baseline, v3 and v4 as far as it has them");
-  return *table;
-}
 
 void matmul(const Tensor& out_, const Tensor& a, const Tensor& b, const optional<Tensor>& bias, c10::string_view layout,
             bool accumulate) {
@@ -41,13 +25,16 @@ void matmul(const Tensor& out_, const Tensor& a, const Tensor& b, const optional
   if (bias) check_shape(*bias, "bias", {N});
   check_apart(out_, "out", a, "a");
   check_apart(out_, "out", b, "b");
-  run().matmul(out(out_, "out"), in(a, "a"), in(b, "b"), bias ? in(*bias, "bias") : nullptr, M, N, K, code, accumulate);
+  const Call call(out_);
+  call->matmul(call.out(out_, "out"), call.in(a, "a"), call.in(b, "b"), bias ? call.in(*bias, "bias") : nullptr, M, N,
+               K, code, accumulate);
 }
 
 void bias_backward(const Tensor& dbias, const Tensor& dout) {
   check_dims(dout, "dout", 3);
   check_shape(dbias, "dbias", {dout.size(2)});
-  run().bias_backward(out(dbias, "dbias"), in(dout, "dout"), dout.size(0), dout.size(1), dout.size(2));
+  const Call call(dbias);
+  call->bias_backward(call.out(dbias, "dbias"), call.in(dout, "dout"), dout.size(0), dout.size(1), dout.size(2));
 }
 
 void embedding_forward(const Tensor& out_, const Tensor& tokens, const Tensor& wte, const Tensor& wpe,
@@ -58,8 +45,9 @@ void embedding_forward(const Tensor& out_, const Tensor& tokens, const Tensor& w
   check_shape(out_, "out", {B, T, C});
   TORCH_CHECK(wpe.dim() == 2 && wpe.size(1) == C && position >= 0 && position + T <= wpe.size(0),
               "wpe: expected at least [", position + T, ", ", C, "], got ", wpe.sizes());
-  run().embedding_forward(out(out_, "out"), indices(tokens, "tokens", wte.size(0)), in(wte, "wte"), in(wpe, "wpe"), B,
-                          T, C, position);
+  const Call call(out_);
+  call->embedding_forward(call.out(out_, "out"), call.indices(tokens, "tokens", wte.size(0)), call.in(wte, "wte"),
+                          call.in(wpe, "wpe"), B, T, C, position);
 }
 
 void embedding_backward(const Tensor& dwte, const Tensor& dwpe, const Tensor& dout, const Tensor& tokens) {
@@ -69,19 +57,18 @@ void embedding_backward(const Tensor& dwte, const Tensor& dwpe, const Tensor& do
   TORCH_CHECK(dwte.dim() == 2 && dwte.size(1) == C, "dwte: expected [V, ", C, "], got ", dwte.sizes());
   TORCH_CHECK(dwpe.dim() == 2 && dwpe.size(1) == C && dwpe.size(0) >= T, "dwpe: expected at least [", T, ", ", C,
               "], got ", dwpe.sizes());
-  run().embedding_backward(out(dwte, "dwte"), out(dwpe, "dwpe"), in(dout, "dout"),
-                           indices(tokens, "tokens", dwte.size(0)), B, T, C);
+  const Call call(dwte);
+  call->embedding_backward(call.out(dwte, "dwte"), call.out(dwpe, "dwpe"), call.in(dout, "dout"),
+                           call.indices(tokens, "tokens", dwte.size(0)), B, T, C);
 }
 
 void embedding_add(const Tensor& out_, const Tensor& src, const Tensor& rows) {
   check_dims(out_, "out", 2);
-  check_shape(rows, "rows", {src.size(0)});
+  check_dims(rows, "rows", 1);
   check_shape(src, "src", {rows.size(0), out_.size(1)});
-  const int32_t* p = indices(rows, "rows", out_.size(0));
-  for (int64_t i = 1; i < rows.size(0); i++) {
-    TORCH_CHECK(p[i] > p[i - 1], "rows: expected ascending and distinct, got ", p[i - 1], " then ", p[i], " at ", i);
-  }
-  run().embedding_add(out(out_, "out"), in(src, "src"), p, src.size(0), src.size(1));
+  const Call call(out_);
+  call->embedding_add(call.out(out_, "out"), call.in(src, "src"), call.indices(rows, "rows", out_.size(0), true),
+                      src.size(0), src.size(1));
 }
 
 void layernorm_forward(const Tensor& out_, const Tensor& mean, const Tensor& rstd, const Tensor& inp,
@@ -94,8 +81,9 @@ void layernorm_forward(const Tensor& out_, const Tensor& mean, const Tensor& rst
   check_shape(bias, "bias", {C});
   TORCH_CHECK(mean.numel() == N && rstd.numel() == N, "mean, rstd: expected ", N, " elements, got ", mean.sizes(),
               " and ", rstd.sizes());
-  run().layernorm_forward(out(out_, "out"), out(mean, "mean"), out(rstd, "rstd"), in(inp, "inp"), in(weight, "weight"),
-                          in(bias, "bias"), N, C, (float)eps);
+  const Call call(out_);
+  call->layernorm_forward(call.out(out_, "out"), call.out(mean, "mean"), call.out(rstd, "rstd"), call.in(inp, "inp"),
+                          call.in(weight, "weight"), call.in(bias, "bias"), N, C, (float)eps);
 }
 
 void layernorm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor& dbias, const Tensor& dout,
@@ -112,26 +100,31 @@ void layernorm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor&
   check_shape(mean, "mean", {B, T});
   check_shape(rstd, "rstd", {B, T});
   check_apart(dinp, "dinp", inp, "inp");
-  run().layernorm_backward(out(dinp, "dinp"), out(dweight, "dweight"), out(dbias, "dbias"), in(dout, "dout"),
-                           dresidual ? in(*dresidual, "dresidual") : nullptr, in(inp, "inp"), in(weight, "weight"),
-                           in(mean, "mean"), in(rstd, "rstd"), B, T, C);
+  const Call call(dinp);
+  call->layernorm_backward(call.out(dinp, "dinp"), call.out(dweight, "dweight"), call.out(dbias, "dbias"),
+                           call.in(dout, "dout"), dresidual ? call.in(*dresidual, "dresidual") : nullptr,
+                           call.in(inp, "inp"), call.in(weight, "weight"), call.in(mean, "mean"), call.in(rstd, "rstd"),
+                           B, T, C);
 }
 
 void gelu_forward(const Tensor& out_, const Tensor& inp) {
   check_shape(out_, "out", inp.sizes());
-  run().gelu_forward(out(out_, "out"), in(inp, "inp"), inp.numel());
+  const Call call(out_);
+  call->gelu_forward(call.out(out_, "out"), call.in(inp, "inp"), inp.numel());
 }
 
 void gelu_backward(const Tensor& dinp, const Tensor& dout, const Tensor& inp) {
   check_shape(dinp, "dinp", inp.sizes());
   check_shape(dout, "dout", inp.sizes());
-  run().gelu_backward(out(dinp, "dinp"), in(dout, "dout"), in(inp, "inp"), inp.numel());
+  const Call call(dinp);
+  call->gelu_backward(call.out(dinp, "dinp"), call.in(dout, "dout"), call.in(inp, "inp"), inp.numel());
 }
 
 void residual_forward(const Tensor& out_, const Tensor& a, const Tensor& b) {
   check_shape(out_, "out", a.sizes());
   check_shape(b, "b", a.sizes());
-  run().residual_forward(out(out_, "out"), in(a, "a"), in(b, "b"), a.numel());
+  const Call call(out_);
+  call->residual_forward(call.out(out_, "out"), call.in(a, "a"), call.in(b, "b"), a.numel());
 }
 
 struct AttentionSizes {
@@ -153,8 +146,9 @@ void attention_forward(const Tensor& out_, const Tensor& row_max, const Tensor& 
   check_shape(row_max, "row_max", {B, heads, T});
   check_shape(row_sum, "row_sum", {B, heads, T});
   check_apart(out_, "out", qkv, "qkv");
-  run().attention_forward(out(out_, "out"), out(row_max, "row_max"), out(row_sum, "row_sum"), in(qkv, "qkv"), B, T, C,
-                          heads);
+  const Call call(out_);
+  call->attention_forward(call.out(out_, "out"), call.out(row_max, "row_max"), call.out(row_sum, "row_sum"),
+                          call.in(qkv, "qkv"), B, T, C, heads);
 }
 
 void attention_backward(const Tensor& dqkv, const Tensor& dout, const Tensor& out_, const Tensor& qkv,
@@ -165,8 +159,9 @@ void attention_backward(const Tensor& dqkv, const Tensor& dout, const Tensor& ou
   check_shape(row_max, "row_max", {B, heads, T});
   check_shape(row_sum, "row_sum", {B, heads, T});
   check_apart(dqkv, "dqkv", qkv, "qkv");
-  run().attention_backward(out(dqkv, "dqkv"), in(dout, "dout"), in(out_, "out"), in(qkv, "qkv"), in(row_max, "row_max"),
-                           in(row_sum, "row_sum"), B, T, C, heads);
+  const Call call(dqkv);
+  call->attention_backward(call.out(dqkv, "dqkv"), call.in(dout, "dout"), call.in(out_, "out"), call.in(qkv, "qkv"),
+                           call.in(row_max, "row_max"), call.in(row_sum, "row_sum"), B, T, C, heads);
 }
 
 void attention_cached(const Tensor& out_, const Tensor& key_cache, const Tensor& value_cache, const Tensor& qkv,
@@ -178,8 +173,9 @@ void attention_cached(const Tensor& out_, const Tensor& key_cache, const Tensor&
   check_shape(value_cache, "value_cache", key_cache.sizes());
   TORCH_CHECK(position >= 0 && position + T <= capacity, "position: ", position, " + ", T,
               " tokens exceed the cache's ", capacity);
-  run().attention_cached(out(out_, "out"), out(key_cache, "key_cache"), out(value_cache, "value_cache"), in(qkv, "qkv"),
-                         B, T, C, heads, position, capacity);
+  const Call call(out_);
+  call->attention_cached(call.out(out_, "out"), call.out(key_cache, "key_cache"), call.out(value_cache, "value_cache"),
+                         call.in(qkv, "qkv"), B, T, C, heads, position, capacity);
 }
 
 void check_logits(const Tensor& losses, const Tensor& logits, const Tensor& targets, int64_t vocab_size) {
@@ -192,138 +188,121 @@ void check_logits(const Tensor& losses, const Tensor& logits, const Tensor& targ
 
 void cross_entropy_forward(const Tensor& losses, const Tensor& logits, const Tensor& targets, int64_t vocab_size) {
   check_logits(losses, logits, targets, vocab_size);
-  run().cross_entropy_forward(out(losses, "losses"), in(logits, "logits"), indices(targets, "targets", vocab_size),
-                              logits.size(0), vocab_size, logits.size(1));
+  const Call call(losses);
+  call->cross_entropy_forward(call.out(losses, "losses"), call.in(logits, "logits"),
+                              call.indices(targets, "targets", vocab_size), logits.size(0), vocab_size, logits.size(1));
 }
 
 void cross_entropy_fused(const Tensor& losses, const Tensor& logits, const Tensor& targets, double dloss,
                          int64_t vocab_size) {
   check_logits(losses, logits, targets, vocab_size);
-  run().cross_entropy_fused(out(losses, "losses"), out(logits, "logits"), indices(targets, "targets", vocab_size),
-                            (float)dloss, logits.size(0), vocab_size, logits.size(1));
+  const Call call(losses);
+  call->cross_entropy_fused(call.out(losses, "losses"), call.out(logits, "logits"),
+                            call.indices(targets, "targets", vocab_size), (float)dloss, logits.size(0), vocab_size,
+                            logits.size(1));
 }
 
 void chain_sum(const Tensor& total, const Tensor& losses) {
   TORCH_CHECK(total.numel() == 1, "total: expected 1 element, got ", total.sizes());
-  run().chain_sum(out(total, "total"), in(losses, "losses"), losses.numel());
+  const Call call(total);
+  call->chain_sum(call.out(total, "total"), call.in(losses, "losses"), losses.numel());
 }
 
-void adamw(const Tensor& param, const Tensor& m, const Tensor& v, const Tensor& grad, double grad_scale, double lr,
-           double beta1, double beta2, double eps, double weight_decay, double correction1, double correction2) {
+void adamw(const Tensor& param, const Tensor& m, const Tensor& v, const Tensor& grad, const Tensor& scalars,
+           double beta1, double beta2, double eps, double weight_decay) {
   check_shape(m, "m", param.sizes());
   check_shape(v, "v", param.sizes());
   check_shape(grad, "grad", param.sizes());
-  run().adamw(out(param, "param"), out(m, "m"), out(v, "v"), in(grad, "grad"), param.numel(), (float)grad_scale,
-              (float)lr, (float)beta1, (float)beta2, (float)eps, (float)weight_decay, (float)correction1,
-              (float)correction2);
+  check_shape(scalars, "scalars", {4});
+  const Call call(param);
+  call->adamw(call.out(param, "param"), call.out(m, "m"), call.out(v, "v"), call.in(grad, "grad"),
+              call.in(scalars, "scalars"), param.numel(), (float)beta1, (float)beta2, (float)eps, (float)weight_decay);
+}
+
+void clip(const Tensor& report, const Tensor& scalars, const Tensor& totals, double loss_scale, double clip_norm) {
+  check_shape(report, "report", {2});
+  check_shape(scalars, "scalars", {4});
+  check_shape(totals, "totals", {2});
+  const Call call(report);
+  call->clip(call.out(report, "report"), call.out(scalars, "scalars"), call.in(totals, "totals"), (float)loss_scale,
+             (float)clip_norm);
 }
 
 void norm_partials(const Tensor& partials, const Tensor& x, int64_t chunk) {
   TORCH_CHECK(chunk > 0, "chunk: expected a positive size, got ", chunk);
   check_shape(partials, "partials", {(x.numel() + chunk - 1) / chunk});
-  run().norm_partials(out(partials, "partials"), in(x, "x"), x.numel(), chunk);
+  const Call call(partials);
+  call->norm_partials(call.out(partials, "partials"), call.in(x, "x"), x.numel(), chunk);
 }
 
 void tree_sum(const Tensor& out_, const Tensor& x) {
   TORCH_CHECK(out_.numel() == 1, "out: expected 1 element, got ", out_.sizes());
-  run().tree_sum(out(out_, "out"), in(x, "x"), x.numel());
+  const Call call(out_);
+  call->tree_sum(call.out(out_, "out"), call.in(x, "x"), x.numel());
 }
 
-// fp32 or int32: any 32-bit words.
+// x is fp32 or int32: any 32-bit words. out is an int64 of one element on the device of x, so that nothing waits.
+void fingerprint_into(const Tensor& out_, const Tensor& x, int64_t offset) {
+  TORCH_CHECK(out_.numel() == 1, "out: expected 1 element, got ", out_.sizes());
+  const Call call(x);
+  call.check_dense(x, "x", x.scalar_type() == at::kInt ? at::kInt : at::kFloat);
+  call.check_dense(out_, "out", at::kLong);
+  call->fingerprint((uint64_t*)out_.mutable_data_ptr(), (const uint32_t*)x.const_data_ptr(), x.numel(), offset);
+}
+
+void first_nonfinite_into(const Tensor& out_, const Tensor& x) {
+  TORCH_CHECK(out_.numel() == 1, "out: expected 1 element, got ", out_.sizes());
+  const Call call(x);
+  call.check_dense(out_, "out", at::kLong);
+  call->first_nonfinite(out_.mutable_data_ptr<int64_t>(), call.in(x, "x"), x.numel());
+}
+
 int64_t fingerprint(const Tensor& x, int64_t offset) {
-  check_dense(x, "x", x.scalar_type() == at::kInt ? at::kInt : at::kFloat);
-  uint64_t result = 0;
-  run().fingerprint(&result, (const uint32_t*)x.const_data_ptr(), x.numel(), offset);
-  return (int64_t)result;
+  const Tensor result = at::empty({1}, x.options().dtype(at::kLong));
+  fingerprint_into(result, x, offset);
+  return result.item<int64_t>();
 }
 
 int64_t first_nonfinite(const Tensor& x) {
-  int64_t result = -1;
-  run().first_nonfinite(&result, in(x, "x"), x.numel());
-  return result;
+  const Tensor result = at::empty({1}, x.options().dtype(at::kLong));
+  first_nonfinite_into(result, x);
+  return result.item<int64_t>();
 }
 
 void unary(const Tensor& out_, const Tensor& inp, int64_t function) {
   check_shape(out_, "out", inp.sizes());
   TORCH_CHECK(function >= 0 && function <= 6, "function: expected 0 to 6, got ", function);
-  run().unary(out(out_, "out"), in(inp, "inp"), inp.numel(), (int)function);
+  const Call call(out_);
+  call->unary(call.out(out_, "out"), call.in(inp, "inp"), inp.numel(), (int)function);
 }
 
 void fill_normal(const Tensor& out_, int64_t seed, int64_t stream, int64_t offset, double mean, double std) {
-  run().fill_normal(out(out_, "out"), out_.numel(), (uint64_t)seed, (uint32_t)stream, (uint64_t)offset, (float)mean,
-                    (float)std);
+  const Call call(out_);
+  call->fill_normal(call.out(out_, "out"), out_.numel(), (uint64_t)seed, (uint32_t)stream, (uint64_t)offset,
+                    (float)mean, (float)std);
 }
 
 void fill_uniform(const Tensor& out_, int64_t seed, int64_t stream, int64_t offset) {
-  run().fill_uniform(out(out_, "out"), out_.numel(), (uint64_t)seed, (uint32_t)stream, (uint64_t)offset);
+  const Call call(out_);
+  call->fill_uniform(call.out(out_, "out"), out_.numel(), (uint64_t)seed, (uint32_t)stream, (uint64_t)offset);
 }
 
 void sample(const Tensor& tokens, const Tensor& logits, const Tensor& uniforms, int64_t vocab_size, double temperature,
             int64_t top_k) {
   check_dims(logits, "logits", 2);
-  check_dense(tokens, "tokens", at::kInt);
   check_shape(tokens, "tokens", {logits.size(0)});
   check_shape(uniforms, "uniforms", {logits.size(0)});
   TORCH_CHECK(vocab_size > 0 && vocab_size <= logits.size(1), "vocab_size: expected 1 to ", logits.size(1), ", got ",
               vocab_size);
-  run().sample(tokens.mutable_data_ptr<int32_t>(), in(logits, "logits"), in(uniforms, "uniforms"), logits.size(0),
-               vocab_size, logits.size(1), (float)temperature, top_k);
+  const Call call(tokens);
+  call.check_dense(tokens, "tokens", at::kInt);
+  call->sample(tokens.mutable_data_ptr<int32_t>(), call.in(logits, "logits"), call.in(uniforms, "uniforms"),
+               logits.size(0), vocab_size, logits.size(1), (float)temperature, top_k);
 }
 
-void set_threads_(int64_t count) {
-  TORCH_CHECK(count > 0, "threads: expected at least 1, got ", count);
-  set_threads((int)count);
-}
-
-std::string isa_() { return isa(); }
-
-}  // namespace
-
-TORCH_LIBRARY(samebits, m) {
-  m.def("matmul(Tensor(a!) out, Tensor a, Tensor b, Tensor? bias, str layout, bool accumulate) -> ()");
-  m.def("bias_backward(Tensor(a!) dbias, Tensor dout) -> ()");
-  m.def("embedding_forward(Tensor(a!) out, Tensor tokens, Tensor wte, Tensor wpe, int position) -> ()");
-  m.def("embedding_backward(Tensor(a!) dwte, Tensor(b!) dwpe, Tensor dout, Tensor tokens) -> ()");
-  m.def("embedding_add(Tensor(a!) out, Tensor src, Tensor rows) -> ()");
-  m.def(
-      "layernorm_forward(Tensor(a!) out, Tensor(b!) mean, Tensor(c!) rstd, Tensor inp, Tensor weight, Tensor bias, "
-      "float eps) -> ()");
-  m.def(
-      "layernorm_backward(Tensor(a!) dinp, Tensor(b!) dweight, Tensor(c!) dbias, Tensor dout, Tensor? dresidual, "
-      "Tensor inp, "
-      "Tensor weight, Tensor mean, Tensor rstd) -> ()");
-  m.def("gelu_forward(Tensor(a!) out, Tensor inp) -> ()");
-  m.def("gelu_backward(Tensor(a!) dinp, Tensor dout, Tensor inp) -> ()");
-  m.def("residual_forward(Tensor(a!) out, Tensor a, Tensor b) -> ()");
-  m.def("attention_forward(Tensor(a!) out, Tensor(b!) row_max, Tensor(c!) row_sum, Tensor qkv, int heads) -> ()");
-  m.def(
-      "attention_backward(Tensor(a!) dqkv, Tensor dout, Tensor out, Tensor qkv, Tensor row_max, Tensor row_sum, int "
-      "heads) -> ()");
-  m.def(
-      "attention_cached(Tensor(a!) out, Tensor(b!) key_cache, Tensor(c!) value_cache, Tensor qkv, int heads, int "
-      "position) -> ()");
-  m.def("cross_entropy_forward(Tensor(a!) losses, Tensor logits, Tensor targets, int vocab_size) -> ()");
-  m.def("cross_entropy_fused(Tensor(a!) losses, Tensor(b!) logits, Tensor targets, float dloss, int vocab_size) -> ()");
-  m.def("chain_sum(Tensor(a!) total, Tensor losses) -> ()");
-  m.def(
-      "adamw(Tensor(a!) param, Tensor(b!) m, Tensor(c!) v, Tensor grad, float grad_scale, float lr, float beta1, float "
-      "beta2, "
-      "float eps, float weight_decay, float correction1, float correction2) -> ()");
-  m.def("norm_partials(Tensor(a!) partials, Tensor x, int chunk) -> ()");
-  m.def("tree_sum(Tensor(a!) out, Tensor x) -> ()");
-  m.def("fingerprint(Tensor x, int offset) -> int");
-  m.def("first_nonfinite(Tensor x) -> int");
-  m.def("unary(Tensor(a!) out, Tensor inp, int function) -> ()");
-  m.def("fill_normal(Tensor(a!) out, int seed, int stream, int offset, float mean, float std) -> ()");
-  m.def("fill_uniform(Tensor(a!) out, int seed, int stream, int offset) -> ()");
-  m.def(
-      "sample(Tensor(a!) tokens, Tensor logits, Tensor uniforms, int vocab_size, float temperature, int top_k) -> ()");
-  m.def("set_threads(int count) -> ()", &set_threads_);
-  m.def("isa() -> str", &isa_);
-}
-
+// One body for both devices: what differs is the table of kernels that Call picks.
+void implement(torch::Library& m) {
 #define IMPL(name) m.impl(#name, &name)
-TORCH_LIBRARY_IMPL(samebits, CPU, m) {
   IMPL(matmul);
   IMPL(bias_backward);
   IMPL(embedding_forward);
@@ -341,14 +320,23 @@ TORCH_LIBRARY_IMPL(samebits, CPU, m) {
   IMPL(cross_entropy_fused);
   IMPL(chain_sum);
   IMPL(adamw);
+  IMPL(clip);
   IMPL(norm_partials);
   IMPL(tree_sum);
   IMPL(fingerprint);
+  IMPL(fingerprint_into);
   IMPL(first_nonfinite);
+  IMPL(first_nonfinite_into);
   IMPL(unary);
   IMPL(fill_normal);
   IMPL(fill_uniform);
   IMPL(sample);
+#undef IMPL
 }
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(samebits, CPU, m) { implement(m); }
+TORCH_LIBRARY_IMPL(samebits, CUDA, m) { implement(m); }
 
 }  // namespace samebits

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from cuda_ops import flags
+from cuda_ops.toolkit import Toolkit, choose
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parent
@@ -20,16 +21,7 @@ DIGEST = "ops.digest"
 
 def sources() -> list[Path]:
     """Every file that the arithmetic is written in, in a fixed order."""
-    patterns = [
-        "bindings.cpp",
-        "checks.h",
-        "kernels.inc",
-        "cpu/*.cpp",
-        "cpu/*.h",
-        "kernels/*.cu",
-        "kernels/*.h",
-        "numerics/*.h",
-    ]
+    patterns = ["*.cpp", "*.h", "*.inc", "cpu/*.cpp", "cpu/*.h", "kernels/*.cu", "kernels/*.h", "numerics/*.h"]
     return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
 
 
@@ -51,14 +43,14 @@ def without_comments(text: str) -> str:
 def source_digest() -> str:
     """SHA-256 over the sources without comments and the flags that the arithmetic rests on.
 
-    The same on every machine: compiler, optimisation level and instruction set are not part of it, because they may
-    not change a bit.
+    The same on every machine: compiler, optimisation level, instruction set and whether a library has CUDA kernels are
+    not part of it, because they may not change a bit.
     """
     digest = hashlib.sha256()
     for path in sources():
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode())
         digest.update(without_comments(path.read_text(encoding="utf-8")).encode() + b"\n")
-    digest.update("\n".join(flags.ARITHMETIC).encode())
+    digest.update("\n".join([*flags.ARITHMETIC, *flags.DEVICE_ARITHMETIC]).encode())
     return digest.hexdigest()
 
 
@@ -75,64 +67,109 @@ def find_compiler(name: str | None) -> str:
     )
 
 
-def ninja_file(out: Path, compiler: str, opt_level: int, digest: str) -> str:
-    """The build as ninja text: each kernel once per instruction set, dispatch and bindings once."""
-    import torch.utils.cpp_extension as extension
+class Ninja:
+    """The build of one library as ninja text: objects one by one, then the link."""
 
-    includes = " ".join(f"-isystem {path}" for path in extension.include_paths())
-    libraries = [Path(path) for path in extension.library_paths()]
-    link = " ".join(f"-L{path} -Wl,-rpath,{path}" for path in libraries)
-    common = " ".join([*flags.ARITHMETIC, *flags.BUILD, f"-ffile-prefix-map={ROOT}=cuda_ops"])
-    lines = [
-        f"cxx = {compiler}",
-        f"common = {common}",
-        "rule cc",
-        f"  command = $cxx -O{opt_level} $common $flags -MMD -MF $out.d -c $in -o $out",
-        "  depfile = $out.d",
-        "  deps = gcc",
-        "  description = compile $out",
-        "rule link",
-        f"  command = $cxx -shared -fopenmp $in -o $out {link} -ltorch_cpu -lc10",
-        "  description = link $out",
-    ]
-    objects = []
+    def __init__(self, compiler: str, opt_level: int, toolkit: Toolkit | None = None) -> None:
+        import torch.utils.cpp_extension as extension
 
-    def compile_one(source: Path, name: str, extra: str) -> None:
-        objects.append(f"{name}.o")
-        lines.extend([f"build {name}.o: cc {source}", f"  flags = {extra}"])
+        self.opt_level, self.toolkit = opt_level, toolkit
+        self.objects: list[str] = []
+        self.includes = " ".join(f"-isystem {path}" for path in extension.include_paths())
+        folders = [Path(path) for path in extension.library_paths()]
+        libraries = ["-ltorch_cpu", "-lc10"]
+        if toolkit:
+            folders.append(toolkit.runtime.parent)
+            libraries += ["-lc10_cuda", f"-l:{toolkit.runtime.name}"]
+        link = " ".join([*(f"-L{path} -Wl,-rpath,{path}" for path in folders), *libraries])
+        prefix = f"-ffile-prefix-map={ROOT}=cuda_ops"
+        self.lines = [
+            f"cxx = {compiler}",
+            f"common = {' '.join([*flags.ARITHMETIC, *flags.BUILD, prefix])}",
+            "rule cc",
+            f"  command = $cxx -O{opt_level} $common $flags -MMD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "  description = compile $out",
+            "rule link",
+            f"  command = $cxx -shared -fopenmp $in -o $out {link}",
+            "  description = link $out",
+        ]
+        if toolkit:
+            host = ",".join(
+                [*(flag for flag in flags.ARITHMETIC if "std=" not in flag), "-fPIC,-fvisibility=hidden", prefix]
+            )
+            device = " ".join([*flags.DEVICE_ARITHMETIC, *flags.DEVICE_BUILD, *flags.gencode(toolkit.archs)])
+            self.lines += [
+                "rule nvcc",
+                f"  command = {toolkit.nvcc} -ccbin $cxx {device} -Xcompiler {host} -MD -MF $out.d -c $in -o $out",
+                "  depfile = $out.d",
+                "  deps = gcc",
+                "  description = compile $out",
+            ]
 
-    # The bindings only check and forward: compiled at -O1 whatever the level, since torch's headers are long.
-    binding_flags = f'-O{min(opt_level, 1)} {includes} -DSAMEBITS_SOURCE_DIGEST=\\"{digest}\\"'
-    compile_one(ROOT / "bindings.cpp", "bindings", binding_flags)
-    for source in sorted((ROOT / "cpu").glob("*.cpp")):
-        if source.stem == "dispatch":
-            compile_one(source, "dispatch", "-DSAMEBITS_ISA=baseline")
-            continue
-        for level, extra in flags.levels().items():
-            compile_one(source, f"{source.stem}.{level}", " ".join([f"-DSAMEBITS_ISA={level}", *extra]))
-    lines += [f"build {LIBRARY}: link {' '.join(objects)}", f"default {LIBRARY}", ""]
-    return "\n".join(lines)
+    def compile(self, source: Path, name: str, *extra: str) -> None:
+        self.objects.append(f"{name}.o")
+        self.lines += [f"build {name}.o: cc {source}", f"  flags = {' '.join(extra)}"]
+
+    def bindings(self, digest: str) -> None:
+        """Schemas and bindings only check and forward: compiled at -O1 whatever the level, since torch's headers are long."""
+        common = [f"-O{min(self.opt_level, 1)}", self.includes]
+        self.compile(ROOT / "schemas.cpp", "schemas", *common, f'-DSAMEBITS_SOURCE_DIGEST=\\"{digest}\\"')
+        self.compile(ROOT / "bindings.cpp", "bindings", *common)
+        if self.toolkit:
+            archs = f'-DSAMEBITS_ARCHS=\\"{",".join(self.toolkit.archs)}\\"'
+            cuda = f"-isystem {self.toolkit.headers}"
+            self.compile(ROOT / "cuda_bindings.cpp", "cuda_bindings", *common, cuda, archs, "-DSAMEBITS_ISA=baseline")
+
+    def cpu_kernels(self) -> None:
+        """Each kernel once per instruction set, dispatch once."""
+        for source in sorted((ROOT / "cpu").glob("*.cpp")):
+            if source.stem == "dispatch":
+                self.compile(source, "dispatch", "-DSAMEBITS_ISA=baseline")
+                continue
+            for level, extra in flags.levels().items():
+                self.compile(source, f"{source.stem}.{level}", f"-DSAMEBITS_ISA={level}", *extra)
+
+    def cuda_kernels(self) -> None:
+        for source in sorted((ROOT / "kernels").glob("*.cu")):
+            self.objects.append(f"{source.stem}.cu.o")
+            self.lines.append(f"build {source.stem}.cu.o: nvcc {source}")
+
+    def text(self) -> str:
+        return "\n".join([*self.lines, f"build {LIBRARY}: link {' '.join(self.objects)}", f"default {LIBRARY}", ""])
+
+    def run(self, out: Path, jobs: int | None = None) -> None:
+        """Write out/build.ninja and build what changed; raises UserError with the compiler's words if it fails."""
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "build.ninja").write_text(self.text(), encoding="utf-8")
+        ninja = Path(sys.executable).parent / "ninja"
+        command = [str(ninja) if ninja.exists() else "ninja", "-C", str(out)]
+        command += ["-j", str(jobs)] if jobs else []
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            raise UserError("ninja is not installed: pip install ninja (it is in requirements.lock)") from None
+        if done.returncode:
+            words = (done.stdout + done.stderr).strip().splitlines()
+            raise UserError("compiling the ops failed:\n" + "\n".join(words[-40:]))
 
 
-def build(out: Path, opt_level: int = 3, cxx: str | None = None, jobs: int | None = None) -> str:
-    """Compile into out/samebits_ops.so and write out/ops.digest; returns the digest.
+def build(
+    out: Path, opt_level: int = 3, cxx: str | None = None, jobs: int | None = None, archs: str = "auto"
+) -> tuple[str, str]:
+    """Compile into out/samebits_ops.so and write out/ops.digest; returns the digest and one line on CUDA.
 
-    Only what changed is compiled again. Raises UserError with the compiler's words if it fails.
+    archs is as for toolkit.choose. Only what changed is compiled again. Raises UserError with the compiler's words if it
+    fails.
     """
-    out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    compiler = find_compiler(cxx)
+    chosen, line = choose(archs)
     digest = source_digest()
-    (out / "build.ninja").write_text(ninja_file(out, compiler, opt_level, digest), encoding="utf-8")
-    ninja = Path(sys.executable).parent / "ninja"
-    command = [str(ninja) if ninja.exists() else "ninja", "-C", str(out)]
-    command += ["-j", str(jobs)] if jobs else []
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise UserError("ninja is not installed: pip install ninja (it is in requirements.lock)") from None
-    if done.returncode:
-        words = (done.stdout + done.stderr).strip().splitlines()
-        raise UserError("compiling the ops failed:\n" + "\n".join(words[-40:]))
+    ninja = Ninja(find_compiler(cxx), opt_level, chosen)
+    ninja.bindings(digest)
+    ninja.cpu_kernels()
+    if chosen:
+        ninja.cuda_kernels()
+    ninja.run(out.resolve(), jobs)
     (out / DIGEST).write_text(f"{digest}\n", encoding="ascii")
-    return digest
+    return digest, line

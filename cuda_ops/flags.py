@@ -13,6 +13,14 @@ ARITHMETIC = {
     "-fno-trapping-math": "comparisons may be vectorised; no value changes",
 }
 
+# The same for nvcc; part of the digest too, whether or not a library has CUDA kernels.
+DEVICE_ARITHMETIC = {
+    "-fmad=false": "a*b+c stays two roundings; a fused one is written fma_",
+    "-ftz=false": "subnormals are kept",
+    "-prec-div=true": "division is rounded correctly",
+    "-prec-sqrt=true": "so is the square root",
+}
+
 # How it is built: may differ between machines and never changes a bit.
 BUILD = {
     "-fPIC": "a shared library",
@@ -29,6 +37,30 @@ X86_LEVELS = {
     "v3": ("-march=x86-64-v3", "AVX2 and FMA"),
     "v4": ("-march=x86-64-v4", "AVX-512; 512-bit registers for the tiles"),
 }
+
+# How .cu files are built: changes no bit.
+DEVICE_BUILD = {
+    "-std=c++17": "the language the sources are written in",
+    "-O3": "the launchers' host code; ptxas optimises at its highest level anyway",
+    "-frandom-seed=samebits": "names inside the object do not depend on the process",
+    "--objdir-as-tempdir": "nor on a temporary folder, so that two builds give the same object",
+    "-Xcudafe --diag_suppress=20208": "long double in the standard headers is no use of ours",
+}
+
+# Every architecture that the CUDA kernels are written and audited for. Machine code for a.b runs on a.c, c >= b.
+ARCHS = {
+    "80": "Ampere: A100, A30",
+    "86": "Ampere: A40, RTX 30",
+    "89": "Ada: L4, L40, RTX 40",
+    "90": "Hopper: H100, H200",
+    "100": "Blackwell: B200, B300",
+    "120": "Blackwell: RTX 50, RTX PRO",
+}
+
+
+def gencode(archs: list[str]) -> list[str]:
+    """Machine code for each architecture and no PTX: a driver's own compiler never gets to see the kernels."""
+    return [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
 
 
 def levels() -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
     python -m pipeline.compile --out results/build
     results/build/samebits_ops.so  sources 5f0c21d7a9be  g++ -O3, levels baseline v3 v4
+    CPU only: no GPU that the CUDA kernels are written for is present
 
 Writes samebits_ops.so and ops.digest, the SHA-256 of sources and arithmetic flags, which is the same on every machine.
 """
@@ -21,12 +22,17 @@ def main() -> int:
     parser.add_argument("--opt-level", type=int, choices=(0, 1, 2, 3), default=3, help="changes speed, never a bit")
     parser.add_argument("--cxx", help="C++ compiler (default: $CXX, g++, clang++)")
     parser.add_argument("--threads", type=int, help="parallel compilations")
+    parser.add_argument(
+        "--archs",
+        default="auto",
+        help=f"CUDA kernels: auto (the GPUs present), none, all, or any of {','.join(flags.ARCHS)}",
+    )
     args = parser.parse_args()
-    digest = build.build(args.out, args.opt_level, args.cxx, args.threads)
+    digest, cuda = build.build(args.out, args.opt_level, args.cxx, args.threads, args.archs)
     compiler = Path(build.find_compiler(args.cxx)).name
     print(
         f"{args.out / build.LIBRARY}  sources {digest[:12]}  {compiler} -O{args.opt_level}, "
-        f"levels {' '.join(flags.levels())}"
+        f"levels {' '.join(flags.levels())}\n{cuda}"
     )
     return 0
 

@@ -70,8 +70,8 @@ def losses_of(model: Gpt, rows: list[list[int]]) -> list[list[float]]:
     padded = np.zeros((len(rows), longest + 1), dtype=np.int32)
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row
-    tokens = torch.from_numpy(padded)
-    losses = model.losses(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    tokens = torch.from_numpy(padded).to(model.memory.device)
+    losses = model.losses(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()).cpu()
     return [losses[i, : len(row) - 1].tolist() for i, row in enumerate(rows)]
 
 
@@ -125,7 +125,7 @@ def choices(model: Gpt, questions: list[dict[str, Any]], batch: int) -> dict[str
     }
 
 
-def evaluate(recipe: Recipe, checkpoint: Path, tokens_folder: Path, batch: int) -> dict[str, Any]:
+def evaluate(recipe: Recipe, checkpoint: Path, tokens_folder: Path, batch: int, device: str = "cpu") -> dict[str, Any]:
     """The content of eval_<n>.json."""
     from pipeline.checkpoint import load
     from pipeline.inference import load_model
@@ -133,7 +133,7 @@ def evaluate(recipe: Recipe, checkpoint: Path, tokens_folder: Path, batch: int) 
     about = json.loads((tokens_folder / "tokens.json").read_text(encoding="utf-8"))
     tokens = read_shard(tokens_folder / "val_000000.bin", recipe.bits.model.vocab_size)
     state = load(checkpoint)
-    model = load_model(recipe, state, checkpoint, batch)
+    model = load_model(recipe, state, checkpoint, batch, device=device)
     loss = validation(model, recipe, tokens, np.load(tokens_folder / "val_documents.npy"), batch)
     per_byte = float.fromhex(loss["nats"]) / about["validation"]["bytes"]
     result: dict[str, Any] = {"step": state.step, "validation": loss | {"nats_per_byte": per_byte}}
@@ -150,6 +150,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
     parser.add_argument("--out", type=Path, help="file to write (default: eval_<step>.json of the run)")
     parser.add_argument("--batch-size", type=int, default=8, help="windows together; never changes a bit")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; never changes a bit")
     parser.add_argument("--threads", type=int, default=1, help="never changes a bit")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
@@ -159,7 +160,7 @@ def main() -> int:
         from cuda_ops import ops
 
         ops.set_threads(args.threads)
-        result = evaluate(recipe, args.checkpoint, args.tokens or tokens_dir(recipe), args.batch_size)
+        result = evaluate(recipe, args.checkpoint, args.tokens or tokens_dir(recipe), args.batch_size, args.device)
         write_json(out, result)
     loss = result["validation"]
     line = f"step {result['step']}: {loss['nats_per_token']:.4f} nats/token, {loss['nats_per_byte'] / math.log(2):.4f} bits/byte"

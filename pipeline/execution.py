@@ -1,4 +1,4 @@
-"""How a machine runs a recipe: ranks, micro-batch, recompute, threads. None of it may change a bit."""
+"""How a machine runs a recipe: ranks, micro-batch, recompute, device, threads. None of it may change a bit."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 import os
 from dataclasses import dataclass
 
+from pipeline.devices import names
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Execution:
-    """rolling: seconds between rolling checkpoints; rolling_steps: steps between them, if not 0."""
+    """rolling: seconds between rolling checkpoints; rolling_steps: steps between them, if not 0. graph: see captured.py."""
 
     ranks: int = 1
     micro_batch: int = 4
@@ -21,6 +22,7 @@ class Execution:
     threads: int = 0
     rolling: float = 30.0
     rolling_steps: int = 0
+    graph: bool = True
 
     @staticmethod
     def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -28,16 +30,17 @@ class Execution:
         group.add_argument("--ranks", type=int, default=1, help="processes; more than 1 runs under torchrun")
         group.add_argument("--micro-batch", type=int, default=4, help="sequences per forward and backward")
         group.add_argument("--recompute", type=int, choices=(0, 1), default=0, help="1: less memory, more time")
-        group.add_argument("--device", default="cpu", help="cpu")
+        group.add_argument("--device", default="cpu", help="cpu or cuda; one per rank, as in cuda,cpu")
         group.add_argument("--threads", type=int, default=0, help="threads of all ranks together (default: all)")
         group.add_argument("--rolling", type=float, default=30.0, help="seconds between rolling checkpoints")
         group.add_argument("--rolling-steps", type=int, default=0, help="steps between them instead")
+        group.add_argument("--graph", type=int, choices=(0, 1), default=1, help="0: no CUDA graph of the step")
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> Execution:
         return cls(
             args.ranks, args.micro_batch, bool(args.recompute), args.device, args.threads, args.rolling,
-            args.rolling_steps,
+            args.rolling_steps, bool(args.graph),
         )  # fmt: skip
 
     @property
@@ -55,5 +58,7 @@ class Execution:
                 raise UserError(f"{name} {value}: expected more than 0")
         if self.threads < 0 or self.rolling_steps < 0:
             raise UserError(f"--threads {self.threads}, --rolling-steps {self.rolling_steps}: expected 0 or more")
-        if self.device != "cpu":
-            raise UserError(f"--device {self.device}: this build has kernels for cpu only")
+        if len(names(self.device)) not in (1, self.ranks):
+            raise UserError(
+                f"--device {self.device} names {len(names(self.device))} devices for --ranks {self.ranks}: give one, or one each"
+            )

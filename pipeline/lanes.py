@@ -48,20 +48,38 @@ class LaneCounter:
             gradient, level = left, level + 1
         self._waiting.append((level, gradient))
 
+    def finish(self, gradient: Tensor, begin: int, end: int) -> Tensor:
+        """Join elements begin .. end - 1 of the last lane's gradient, as push would; returns the buffer they are now in.
+
+        When every element is joined, push(gradient) must not follow: total() is the returned buffer.
+        """
+        part = gradient
+        for _, left in reversed(self._waiting):
+            ops.residual_forward(left[begin:end], left[begin:end], part[begin:end])
+            part = left
+        return part
+
+    def close(self) -> None:
+        """Forget the lanes; every buffer is free again."""
+        self._waiting.clear()
+        self._free = list(self._buffers)
+
     def total(self) -> Tensor:
         """The sum of all lanes pushed; valid until the next fresh()."""
         ((_, gradient),) = self._waiting
-        self._waiting.clear()
-        self._free.append(gradient)
+        self.close()
         return gradient
 
 
-def tree_over_rows(rows: Tensor) -> Tensor:
-    """Pairwise tree over the rows of [2^k, n], in place; returns row 0."""
-    count = rows.shape[0]
+def tree_over_rows(rows: Tensor, out: Tensor | None = None) -> Tensor:
+    """Pairwise tree over the rows of [2^k, n] into out [n] (default: row 0), which is returned; the rows are used up."""
+    count, out = rows.shape[0], rows[0] if out is None else out
+    if count == 1:
+        return out.copy_(rows[0])
     stride = 1
-    while stride < count:
+    while stride < count // 2:
         for i in range(0, count, 2 * stride):
             ops.residual_forward(rows[i], rows[i], rows[i + stride])
         stride *= 2
-    return rows[0]
+    ops.residual_forward(out, rows[0], rows[stride])
+    return out

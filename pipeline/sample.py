@@ -37,15 +37,16 @@ def draw(
 
     context, vocab = model.config.context, model.config.vocab_size
     rows = [list(prompt) for _ in range(draws)]
-    uniforms = torch.zeros(draws, samples.length)
+    device = model.memory.device
+    uniforms = torch.zeros(draws, samples.length, device=device)
     for d in range(draws):
         offset = (first + d) * samples.length
         ops.fill_uniform(uniforms[d], samples.seed, int(Stream.SAMPLE), offset)
-    chosen = torch.zeros(draws, dtype=torch.int32)
-    position, pending = 0, _tail(rows, min(len(prompt), context))
+    chosen = torch.zeros(draws, dtype=torch.int32, device=device)
+    position, pending = 0, _tail(rows, min(len(prompt), context)).to(device)
     for n in range(samples.length):
         if position + pending.shape[1] > context:
-            position, pending = 0, _tail(rows, context // 2)
+            position, pending = 0, _tail(rows, context // 2).to(device)
         logits = model.decode(pending, position)
         position += pending.shape[1]
         ops.sample(chosen, logits, uniforms[:, n].contiguous(), vocab, samples.temperature, samples.top_k)
@@ -84,6 +85,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=Path, help="folder of the tokenizer (default: from the recipe)")
     parser.add_argument("--out", type=Path, help="file to write (default: samples.json of the run)")
     parser.add_argument("--batch-size", type=int, default=8, help="draws decoded together; never changes a bit")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; never changes a bit")
     parser.add_argument("--threads", type=int, default=1, help="never changes a bit")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
@@ -96,7 +98,7 @@ def main() -> int:
         ops.set_threads(args.threads)
         tokenizer = load_tokenizer(args.tokens or tokens_dir(recipe))
         batch = min(args.batch_size, recipe.artifacts.samples.draws)
-        model = load_model(recipe, load(args.checkpoint), args.checkpoint, batch, decode_batch=batch)
+        model = load_model(recipe, load(args.checkpoint), args.checkpoint, batch, batch, args.device)
         results = sample(recipe, tokenizer, model, batch)
         write_json(out, results)
     print(f"{out}: {len(results)} samples of up to {recipe.artifacts.samples.length} tokens")

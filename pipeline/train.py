@@ -6,7 +6,7 @@
     results/runs/fables/step_000200.safetensors  sha256 1c5e…  chain 77ab…
 
 Kill it at any instant and run it again, on any number of ranks: it goes on from the last rolling checkpoint and ends with the
-same bits. Exit code 3: the loss or a gradient was not finite. 130, 143: interrupted after a checkpoint.
+same bits. Exit code 2: something to mend, with one message. 3: the loss or a gradient was not finite. 130, 143: interrupted after a checkpoint.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ class Segment:
     def __init__(self, args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks) -> None:
         from cuda_ops import ops
         from pipeline.checkpoint import Rolling, load
-        from pipeline.trainer import Trainer
+        from pipeline.trainer import new_trainer
 
         ops.set_threads(execution.threads_per_rank)
         tokens = args.tokens or tokens_dir(recipe)
         self.args, self.execution, self.ranks = args, execution, ranks
-        self.trainer = Trainer(recipe, execution, ranks, tokens)
+        self.trainer = new_trainer(recipe, execution, ranks, tokens)
         self.rolling = Rolling(args.state / state_key(recipe, tokens, ops.SOURCE_DIGEST))
         self.lines: list[chain.Line] = []
         self.resumed = 0
@@ -178,7 +178,7 @@ def main() -> int:
     recipe, execution = load_recipe(args.recipe), Execution.from_flags(args)
     execution.check(recipe)
     launch(execution.ranks, "pipeline.train")
-    ranks = Ranks()
+    ranks = Ranks(execution.device)
     if ranks.size != execution.ranks:
         raise UserError(f"--ranks {execution.ranks}, but torchrun started {ranks.size}")
     from pipeline.trainer import NotFinite

@@ -1,14 +1,16 @@
 """One training step, and the state it acts on.
 
-A step: each own lane forward and backward, lanes added by a tree, all-to-all so that each rank holds its shard of every
-rank's sum, the tree over ranks, the norm over fixed chunks, AdamW on the shard (ZeRO-1: moments exist only there), parameters
-gathered. Who computes a lane, in which micro-batches, cannot be seen in the result.
+A step: each own lane forward and backward, lanes added by a tree, all-to-all (while the last lane's backward pass runs) so
+that each rank holds its shard of every rank's sum, the tree over ranks, the norm over fixed chunks, AdamW on the shard
+(ZeRO-1: moments exist only there), parameters gathered. Who computes a lane, in which micro-batches, cannot be seen in the result.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-import struct
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,15 @@ from torch import Tensor
 
 from cuda_ops import ops
 from pipeline.batches import Batches
+from pipeline.captured import Captured, CudaGraph
 from pipeline.chain import Line
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
+from pipeline.exchange import Exchange
 from pipeline.execution import Execution
-from pipeline.lanes import LaneCounter, lanes_of, tree_over_rows
+from pipeline.feed import Feed
+from pipeline.lanes import LaneCounter, lanes_of
+from pipeline.memory import Memory, OutOfMemory, gib
 from pipeline.models.gpt import Gpt
 from pipeline.ranks import Ranks
 from pipeline.recipe import Recipe, recipe_id
@@ -38,11 +44,14 @@ def fp32(x: float) -> float:
 
 
 class Trainer:
-    """Model, optimizer state and buffers of one rank; everything is allocated here."""
+    """Model, optimizer state and buffers of one rank; everything is allocated here, on the rank's device."""
 
-    def __init__(self, recipe: Recipe, execution: Execution, ranks: Ranks, tokens_dir: Path) -> None:
+    def __init__(
+        self, recipe: Recipe, execution: Execution, ranks: Ranks, tokens_dir: Path, memory: Memory | None = None
+    ) -> None:
         bits = recipe.bits
         self.recipe, self.ranks = recipe, ranks
+        memory = memory or Memory(ranks.device)
         self.batches = Batches(recipe, tokens_dir)
         self.lane_sequences = bits.batch.sequences // bits.batch.lanes
         self.micro_batch = min(execution.micro_batch, self.lane_sequences)
@@ -53,17 +62,30 @@ class Trainer:
             lane_sequences=self.lane_sequences,
             recompute=execution.recompute,
             flat_multiple=ops.NORM_CHUNK * bits.batch.lanes,
+            memory=memory,
+        )
+        self.offsets = dict(
+            zip(
+                self.model.shapes,
+                itertools.accumulate(map(math.prod, self.model.shapes.values()), initial=0),
+                strict=False,
+            )
         )
         size = self.model.flat_size // ranks.size
         self.first = ranks.rank * size  # of this rank's shard in the flat space
         self.counter = LaneCounter(len(self.own_lanes), self.model.new_flat)
-        self.received = torch.zeros(ranks.size, size) if ranks.size > 1 else None
-        self.m, self.v = torch.zeros(size), torch.zeros(size)
+        self.exchange = Exchange(ranks, size, memory) if ranks.size > 1 else None
+        self.m, self.v = memory.zeros(size), memory.zeros(size)
         chunks = size // ops.NORM_CHUNK
-        self.partials, self.all_partials = torch.zeros(chunks), torch.zeros(ranks.size * chunks)
-        self.lane_losses = torch.zeros(len(self.own_lanes))
-        self.all_losses = torch.zeros(bits.batch.lanes)
-        self.scalar = torch.zeros(1)
+        self.partials, self.all_partials = memory.zeros(chunks), memory.zeros(ranks.size * chunks)
+        self.lane_losses = memory.zeros(len(self.own_lanes))
+        self.all_losses = memory.zeros(bits.batch.lanes)
+        self.totals = memory.zeros(2)  # of the losses, of the gradient's squares
+        self.results = memory.zeros(2, dtype=torch.int64)  # loss and norm as two fp32, the shard's fingerprint
+        self.report = self.results[:1].view(torch.float32)
+        self.feed = Feed(self.batches, len(self.own_lanes), self.lane_sequences, self.model.embedding_rows, memory)
+        graph = execution.graph and memory.device.type == "cuda" and ranks.size == 1
+        self.compute = Captured(self._compute, CudaGraph if graph else None)
         self.signals = torch.zeros(ranks.size, 2, dtype=torch.int64)
         self.loss_scale = fp32(1.0 / (bits.batch.sequences * bits.model.context))
         self.ranges = self._decay_ranges(size)
@@ -88,64 +110,86 @@ class Trainer:
 
     # ------------------------------------------------------------------ a step
 
-    def _lane(self, lane: int, step: int, grads: Tensor, loss: Tensor) -> None:
-        """Forward and backward of one lane: one chain over its tokens, in whole sequences at a time."""
-        tokens, targets = self.batches.get(step, lane * self.lane_sequences, self.lane_sequences)
-        self.model.begin_lane(tokens)
+    def _lane(self, i: int, grads: Tensor, loss: Tensor, done: Callable[[str], None] | None = None) -> None:
+        """Forward and backward of own lane i: one chain over its tokens, in whole sequences at a time."""
+        lane, model = self.feed.lanes[i], self.model
+        model.begin_lane()
         for first in range(0, self.lane_sequences, self.micro_batch):
             part = slice(first, first + self.micro_batch)
-            losses = self.model.accumulate(tokens[part], targets[part], grads, self.loss_scale)
+            last = first + self.micro_batch >= self.lane_sequences
+            losses = model.accumulate(
+                lane.tokens[part], lane.targets[part], lane.slots[part], grads, self.loss_scale, done if last else None
+            )
             ops.chain_sum(loss, losses)
-        self.model.finish_lane(grads)
+        model.finish_lane(grads, lane.rows)
 
-    def _sum_over_lanes(self, step: int) -> Tensor:
-        """This rank's shard of the gradient of the whole batch; fills all_losses."""
+    def _sum_over_lanes(self) -> Tensor:
+        """This rank's shard of the gradient of the whole batch; fills lane_losses."""
         self.lane_losses.zero_()
-        for i, lane in enumerate(self.own_lanes):
+        final = len(self.own_lanes) - 1
+        for i in range(final + (self.exchange is None)):
             grads = self.counter.fresh()
-            self._lane(lane, step, grads, self.lane_losses[i : i + 1])
+            self._lane(i, grads, self.lane_losses[i : i + 1])
             self.counter.push(grads)
-        mine = self.counter.total()
+        if self.exchange is None:
+            return self.counter.total()
+        exchange, grads = self.exchange, self.counter.fresh()
+        total = grads
+
+        def done(name: str) -> None:
+            """Send what the last lane has completed, while the rest of its backward pass runs."""
+            nonlocal total
+            pending = exchange.pending(self.offsets[name])
+            if pending:
+                total = self.counter.finish(grads, *pending)
+                exchange.start(total, *pending)
+
+        self._lane(final, grads, self.lane_losses[final : final + 1], done)
+        done(next(iter(self.offsets)))
+        self.counter.close()
+        return exchange.finish(total[: self.m.numel()])
+
+    def _compute(self) -> None:
+        """All of a step that runs on the device: reads the feed, ends in `results`. Whole numbers of launches, no waiting."""
+        optimizer = self.recipe.bits.optimizer
+        gradient = self._sum_over_lanes()
         self.ranks.gather(self.all_losses, self.lane_losses)
-        if self.received is None:
-            return mine
-        self.ranks.exchange(self.received, mine.view(self.ranks.size, -1))
-        return tree_over_rows(self.received)
+        ops.tree_sum(self.totals[:1], self.all_losses)
+        ops.norm_partials(self.partials, gradient)
+        self.ranks.gather(self.all_partials, self.partials)
+        ops.tree_sum(self.totals[1:], self.all_partials)
+        ops.clip(self.report, self.feed.scalars, self.totals, self.loss_scale, optimizer.clip_norm)
+        shard = self.model.parameters[self.first : self.first + self.m.numel()]
+        for a, b, decay in self.ranges:
+            ops.adamw(
+                shard[a:b], self.m[a:b], self.v[a:b], gradient[a:b], self.feed.scalars, optimizer.beta1, optimizer.beta2,
+                optimizer.eps, decay,
+            )  # fmt: skip
+        self.ranks.gather_flat(self.model.parameters)
+        own = self.model.parameters[self.first : min(self.first + self.m.numel(), self.model.size)]
+        if own.numel():
+            ops.fingerprint_into(self.results[1:], own, self.first)
 
     def train_step(self, signal: int = 0) -> tuple[Line, int]:
         """One step; returns its chain line (not yet linked) and the union of every rank's signal bits."""
         bits, step = self.recipe.bits, self.step + 1
-        gradient = self._sum_over_lanes(step)
-        ops.tree_sum(self.scalar, self.all_losses)
-        loss = fp32(self.scalar.item() * self.loss_scale)
-        ops.norm_partials(self.partials, gradient)
-        self.ranks.gather(self.all_partials, self.partials)
-        ops.tree_sum(self.scalar, self.all_partials)
-        norm = fp32(math.sqrt(self.scalar.item())) if self.scalar.item() >= 0 else math.nan
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NotFinite(self._diagnose(step, loss, norm))
-        clip = fp32(bits.optimizer.clip_norm)
-        scale = 1.0 if norm <= clip else fp32(clip / norm)
         lr = learning_rate(bits.schedule, step, bits.steps)
         corrections = [bias_correction(beta, step) for beta in (bits.optimizer.beta1, bits.optimizer.beta2)]
-        size = self.m.numel()
-        shard = self.model.parameters[self.first : self.first + size]
-        for a, b, decay in self.ranges:
-            ops.adamw(
-                shard[a:b], self.m[a:b], self.v[a:b], gradient[a:b], scale, lr, bits.optimizer.beta1,
-                bits.optimizer.beta2, bits.optimizer.eps, decay, *corrections,
-            )  # fmt: skip
-        self.ranks.gather_flat(self.model.parameters)
+        self.feed.load(step, self.own_lanes, [lr, *corrections])
+        self.compute()
+        if step < bits.steps:
+            self.feed.prepare(step + 1, self.own_lanes)  # while the device works
+        results = self.results.cpu()  # the only wait of a step
+        loss, norm = results[:1].view(torch.float32).tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NotFinite(self._diagnose(step, loss, norm))  # AdamW has left everything as it was
         self.step = step
-        fingerprint, signals = self._fingerprint(signal)
+        fingerprint, signals = self._agree(int(results[1]), signal)
         return Line(step, loss, lr, norm, fingerprint), signals
 
-    def _fingerprint(self, signal: int) -> tuple[int, int]:
-        """Fingerprint of all parameters, each rank summing its shard, and the union of the signals."""
-        end = min(self.first + self.m.numel(), self.model.size)
-        own = self.model.parameters[self.first : end] if end > self.first else self.model.parameters[:0]
-        mine = torch.tensor([_signed(ops.fingerprint(own, self.first)), signal], dtype=torch.int64)
-        self.ranks.gather(self.signals, mine)
+    def _agree(self, fingerprint: int, signal: int) -> tuple[int, int]:
+        """Fingerprint of all parameters from those of the shards, and the union of the signals."""
+        self.ranks.gather(self.signals, torch.tensor([fingerprint, signal], dtype=torch.int64))
         total = sum(int(value) for value in self.signals[:, 0]) % 2**64
         union = 0
         for value in self.signals[:, 1]:
@@ -159,10 +203,11 @@ class Trainer:
         for name, view in self.model.weights.items():
             if ops.first_nonfinite(view) >= 0:
                 return f"{where}; the weights {name} held a NaN or Inf at element {ops.first_nonfinite(view)} already"
-        for lane in self.own_lanes:
+        self.counter.close()
+        for i, lane in enumerate(self.own_lanes):
             grads = self.counter.fresh()
-            total = torch.zeros(1)
-            self._lane(lane, step, grads, total)
+            total = self.totals[:1].zero_()
+            self._lane(i, grads, total)
             for name in reversed(list(names)):  # backward order: the last layers are computed first
                 at = ops.first_nonfinite(self.model.named(grads)[name])
                 if at >= 0:
@@ -179,7 +224,7 @@ class Trainer:
         """A sharded buffer in full, at every rank."""
         if self.ranks.size == 1:
             return shard
-        whole = torch.zeros(self.ranks.size, shard.numel())
+        whole = torch.zeros(self.ranks.size, shard.numel(), device=shard.device)
         self.ranks.gather(whole, shard)
         return whole.view(-1)
 
@@ -187,8 +232,8 @@ class Trainer:
         """The state in canonical order; every rank must call it."""
         tensors: dict[str, Tensor] = {}
         flats = {"": self.model.parameters, "optimizer.m.": self._whole(self.m), "optimizer.v.": self._whole(self.v)}
-        for prefix, flat in flats.items():
-            offset = 0
+        for prefix, there in flats.items():
+            flat, offset = there.cpu(), 0
             for name, shape in self.model.shapes.items():
                 end = offset + math.prod(shape)
                 tensors[prefix + name] = flat[offset:end].view(shape).clone()
@@ -218,6 +263,32 @@ class Trainer:
         self.step, self.link = checkpoint.step, checkpoint.link
 
 
-def _signed(value: int) -> int:
-    (signed,) = struct.unpack("<q", struct.pack("<Q", value))
-    return int(signed)
+def bytes_needed(recipe: Recipe, execution: Execution, ranks: int, tokens_dir: Path) -> int:
+    """Bytes of the buffers of one rank of `ranks`, without allocating them."""
+
+    class Place(Ranks):
+        def __init__(self) -> None:
+            self.rank, self.size, self.device = 0, ranks, torch.device("meta")
+
+    memory = Memory("meta")
+    Trainer(recipe, execution, Place(), tokens_dir, memory)
+    return memory.bytes
+
+
+def new_trainer(recipe: Recipe, execution: Execution, ranks: Ranks, tokens_dir: Path) -> Trainer:
+    """A Trainer; where memory is too small, a UserError that says how much is needed and what would lower it."""
+    try:
+        return Trainer(recipe, execution, ranks, tokens_dir)
+    except OutOfMemory as error:
+        reason = str(error)
+    needed = bytes_needed(recipe, execution, ranks.size, tokens_dir)
+    ways = {"--micro-batch 1": (replace(execution, micro_batch=1), ranks.size)}
+    if not execution.recompute:
+        ways["--recompute 1"] = (replace(execution, recompute=True), ranks.size)
+    ways["--micro-batch 1 --recompute 1"] = (replace(execution, micro_batch=1, recompute=True), ranks.size)
+    if recipe.bits.batch.lanes % (2 * ranks.size) == 0:
+        ways[f"--ranks {2 * ranks.size}, each"] = (execution, 2 * ranks.size)
+    sizes = {flag: bytes_needed(recipe, way, size, tokens_dir) for flag, (way, size) in ways.items()}
+    lower = [f"{flag} {gib(size)}" for flag, size in sizes.items() if size < needed]
+    remedy = "would need: " + "; ".join(lower) if lower else "no setting lowers it: take a larger device"
+    raise UserError(f"out of memory: the buffers of a rank need {gib(needed)} ({reason}); {remedy}")

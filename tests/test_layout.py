@@ -34,7 +34,9 @@ BEGIN, END = "<!-- digests: written by tests/test_layout.py from config/expected
 
 def digest_table() -> str:
     rows = ["| recipe | recipe_id | last checkpoint | chain | samples |", "|---|---|---|---|---|"]
-    for path in sorted((ROOT / "config" / "expected").glob("*.json")):
+    for path in (
+        ROOT / "config" / "expected" / f"{p.stem}.json" for p in sorted((ROOT / "config" / "recipes").glob("*"))
+    ):
         expected = json.loads(path.read_text())
         last = f"{load_recipe(ROOT / 'config' / 'recipes' / f'{path.stem}.yaml').bits.steps:06d}"
         keys = ["recipe/bits", f"train/step_{last}.safetensors", f"train/chain_{last}.tsv", "sample/samples.json"]

@@ -38,6 +38,7 @@ void embedding_backward(float* dwte, float* dwpe, const float* dout, const int32
 void embedding_add(float* out, const float* src, const int32_t* rows, int64_t n, int64_t C) {
   parallel_for(n, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
+      if (rows[i] < 0) continue;
       float* row = out + (int64_t)rows[i] * C;
       for (int64_t c = 0; c < C; c++) row[c] = add(row[c], src[i * C + c]);
     }

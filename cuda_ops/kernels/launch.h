@@ -4,12 +4,14 @@
 //   SAMEBITS_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)   launch and check the launch
 //   SAMEBITS_DYNAMIC_SHARED(type, name);                                       the block's dynamic shared memory
 //   copy_async<bytes>(shared, global), copy_async_commit(), copy_async_wait<groups>()   cp.async, bytes 4, 8 or 16
+//   Scratch scratch(stream, bytes)   device memory for the kernels that a launcher queues (scratch.h)
 #pragma once
 
 #include <stdexcept>
 #include <string>
 
 #include "kernels.h"
+#include "scratch.h"
 
 #if defined(SAMEBITS_CUDA_ON_CPU)
 #include "../../tests/cuda_on_cpu/shim.h"
@@ -25,7 +27,9 @@ void launch(const char* name, Kernel kernel, dim3 grid, dim3 block, size_t share
   if (shared_bytes > 48 * 1024) {
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
   }
+  // clang-format off
   kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
+  // clang-format on
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) {
     throw std::runtime_error(std::string(name) + ": cannot be launched: " + cudaGetErrorString(error));

@@ -30,12 +30,15 @@ _WRITING = [
     "cross_entropy_fused",
     "chain_sum",
     "adamw",
+    "clip",
     "norm_partials",
     "tree_sum",
     "unary",
     "fill_normal",
     "fill_uniform",
     "sample",
+    "fingerprint_into",
+    "first_nonfinite_into",
 ]
 
 

@@ -8,8 +8,12 @@ from cuda_ops.ops._registry import compiled
 
 
 def adamw(
-    param: Tensor, m: Tensor, v: Tensor, grad: Tensor, grad_scale: float, lr: float, beta1: float, beta2: float,
-    eps: float, weight_decay: float, correction1: float, correction2: float,
+    param: Tensor, m: Tensor, v: Tensor, grad: Tensor, scalars: Tensor, beta1: float, beta2: float, eps: float,
+    weight_decay: float,
 ) -> None:  # fmt: skip
-    """One update in place; correction1 = 1 - beta1^t, correction2 = 1 - beta2^t. Expression: numerics/optimizer.h."""
-    compiled.adamw.default(param, m, v, grad, grad_scale, lr, beta1, beta2, eps, weight_decay, correction1, correction2)
+    """One update in place. Expression: numerics/optimizer.h.
+
+    scalars [4] fp32: the factor of grad, the learning rate, 1 - beta1^t, 1 - beta2^t, in a tensor where the parameters are
+    so that a captured step can be replayed. A factor that is NaN changes nothing.
+    """
+    compiled.adamw.default(param, m, v, grad, scalars, beta1, beta2, eps, weight_decay)

@@ -18,5 +18,8 @@ def embedding_backward(dwte: Tensor, dwpe: Tensor, dout: Tensor, tokens: Tensor)
 
 
 def embedding_add(out: Tensor, src: Tensor, rows: Tensor) -> None:
-    """out[rows[i]] += src[i]; rows [n] int32, ascending and distinct. Joins the gradients of a tied embedding."""
+    """out[rows[i]] += src[i]; rows [n] int32, ascending and distinct; from some place on they may be -1, which is skipped.
+
+    Joins the gradients of a tied embedding.
+    """
     compiled.embedding_add.default(out, src, rows)

@@ -11,6 +11,7 @@ Shapes: B sequences of a micro-batch, T tokens, C channels, H heads, V vocabular
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from cuda_ops import ops
 from pipeline import recipe
+from pipeline.memory import Memory
 from pipeline.philox import Stream
 
 # The lm head walks the tokens in pieces: logits of about this many bytes, but of enough rows for an efficient product.
@@ -56,6 +58,18 @@ def parameter_count(config: recipe.Gpt) -> int:
     return sum(math.prod(shape) for shape in parameter_shapes(config).values())
 
 
+def embedding_slots(tokens: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Where each token's input-embedding gradient is kept, and whose it is; computed on the host.
+
+    tokens: those of a whole lane, int32, any shape. Returns slots, of that shape, and the distinct tokens by slot [rows],
+    ascending, then -1: their number differs from step to step, the buffers' sizes do not.
+    """
+    distinct, slots = np.unique(tokens.numpy(), return_inverse=True)
+    padded = np.full(rows, -1, dtype=np.int32)
+    padded[: len(distinct)] = distinct
+    return torch.from_numpy(slots.reshape(tokens.shape).astype(np.int32)), torch.from_numpy(padded)
+
+
 @dataclass
 class Activations:
     """What the backward pass of one block reads, besides the block's input. All fp32, [B, T, ...].
@@ -81,7 +95,8 @@ class Gpt:
     micro_batch: the most sequences of one call. lane_sequences: the most sequences of one lane (for the gradient
     of the input embedding). recompute: keep only each block's input and run the block again in the backward pass.
     training=False allocates no gradients; decode_batch > 0 allocates a KV cache for that many sequences.
-    flat_multiple: the flat parameter buffer is zero-padded to a multiple of this many scalars.
+    flat_multiple: the flat parameter buffer is zero-padded to a multiple of this many scalars. memory: where buffers come
+    from (default: the CPU's).
     """
 
     def __init__(
@@ -94,7 +109,9 @@ class Gpt:
         training: bool = True,
         decode_batch: int = 0,
         flat_multiple: int = 1,
+        memory: Memory | None = None,
     ) -> None:
+        self.memory = memory or Memory()
         self.config = config
         self.micro_batch = micro_batch
         self.recompute = recompute
@@ -114,7 +131,7 @@ class Gpt:
 
     def new_flat(self) -> Tensor:
         """A zeroed flat buffer in the layout of the parameters: for gradients."""
-        return torch.zeros(self.flat_size, dtype=torch.float32)
+        return self.memory.zeros(self.flat_size)
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of a flat buffer by parameter name, in canonical order. Views of one buffer are made once."""
@@ -132,8 +149,7 @@ class Gpt:
         cfg = self.config
         t, c, h = cfg.context, cfg.channels, cfg.heads
 
-        def buffer(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float32)
+        buffer = self.memory.zeros
 
         def activations() -> Activations:
             return Activations(
@@ -166,11 +182,10 @@ class Gpt:
             self._dstream = buffer(batch, t, c)
             # The gradient of fc lives in the wide layer only until fc's own gradients are done.
             self._dqkv = self._wide.view(-1)[: batch * t * 3 * c].view(batch, t, 3 * c)
-            slots = min(cfg.vocab_size, lane_sequences * t)
-            self._dembedding = buffer(slots, c)
-            self._lane_tokens = np.zeros(0, dtype=np.int32)
+            self.embedding_rows = min(cfg.vocab_size, lane_sequences * t)
+            self._dembedding = buffer(self.embedding_rows, c)
         self._keys = [buffer(decode_batch, h, t, c // h) for _ in range(cfg.layers if decode_batch else 0)]
-        self._values = [torch.zeros_like(cache) for cache in self._keys]
+        self._values = [buffer(*cache.shape) for cache in self._keys]
 
     # ------------------------------------------------------------------ parameters
 
@@ -270,16 +285,20 @@ class Gpt:
 
     # ------------------------------------------------------------------ backward
 
-    def begin_lane(self, tokens: Tensor) -> None:
-        """Start a lane of tokens [n, T]: its input-embedding gradient has one row per distinct token."""
-        self._lane_tokens = np.unique(tokens.numpy()).astype(np.int32)
-        self._dembedding[: len(self._lane_tokens)].zero_()
+    def begin_lane(self) -> None:
+        """Start a lane: its input-embedding gradient, one row per distinct token, is zeroed."""
+        self._dembedding.zero_()
 
-    def accumulate(self, tokens: Tensor, targets: Tensor, grads: Tensor, loss_scale: float) -> Tensor:
+    def accumulate(
+        self, tokens: Tensor, targets: Tensor, slots: Tensor, grads: Tensor, loss_scale: float,
+        done: Callable[[str], None] | None = None,
+    ) -> Tensor:  # fmt: skip
         """Forward and backward of one micro-batch [b, T] of the lane; returns the losses [b, T] (a buffer).
 
-        grads (flat, see new_flat) is continued: every sum over tokens goes on from what it holds. loss_scale is the
-        factor of each token's loss, 1 / (tokens of the whole step). Only finish_lane completes wte.weight's gradient.
+        slots [b, T]: see embedding_slots. grads (flat, see new_flat) is continued: every sum over tokens goes on from what it
+        holds. loss_scale is the factor of each token's loss, 1 / (tokens of the whole step). done(name) is called when
+        the gradients of parameter `name` and all after it have this micro-batch in them. Only finish_lane completes
+        wte.weight's gradient.
         """
         b, t = tokens.shape
         c = self.config.channels
@@ -302,7 +321,8 @@ class Gpt:
         )  # fmt: skip
         for i in reversed(range(self.config.layers)):
             self._block_backward(i, dstream, g)
-        slots = torch.from_numpy(np.searchsorted(self._lane_tokens, tokens.numpy()).astype(np.int32))
+            if done:
+                done(f"h.{i}.ln_1.weight")
         ops.embedding_backward(self._dembedding, g["wpe.weight"], dstream, slots)
         return losses.view(b, t)
 
@@ -349,10 +369,12 @@ class Gpt:
         ops.matmul(g[name + ".weight"], rows_out, rows_inp, layout="tn", accumulate=True)
         ops.matmul(dinp.view(-1, dinp.shape[-1]), rows_out, self.weights[name + ".weight"], layout="nn")
 
-    def finish_lane(self, grads: Tensor) -> None:
-        """Add the input embedding's gradient to the lm head's, once per lane: the two uses of the tied matrix."""
-        n = len(self._lane_tokens)
-        ops.embedding_add(self.named(grads)["wte.weight"], self._dembedding[:n], torch.from_numpy(self._lane_tokens))
+    def finish_lane(self, grads: Tensor, rows: Tensor) -> None:
+        """Add the input embedding's gradient to the lm head's, once per lane: the two uses of the tied matrix.
+
+        rows [R] int32: see embedding_slots.
+        """
+        ops.embedding_add(self.named(grads)["wte.weight"], self._dembedding, rows)
 
     # ------------------------------------------------------------------ decoding
 

@@ -28,6 +28,7 @@ __global__ void every(float* out, const float* x, unsigned long long* f, int fun
   for (int j = 0; j < 32; j++) p[j] = x[i * 32 + j];
   out[i + 1] = fold_partials(p);
   adamw_update(out + 2, out + 3, out + 4, x[8], adamw_scalars(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]));
+  clip_scale(out + 5, out + 7, x[10], x[11], x[12], x[13]);
   f[0] = fingerprint_mix(to_bits(x[9]), i);
 }
 """

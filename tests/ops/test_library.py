@@ -29,7 +29,7 @@ def samples() -> dict[str, tuple]:
         "bias_backward": (f(4), f(2, 3, 4)),
         "embedding_forward": (torch.empty(1, 3, 4), ids, f(3, 4), f(5, 4), 1),
         "embedding_backward": (f(3, 4), f(3, 4), f(1, 3, 4), ids),
-        "embedding_add": (f(3, 4), f(2, 4), torch.tensor([0, 2], dtype=i32)),
+        "embedding_add": (f(3, 4), f(3, 4), torch.tensor([0, 2, -1], dtype=i32)),
         "layernorm_forward": (torch.empty(2, 3, 4), torch.empty(2, 3), torch.empty(2, 3), f(2, 3, 4), f(4), f(4), 1e-5),
         "layernorm_backward": (
             torch.empty(2, 3, 4), f(4), f(4), f(2, 3, 4), None, f(2, 3, 4), f(4), f(2, 3), torch.rand(2, 3)
@@ -45,7 +45,10 @@ def samples() -> dict[str, tuple]:
         "cross_entropy_forward": (torch.empty(3), f(3, 5), ids.view(-1), 4),
         "cross_entropy_fused": (torch.empty(3), f(3, 5), ids.view(-1), 0.5, 4),
         "chain_sum": (torch.zeros(1), f(9)),
-        "adamw": (f(9), f(9), torch.rand(9), f(9), 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05),
+        "adamw": (f(9), f(9), torch.rand(9), f(9), torch.tensor([1.0, 1e-3, 0.1, 0.05]), 0.9, 0.95, 1e-8, 0.1),
+        "clip": (torch.empty(2), torch.empty(4), torch.rand(2), 0.5, 1.0),
+        "fingerprint_into": (torch.empty(1, dtype=torch.int64), f(9), 0),
+        "first_nonfinite_into": (torch.empty(1, dtype=torch.int64), f(9)),
         "norm_partials": (torch.empty(3), f(9), 4),
         "tree_sum": (torch.empty(1), f(9)),
         "unary": (torch.empty(9), torch.rand(9), 0),
@@ -59,7 +62,7 @@ def test_every_writing_op_has_a_sample() -> None:
     names = {
         name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "samebits::" in name
     }
-    assert names - {"fingerprint", "first_nonfinite", "set_threads", "isa"} == set(samples())
+    assert names - {"fingerprint", "first_nonfinite", "device_archs", "set_threads", "isa"} == set(samples())
 
 
 @pytest.mark.parametrize("name", samples())

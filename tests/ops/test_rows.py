@@ -114,6 +114,7 @@ def test_embedding_is_a_chain_in_token_order() -> None:
     assert_bits_equal(dwpe[1], dout[0, 1] + dout[1, 1], "position 1")
     before = dwte.clone()
     ops.embedding_add(dwte, wte[:2].contiguous(), torch.tensor([0, 2], dtype=torch.int32))
+    ops.embedding_add(dwte, wte, torch.tensor([-1] * len(wte), dtype=torch.int32))
     assert_bits_equal(dwte, torch.stack([before[0] + wte[0], before[1], before[2] + wte[1]]), "added")
 
 
@@ -193,7 +194,7 @@ def test_adamw_is_its_specification_and_close_to_pytorch() -> None:
     lr, b1, b2, eps, wd, scale, step = 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.5, 7
     c1, c2 = 1 - b1**step, 1 - b2**step
     got = [x.clone() for x in (p, m, v)]
-    ops.adamw(*got, g, scale, lr, b1, b2, eps, wd, c1, c2)
+    ops.adamw(*got, g, torch.tensor([scale, lr, c1, c2]), b1, b2, eps, wd)
     f = {k: F(x) for k, x in {"lr": lr, "b1": b1, "b2": b2, "eps": eps, "wd": wd}.items()}
     i1, i2 = F(1) / F(c1), F(1) / F(c2)
     for i in range(300):
@@ -209,6 +210,32 @@ def test_adamw_is_its_specification_and_close_to_pytorch() -> None:
     optimizer.state[param] = {"step": torch.tensor(float(step - 1)), "exp_avg": m.double(), "exp_avg_sq": v.double()}
     optimizer.step()
     torch.testing.assert_close(got[0].double(), param.detach(), rtol=2e-6, atol=2e-6)
+
+
+def test_adamw_changes_nothing_where_the_step_is_not_finite() -> None:
+    before = [torch.randn(50), torch.randn(50), torch.rand(50)]
+    after = [x.clone() for x in before]
+    ops.adamw(*after, torch.randn(50), torch.tensor([float("nan"), 1e-3, 0.1, 0.05]), 0.9, 0.95, 1e-8, 0.1)
+    for a, b in zip(after, before, strict=True):
+        assert_bits_equal(a, b)
+
+
+@given(st.floats(0, 2.0**120, width=32), st.floats(0, 2.0**126, width=32), st.floats(2.0**-20, 8, width=32))
+def test_clip_is_fp32_arithmetic(loss: float, square: float, clip_norm: float) -> None:
+    report, scalars = torch.empty(2), torch.tensor([5.0, 6.0, 7.0, 8.0])
+    ops.clip(report, scalars, torch.tensor([loss, square]), 0.1, clip_norm)
+    norm = np.sqrt(F(square))
+    factor = F(1) if norm <= F(clip_norm) else F(clip_norm) / norm
+    assert report.tolist() == [F(loss) * F(0.1), norm]
+    assert scalars.tolist() == [factor, 6.0, 7.0, 8.0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e38])
+def test_clip_marks_what_is_not_finite(bad: float) -> None:
+    scalars = torch.zeros(4)
+    for totals in ([bad, 1.0], [1.0, bad]):
+        ops.clip(torch.empty(2), scalars, torch.tensor(totals), 10.0, 1.0)
+        assert scalars[0].isnan().item() == (bad != 3e38 or totals[0] == bad), totals
 
 
 @given(st.integers(1, 200), st.sampled_from([1, 7, 32, 64]))

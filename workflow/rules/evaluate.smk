@@ -11,6 +11,9 @@ rule evaluate:
     log:
         f"{RUN.logs}/evaluate_{{step}}.log",
     threads: workflow.cores
+    resources:
+        device="cpu",
+        gpu=0,
     params:
         tokens=lambda wildcards: RUN.tokens,
         run=lambda wildcards: RUN.folder,
@@ -19,5 +22,5 @@ rule evaluate:
         code=code_digest("pipeline.evaluate"),
     shell:
         "python -m pipeline.evaluate --recipe {params.recipe:q} --tokens {params.tokens:q}"
-        " --checkpoint {params.run:q}/step_{wildcards.step}.safetensors --out {output:q} --threads {threads}"
-        " 2>&1 | tee -i {log:q}"
+        " --checkpoint {params.run:q}/step_{wildcards.step}.safetensors --out {output:q}"
+        " --device {resources.device} --threads {threads} 2>&1 | tee -i {log:q}"

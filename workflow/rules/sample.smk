@@ -11,6 +11,9 @@ rule sample:
     log:
         f"{RUN.logs}/sample.log",
     threads: 1
+    resources:
+        device="cpu",
+        gpu=0,
     params:
         tokens=lambda wildcards: RUN.tokens,
         recipe=lambda wildcards: RUN.recipe_path,
@@ -19,4 +22,5 @@ rule sample:
         code=code_digest("pipeline.sample"),
     shell:
         "python -m pipeline.sample --recipe {params.recipe:q} --tokens {params.tokens:q}"
-        " --checkpoint {params.checkpoint:q} --out {output:q} --threads {threads} > {log:q} 2>&1"
+        " --checkpoint {params.checkpoint:q} --out {output:q}"
+        " --device {resources.device} --threads {threads} > {log:q} 2>&1"

@@ -15,6 +15,8 @@ rule train:
     threads: workflow.cores
     resources:
         ranks=1,
+        device="cpu",
+        gpu=0,
         micro_batch=4,
         recompute=0,
         rolling=30,
@@ -29,5 +31,5 @@ rule train:
         "python -m pipeline.train --recipe {params.recipe:q} --tokens {params.tokens:q}"
         " --previous {params.previous:q} --steps-to {params.step} --out {output.checkpoint:q}"
         " --chain {output.chain:q} --ranks {resources.ranks} --micro-batch {resources.micro_batch}"
-        " --recompute {resources.recompute} --rolling {resources.rolling} --threads {threads}"
-        " 2>&1 | tee -i {log:q}"
+        " --recompute {resources.recompute} --rolling {resources.rolling}"
+        " --device {resources.device} --threads {threads} 2>&1 | tee -i {log:q}"

@@ -1,0 +1,262 @@
+// Gradients of causal multi-head attention: dqkv[B,T,3C] from dout[B,T,C] and what the forward pass has kept.
+//
+// Three kernels one after the other, none of which shares a sum between blocks, so nothing is atomic:
+// attention_delta: a thread is one (b, t, h); it leaves delta where dq of that row and head will be, its first element.
+// attention_backward_keys: a block owns kOwn keys of a head, blockIdx.x counts heads, fastest, and tiles of keys, from
+// the first and longest; queries stream past from its own first key on; it writes dk and dv.
+// attention_backward_queries: a block owns kOwn queries, tiles from the last and longest; keys stream past; it reads
+// delta of its rows and then writes dq over it. Scores and their gradients are made again from q, k, v, row_max and
+// row_sum in both passes: seven products instead of five, and nothing T x T is stored. Tiles: attention_tile.h. 16-byte
+// copies where sizes allow, 4-byte copies where not.
+//
+// order: delta is a chain of fma_ over d. p = mul(exp_(sub(score, row_max)), 1 / row_sum); dp is a chain of fma_ over
+// d; ds = mul(p, sub(dp, delta)). dq is a chain over keys j <= i ascending, dk and dv are chains over queries i >= j
+// ascending; dq and dk end with one mul by scale. What may not be seen is skipped.
+#include "attention_tile.h"
+
+namespace samebits {
+namespace device {
+
+// ---------------------------------------------------------------- kernels
+
+struct Gradients {
+  float* dqkv;
+  const float *dout, *out, *qkv, *row_max, *row_sum;
+  int T, C, H, size;
+  float scale;
+  bool wide;
+};
+
+static __device__ __forceinline__ int earlier(int a, int b) { return a < b ? a : b; }
+static __device__ __forceinline__ int later(int a, int b) { return a < b ? b : a; }
+
+__global__ void __launch_bounds__(128) attention_delta(Gradients g, int64_t n) {
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;  // over [B,T,H]
+  if (i >= n) return;
+  const float *dy = g.dout + i * g.size, *y = g.out + i * g.size;
+  float delta = 0.0f;
+  int d = 0;
+  if (g.wide) {
+#pragma unroll 4
+    for (; d < g.size; d += 4) {
+      const Quad x = load_quad(dy + d), z = load_quad(y + d);
+#pragma unroll
+      for (int c = 0; c < 4; c++) delta = fma_(x.x[c], z.x[c], delta);
+    }
+  }
+  for (; d < g.size; d++) delta = fma_(dy[d], y[d], delta);
+  g.dqkv[i / g.H * 3 * g.C + i % g.H * g.size] = delta;
+}
+
+template <class S>
+__global__ void __launch_bounds__(kAttentionThreads, S::kBlocks) attention_backward_keys(Gradients g) {
+  SAMEBITS_DYNAMIC_SHARED(float, keys);
+  float* values = keys + S::kOwn * S::kStride;
+  float* queries = values + S::kOwn * S::kStride;
+  float* douts = queries + S::kStream * S::kStride;
+  float* weights = douts + S::kStream * S::kStride;
+  float* maxima = weights + S::kOwn * S::kWeightStride;  // of the streamed queries, then their sums and deltas
+  float *sums = maxima + S::kStream, *deltas = sums + S::kStream;
+
+  const int T = g.T, C = g.C, size = g.size, row_length = 3 * C;
+  const int tiles = (T + S::kOwn - 1) / S::kOwn, units = (int)gridDim.x / tiles, unit = (int)blockIdx.x % units;
+  const int own0 = (int)blockIdx.x / units * S::kOwn, b = unit / g.H, h = unit % g.H;
+  const int64_t base = (int64_t)b * T * row_length + h * size;
+  const float *q = g.qkv + base, *k = q + C, *v = k + C, *dout = g.dout + (int64_t)b * T * C + h * size;
+  const float *row_max = g.row_max + (int64_t)unit * T, *row_sum = g.row_sum + (int64_t)unit * T;
+  const float* delta = g.dqkv + base;
+
+  const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+  const int row = warp * 4 + lane_row<4>(lane), column = lane_column<4>(lane);
+
+  float dk[S::kRows][4 * S::kParts], dv[S::kRows][4 * S::kParts];
+#pragma unroll
+  for (int r = 0; r < S::kRows; r++) {
+#pragma unroll
+    for (int n = 0; n < 4 * S::kParts; n++) dk[r][n] = dv[r][n] = 0.0f;
+  }
+  const auto copy_douts = [&](int query0) {
+    copy_rows<S::kStream, S::kSize>(douts, dout, C, query0, T - 1, size, g.wide);
+    const int i = (int)threadIdx.x, query = earlier(query0 + i, T - 1);
+    if (i < S::kStream) {
+      copy_async<4>(maxima + i, row_max + query);
+      copy_async<4>(sums + i, row_sum + query);
+      copy_async<4>(deltas + i, delta + (int64_t)query * row_length);
+    }
+    copy_async_commit();
+  };
+  const auto copy_queries = [&](int query0) {
+    copy_rows<S::kStream, S::kSize>(queries, q, row_length, query0, T - 1, size, g.wide);
+    copy_async_commit();
+  };
+  static_assert(S::kOwn % S::kStream == 0, "a tile of keys begins where a tile of queries does");
+  int query0 = own0;
+  copy_rows<S::kOwn, S::kSize>(values, v, row_length, own0, T - 1, size, g.wide);
+  copy_douts(query0);
+  copy_rows<S::kOwn, S::kSize>(keys, k, row_length, own0, T - 1, size, g.wide);
+  copy_queries(query0);
+#pragma unroll 1
+  for (; query0 < T; query0 += S::kStream) {
+    float p[S::kRows][S::kColumns], ds[S::kRows][S::kColumns];
+    copy_async_wait<1>();  // gradients of the outputs
+    __syncthreads();
+    products<S>(ds, values + row * S::kStride, douts + column * S::kStride, size);
+    copy_async_wait<0>();  // queries
+    __syncthreads();
+    products<S>(p, keys + row * S::kStride, queries + column * S::kStride, size);
+#pragma unroll
+    for (int c = 0; c < S::kColumns; c++) {
+      const float largest = maxima[column + 8 * c], inverse = div(1.0f, sums[column + 8 * c]);
+      const float own_delta = deltas[column + 8 * c];
+#pragma unroll
+      for (int r = 0; r < S::kRows; r++) {
+        p[r][c] = mul(exp_(sub(mul(p[r][c], g.scale), largest)), inverse);
+        ds[r][c] = mul(p[r][c], sub(ds[r][c], own_delta));
+      }
+    }
+    int first[S::kRows], end[S::kRows];
+#pragma unroll
+    for (int r = 0; r < S::kRows; r++) {
+      first[r] = later(0, own0 + row + 16 * r - query0);
+      end[r] = earlier(S::kStream, T - query0);
+    }
+    const bool masked = query0 < own0 + S::kOwn - 1 || query0 + S::kStream > T;
+    float* own_weights = weights + row * S::kWeightStride;
+    const auto nothing = [](int) {};
+    share<S>(own_weights + column, p);
+    if (masked) {
+      sum_rows_as<S, true>(dv, own_weights, douts + column * 4, first, end, nothing);
+    } else {
+      sum_rows_as<S, false>(dv, own_weights, douts + column * 4, first, end, nothing);
+    }
+    __syncthreads();
+    if (query0 + S::kStream < T) copy_douts(query0 + S::kStream);
+    share<S>(own_weights + column, ds);
+    if (masked) {
+      sum_rows_as<S, true>(dk, own_weights, queries + column * 4, first, end, nothing);
+    } else {
+      sum_rows_as<S, false>(dk, own_weights, queries + column * 4, first, end, nothing);
+    }
+    __syncthreads();
+    if (query0 + S::kStream < T) copy_queries(query0 + S::kStream);
+  }
+#pragma unroll
+  for (int r = 0; r < S::kRows; r++) {
+#pragma unroll
+    for (int n = 0; n < 4 * S::kParts; n++) dk[r][n] = mul(dk[r][n], g.scale);
+  }
+  store_rows<S>(g.dqkv + base + C, row_length, own0 + row, column, T, size, g.wide, dk);
+  store_rows<S>(g.dqkv + base + 2 * C, row_length, own0 + row, column, T, size, g.wide, dv);
+}
+
+template <class S>
+__global__ void __launch_bounds__(kAttentionThreads, S::kBlocks) attention_backward_queries(Gradients g) {
+  SAMEBITS_DYNAMIC_SHARED(float, queries);
+  float* douts = queries + S::kOwn * S::kStride;
+  float* keys = douts + S::kOwn * S::kStride;
+  float* values = keys + S::kStream * S::kStride;
+  float* weights = values + S::kStream * S::kStride;
+
+  const int T = g.T, C = g.C, size = g.size, row_length = 3 * C;
+  const int tiles = (T + S::kOwn - 1) / S::kOwn, units = (int)gridDim.x / tiles, unit = (int)blockIdx.x % units;
+  const int own0 = (tiles - 1 - (int)blockIdx.x / units) * S::kOwn, b = unit / g.H, h = unit % g.H;
+  const int64_t base = (int64_t)b * T * row_length + h * size;
+  const float *q = g.qkv + base, *k = q + C, *v = k + C, *dout = g.dout + (int64_t)b * T * C + h * size;
+
+  const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+  const int row = warp * 4 + lane_row<4>(lane), column = lane_column<4>(lane);
+  const int last_query = earlier(own0 + S::kOwn, T) - 1;
+
+  float dq[S::kRows][4 * S::kParts], largest[S::kRows], inverse[S::kRows], delta[S::kRows];
+#pragma unroll
+  for (int r = 0; r < S::kRows; r++) {
+    const int query = earlier(own0 + row + 16 * r, T - 1);
+    largest[r] = g.row_max[(int64_t)unit * T + query];
+    inverse[r] = div(1.0f, g.row_sum[(int64_t)unit * T + query]);
+    delta[r] = g.dqkv[base + (int64_t)query * row_length];
+#pragma unroll
+    for (int n = 0; n < 4 * S::kParts; n++) dq[r][n] = 0.0f;
+  }
+  const auto copy_streamed = [&](float* shared, const float* rows, int key0) {
+    copy_rows<S::kStream, S::kSize>(shared, rows, row_length, key0, T - 1, size, g.wide);
+    copy_async_commit();
+  };
+  copy_rows<S::kOwn, S::kSize>(douts, dout, C, own0, T - 1, size, g.wide);
+  copy_streamed(values, v, 0);
+  copy_rows<S::kOwn, S::kSize>(queries, q, row_length, own0, T - 1, size, g.wide);
+  copy_streamed(keys, k, 0);
+#pragma unroll 1
+  for (int key0 = 0; key0 <= last_query; key0 += S::kStream) {
+    float p[S::kRows][S::kColumns], ds[S::kRows][S::kColumns];
+    const bool more = key0 + S::kStream <= last_query;
+    copy_async_wait<1>();  // values
+    __syncthreads();
+    products<S>(ds, douts + row * S::kStride, values + column * S::kStride, size);
+    copy_async_wait<0>();  // keys
+    __syncthreads();
+    if (more) copy_streamed(values, v, key0 + S::kStream);
+    products<S>(p, queries + row * S::kStride, keys + column * S::kStride, size);
+    int first[S::kRows], end[S::kRows];
+#pragma unroll
+    for (int r = 0; r < S::kRows; r++) {
+      first[r] = 0;
+      end[r] = own0 + row + 16 * r - key0 + 1;
+#pragma unroll
+      for (int c = 0; c < S::kColumns; c++) {
+        p[r][c] = mul(exp_(sub(mul(p[r][c], g.scale), largest[r])), inverse[r]);
+        ds[r][c] = mul(p[r][c], sub(ds[r][c], delta[r]));
+      }
+    }
+    float* own_weights = weights + row * S::kWeightStride;
+    const auto nothing = [](int) {};
+    share<S>(own_weights + column, ds);
+    if (key0 + S::kStream - 1 > own0) {
+      sum_rows_as<S, true>(dq, own_weights, keys + column * 4, first, end, nothing);
+    } else {
+      sum_rows_as<S, false>(dq, own_weights, keys + column * 4, first, end, nothing);
+    }
+    __syncthreads();
+    if (more) copy_streamed(keys, k, key0 + S::kStream);
+  }
+#pragma unroll
+  for (int r = 0; r < S::kRows; r++) {
+#pragma unroll
+    for (int n = 0; n < 4 * S::kParts; n++) dq[r][n] = mul(dq[r][n], g.scale);
+  }
+  store_rows<S>(g.dqkv + base, row_length, own0 + row, column, T, size, g.wide, dq);
+}
+
+// ---------------------------------------------------------------- launchers
+
+template <class S>
+static void launch_backward(Stream cuda_stream, const Gradients& g, int64_t B) {
+  const int64_t n = B * g.T * g.H, tiles = (g.T + S::kOwn - 1) / S::kOwn;
+  const dim3 grid((unsigned)(tiles * B * g.H));
+  const size_t floats = 2 * (S::kOwn + S::kStream) * S::kStride + S::kOwn * S::kWeightStride;
+  SAMEBITS_LAUNCH(attention_delta, dim3((unsigned)((n + 127) / 128)), dim3(128), 0, cuda_stream, g, n);
+  SAMEBITS_LAUNCH(attention_backward_keys<S>, grid, dim3(kAttentionThreads), (floats + 3 * S::kStream) * sizeof(float),
+                  cuda_stream, g);
+  SAMEBITS_LAUNCH(attention_backward_queries<S>, grid, dim3(kAttentionThreads), floats * sizeof(float), cuda_stream, g);
+}
+
+void attention_backward(Stream cuda_stream, float* dqkv, const float* dout, const float* out, const float* qkv,
+                        const float* row_max, const float* row_sum, int64_t B, int64_t T, int64_t C, int64_t H) {
+  if (B == 0 || T == 0) return;
+  const int size = attention_head_size(C, H);
+  const bool wide = size % 4 == 0 && rows_aligned(qkv, 3 * C) && rows_aligned(dqkv, 3 * C) && rows_aligned(dout, C) &&
+                    rows_aligned(out, C);
+  const Gradients g{dqkv, dout, out, qkv, row_max, row_sum, (int)T, (int)C, (int)H, size, div(1.0f, sqrt_((float)size)),
+                    wide};
+  if (size <= 32) {
+    launch_backward<Shape<32, 4, 8, 2>>(cuda_stream, g, B);
+  } else if (size <= 64) {
+    launch_backward<Shape<64, 4, 8, 2>>(cuda_stream, g, B);
+  } else if (size <= 128) {
+    launch_backward<Shape<128, 2, 4, 2>>(cuda_stream, g, B);
+  } else {
+    launch_backward<Shape<256, 1, 2, 2>>(cuda_stream, g, B);
+  }
+}
+
+}  // namespace device
+}  // namespace samebits

@@ -1,0 +1,157 @@
+// LayerNorm (Ba, Kiros and Hinton 2016, equation 4), forward and backward.
+//
+// Rows (forward, dinp): rows.h; a row is read from memory once and from the near cache after that. Columns (dweight,
+// dbias): columns.h. 128-bit accesses where C % 4 == 0 and all arrays are 16-byte aligned; any N, T, C.
+//
+// order: mean, variance and the two means of the backward pass are row reductions (fold_partials); dweight and dbias
+// are column reductions, sequences in order.
+#include "columns.h"
+#include "rows.h"
+
+namespace samebits {
+namespace device {
+
+// ---------------------------------------------------------------- kernels
+
+template <int kWidth>
+__global__ void __launch_bounds__(kRowThreads)
+    layernorm_forward_kernel(float* out, float* mean, float* rstd, const float* inp, const float* weight,
+                             const float* bias, int64_t N, int C, float eps) {
+  const OwnRow<kWidth> own;
+  const bool real = own.row < N;
+  const int n = real ? C : 0;  // lanes beyond the last row only take part in shuffles
+  const float* x = inp + own.row * C;
+  const float count = (float)C;
+
+  Pack<kWidth> p = no_partials<kWidth>();
+#pragma unroll 4
+  for (int i = own.first; i < n; i += kPartials) {
+    const Pack<kWidth> v = load<kWidth>(x + i);
+#pragma unroll
+    for (int e = 0; e < kWidth; e++) p.x[e] = add(p.x[e], v.x[e]);
+  }
+  const float m = div(fold_lanes<kWidth>(p), count);
+
+  p = no_partials<kWidth>();
+#pragma unroll 4
+  for (int i = own.first; i < n; i += kPartials) {
+    const Pack<kWidth> v = load<kWidth>(x + i);
+#pragma unroll
+    for (int e = 0; e < kWidth; e++) {
+      const float d = sub(v.x[e], m);
+      p.x[e] = fma_(d, d, p.x[e]);
+    }
+  }
+  const float variance = div(fold_lanes<kWidth>(p), count);
+  const float r = div(1.0f, sqrt_(add(variance, eps)));
+
+  float* y = out + own.row * C;
+#pragma unroll 4
+  for (int i = own.first; i < n; i += kPartials) {
+    Pack<kWidth> v = load<kWidth>(x + i);
+    const Pack<kWidth> w = load<kWidth>(weight + i), b = load<kWidth>(bias + i);
+#pragma unroll
+    for (int e = 0; e < kWidth; e++) v.x[e] = fma_(mul(sub(v.x[e], m), r), w.x[e], b.x[e]);
+    store<kWidth>(y + i, v);
+  }
+  if (real && own.first == 0) {
+    mean[own.row] = m;
+    rstd[own.row] = r;
+  }
+}
+
+// dinp may be dresidual or dout: each element is read before it is written, by the same lane.
+template <int kWidth>
+__global__ void __launch_bounds__(kRowThreads)
+    layernorm_dinp_kernel(float* dinp, const float* dout, const float* dresidual, const float* inp, const float* weight,
+                          const float* mean, const float* rstd, int64_t N, int C) {
+  const OwnRow<kWidth> own;
+  const bool real = own.row < N;
+  const int n = real ? C : 0;
+  const float *x = inp + own.row * C, *g = dout + own.row * C;
+  const float m = real ? mean[own.row] : 0.0f, r = real ? rstd[own.row] : 0.0f;
+  const float count = (float)C;
+
+  Pack<kWidth> p = no_partials<kWidth>(), q = no_partials<kWidth>();
+#pragma unroll 4
+  for (int i = own.first; i < n; i += kPartials) {
+    const Pack<kWidth> d = load<kWidth>(g + i), v = load<kWidth>(x + i), w = load<kWidth>(weight + i);
+#pragma unroll
+    for (int e = 0; e < kWidth; e++) {
+      p.x[e] = fma_(d.x[e], w.x[e], p.x[e]);
+      q.x[e] = fma_(mul(d.x[e], w.x[e]), mul(sub(v.x[e], m), r), q.x[e]);
+    }
+  }
+  const float mean1 = div(fold_lanes<kWidth>(p), count);
+  const float mean2 = div(fold_lanes<kWidth>(q), count);
+
+  float* y = dinp + own.row * C;
+  const float* residual = dresidual ? dresidual + own.row * C : nullptr;
+#pragma unroll 2
+  for (int i = own.first; i < n; i += kPartials) {
+    const Pack<kWidth> d = load<kWidth>(g + i), v = load<kWidth>(x + i), w = load<kWidth>(weight + i);
+    Pack<kWidth> value;
+#pragma unroll
+    for (int e = 0; e < kWidth; e++) {
+      const float norm = mul(sub(v.x[e], m), r);
+      value.x[e] = mul(fma_(-norm, mean2, sub(mul(d.x[e], w.x[e]), mean1)), r);
+    }
+    if (residual) {
+      const Pack<kWidth> before = load<kWidth>(residual + i);
+#pragma unroll
+      for (int e = 0; e < kWidth; e++) value.x[e] = add(before.x[e], value.x[e]);
+    }
+    store<kWidth>(y + i, value);
+  }
+}
+
+// What one token adds to the partials of dweight and dbias.
+struct LayernormTerms {
+  static constexpr int kSums = 2;
+  const float *dout, *inp, *mean, *rstd;
+
+  template <int kWidth>
+  __device__ __forceinline__ void operator()(Pack<kWidth>* p, int64_t token, int64_t at) const {
+    const Pack<kWidth> g = load<kWidth>(dout + at), x = load<kWidth>(inp + at);
+    const float m = mean[token], r = rstd[token];
+#pragma unroll
+    for (int e = 0; e < kWidth; e++) {
+      p[0].x[e] = fma_(g.x[e], mul(sub(x.x[e], m), r), p[0].x[e]);
+      p[1].x[e] = add(p[1].x[e], g.x[e]);
+    }
+  }
+};
+
+// ---------------------------------------------------------------- launchers
+
+void layernorm_forward(Stream stream, float* out, float* mean, float* rstd, const float* inp, const float* weight,
+                       const float* bias, int64_t N, int64_t C, float eps) {
+  if (N <= 0) return;
+  if (C % 4 == 0 && aligned(out, inp, weight, bias)) {
+    SAMEBITS_LAUNCH(layernorm_forward_kernel<4>, grid_for_rows<4>(N), dim3(kRowThreads), 0, stream, out, mean, rstd,
+                    inp, weight, bias, N, (int)C, eps);
+  } else {
+    SAMEBITS_LAUNCH(layernorm_forward_kernel<1>, grid_for_rows<1>(N), dim3(kRowThreads), 0, stream, out, mean, rstd,
+                    inp, weight, bias, N, (int)C, eps);
+  }
+}
+
+void layernorm_backward(Stream stream, float* dinp, float* dweight, float* dbias, const float* dout,
+                        const float* dresidual, const float* inp, const float* weight, const float* mean,
+                        const float* rstd, int64_t B, int64_t T, int64_t C) {
+  // Columns first: dinp may be dout.
+  float* const sums[2] = {dweight, dbias};
+  column_sums(stream, sums, LayernormTerms{dout, inp, mean, rstd}, B, T, C, aligned(dout, inp));
+  const int64_t N = B * T;
+  if (N <= 0) return;
+  if (C % 4 == 0 && aligned(dinp, dout, dresidual, inp, weight)) {
+    SAMEBITS_LAUNCH(layernorm_dinp_kernel<4>, grid_for_rows<4>(N), dim3(kRowThreads), 0, stream, dinp, dout, dresidual,
+                    inp, weight, mean, rstd, N, (int)C);
+  } else {
+    SAMEBITS_LAUNCH(layernorm_dinp_kernel<1>, grid_for_rows<1>(N), dim3(kRowThreads), 0, stream, dinp, dout, dresidual,
+                    inp, weight, mean, rstd, N, (int)C);
+  }
+}
+
+}  // namespace device
+}  // namespace samebits

@@ -1,0 +1,385 @@
+// Matrix products in three layouts: register and shared memory tiles, fp32 FMA.
+//
+// A block owns a tile of outputs, kM x kN of `Tile`; blockIdx.x counts tiles in groups of kGroup tile rows, so that
+// blocks which run together share operands in the L2 cache. A warp owns a part of it as 4 x 8 or 8 x 4 lanes
+// (tile.h), and a thread kThreadM x kThreadN outputs in squares of 4 x 4. Operands arrive k-major in shared memory,
+// a[kK][kM + 4] and b[kK][kN + 4], kStages of them in flight by cp.async: an operand that is dense along k is
+// transposed by 4-byte copies (eight lanes along k, so whole 32-byte sectors), the others come 16 bytes at a time where
+// rows are 16-byte aligned and 4 bytes at a time where not. No size needs to divide anything: rows and columns beyond
+// the matrix repeat its last (their outputs are dropped), and K is never padded.
+//
+// order: each output is one chain over k ascending, sum = fma_(a, b, sum), from +0 or, accumulating, from what out
+// holds; a bias is added to the finished chain by one add. K is never split. A tile decides only which thread walks a
+// chain, so it is picked per problem and cannot change a bit.
+#include "matmul.h"
+
+#include "tile.h"
+
+namespace samebits {
+namespace device {
+
+// ---------------------------------------------------------------- kernels
+
+enum Layout { kNT = 0, kNN = 1, kTN = 2 };
+
+constexpr int kStages = 4;  // three tiles of k in flight while one is used
+constexpr int kGroup = 8;
+
+// kK: k per stage; the main loop is unrolled over it, so about a thousand fma is what the instruction cache takes.
+template <int kM_, int kN_, int kK_, int kThreadM_, int kThreadN_, int kLaneRows_, int kBlocks_>
+struct Tile {
+  static constexpr int kM = kM_, kN = kN_, kK = kK_, kThreadM = kThreadM_, kThreadN = kThreadN_;
+  static constexpr int kLaneRows = kLaneRows_;
+  static constexpr int kBlocks = kBlocks_;  // per multiprocessor: bounds the registers
+  static constexpr int kLaneColumns = 32 / kLaneRows;
+  static constexpr int kWarpM = kLaneRows * kThreadM, kWarpN = kLaneColumns * kThreadN;
+  static constexpr int kWarpColumns = kN / kWarpN;
+  static constexpr int kThreads = 32 * (kM / kWarpM) * kWarpColumns;
+  static constexpr int kStrideA = kM + kPad, kStrideB = kN + kPad;
+  static constexpr int kStage = kK * (kStrideA + kStrideB);  // floats
+};
+
+// Copies kK x kTile of one operand into shared memory, [kK][kTile + kPad], one tile of k after the other.
+template <bool kAlongK, int kTile, int kK, int kThreads, bool kWide>
+struct Copier {
+  static constexpr int kStride = kTile + kPad;
+  static constexpr int kWidth = !kAlongK && kWide ? 4 : 1;        // floats per copy
+  static constexpr int kInner = kAlongK ? 8 : kTile / kWidth;     // threads in the dense direction
+  static constexpr int kOuter = kThreads / kInner;                // and in the other
+  static constexpr int kSteps = (kAlongK ? kTile : kK) / kOuter;  // copies of a thread in the other direction
+  static constexpr int kRepeats = kAlongK ? kK / 8 : 1;           // and in the dense one
+  static_assert(kSteps * kOuter == (kAlongK ? kTile : kK), "an even share");
+
+  const float* source;
+  int64_t step;  // floats from one tile of k to the next
+  int offset[kSteps];
+  int k, target;
+
+  // operand: at k = 0 and the block's first row (or column) of `count` that are left; `row` floats apart are its rows
+  // if it is dense along k, its steps of k otherwise.
+  __device__ __forceinline__ Copier(const float* operand, int64_t row, int64_t count) : source(operand) {
+    const int inner = (int)threadIdx.x % kInner, outer = (int)threadIdx.x / kInner;
+    const int last = (int)(count < kTile ? count : kTile) - 1;
+    k = kAlongK ? inner : outer;
+    target = kAlongK ? inner * kStride + outer : outer * kStride + inner * kWidth;
+    step = kAlongK ? kK : kK * row;
+#pragma unroll
+    for (int i = 0; i < kSteps; i++) {
+      const int at = outer + i * kOuter, held = last / kWidth * kWidth;
+      offset[i] = kAlongK ? (int)((at < last ? at : last) * row) + inner
+                          : (int)(at * row) + (inner * kWidth < held ? inner * kWidth : held);
+    }
+  }
+
+  // left: how many k there are from this tile on.
+  __device__ __forceinline__ void copy(float* shared, int left) {
+#pragma unroll
+    for (int i = 0; i < kSteps; i++) {
+#pragma unroll
+      for (int repeat = 0; repeat < kRepeats; repeat++) {
+        const int at = kAlongK ? repeat * 8 * kStride + i * kOuter : i * kOuter * kStride;
+        const int own_k = k + (kAlongK ? repeat * 8 : i * kOuter);
+        if (own_k < left) copy_async<4 * kWidth>(shared + target + at, source + offset[i] + repeat * 8);
+      }
+    }
+    source += step;
+  }
+};
+
+template <int kLayout, class T, bool kWide>
+__global__ void __launch_bounds__(T::kThreads, T::kBlocks)
+    matmul_tile(float* out, const float* a, const float* b, const float* bias, int M, int N, int K, bool accumulate,
+                bool wide_out) {
+  SAMEBITS_DYNAMIC_SHARED(float, shared);
+  constexpr int kThreadM = T::kThreadM, kThreadN = T::kThreadN, kK = T::kK;
+
+  const int tiles_m = (M + T::kM - 1) / T::kM, tiles_n = (N + T::kN - 1) / T::kN;
+  const int group = (int)blockIdx.x / (kGroup * tiles_n), within = (int)blockIdx.x % (kGroup * tiles_n);
+  const int group_rows = tiles_m - group * kGroup < kGroup ? tiles_m - group * kGroup : kGroup;
+  const int64_t m0 = (int64_t)(group * kGroup + within % group_rows) * T::kM;
+  const int64_t n0 = (int64_t)(within / group_rows) * T::kN;
+
+  Copier<kLayout != kTN, T::kM, kK, T::kThreads, kWide> copy_a(a + (kLayout == kTN ? m0 : m0 * K),
+                                                               kLayout == kTN ? M : K, M - m0);
+  Copier<kLayout == kNT, T::kN, kK, T::kThreads, kWide> copy_b(b + (kLayout == kNT ? n0 * K : n0),
+                                                               kLayout == kNT ? K : N, N - n0);
+
+  const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+  const int row = warp / T::kWarpColumns * T::kWarpM + lane_row<T::kLaneRows>(lane) * 4;
+  const int column = warp % T::kWarpColumns * T::kWarpN + lane_column<T::kLaneRows>(lane) * 4;
+  // Output (i, j) of the thread lies at row_of(i), column_of(j).
+  const auto row_of = [&](int i) { return m0 + row + i / 4 * (T::kLaneRows * 4) + i % 4; };
+  const auto column_of = [&](int j) { return n0 + column + j / 4 * (T::kLaneColumns * 4) + j % 4; };
+
+  float sum[kThreadM][kThreadN];
+#pragma unroll
+  for (int i = 0; i < kThreadM; i++) {
+#pragma unroll
+    for (int j = 0; j < kThreadN; j++) {
+      sum[i][j] = accumulate && row_of(i) < M && column_of(j) < N ? out[row_of(i) * N + column_of(j)] : 0.0f;
+    }
+  }
+
+  int left = K;  // k that no copy has been asked for yet
+#pragma unroll
+  for (int stage = 0; stage < kStages - 1; stage++) {
+    copy_a.copy(shared + stage * T::kStage, left);
+    copy_b.copy(shared + stage * T::kStage + kK * T::kStrideA, left);
+    copy_async_commit();
+    left -= kK;
+  }
+
+  Quad part_a[2][kThreadM / 4], part_b[2][kThreadN / 4];
+  const float* reading = shared;
+  float* writing = shared + (kStages - 1) * T::kStage;
+  const auto load = [&](int buffer, int k) {
+#pragma unroll
+    for (int i = 0; i < kThreadM / 4; i++) {
+      part_a[buffer][i] = load_quad(reading + k * T::kStrideA + row + i * (T::kLaneRows * 4));
+    }
+#pragma unroll
+    for (int j = 0; j < kThreadN / 4; j++) {
+      part_b[buffer][j] = load_quad(reading + kK * T::kStrideA + k * T::kStrideB + column + j * (T::kLaneColumns * 4));
+    }
+  };
+  const auto multiply = [&](int buffer) {
+#pragma unroll
+    for (int i = 0; i < kThreadM; i++) {
+#pragma unroll
+      for (int j = 0; j < kThreadN; j++) {
+        sum[i][j] = fma_(part_a[buffer][i / 4].x[i % 4], part_b[buffer][j / 4].x[j % 4], sum[i][j]);
+      }
+    }
+  };
+
+  copy_async_wait<kStages - 2>();
+  __syncthreads();
+  load(0, 0);
+#pragma unroll 1
+  for (int tile = K / kK; tile > 0; tile--) {
+#pragma unroll
+    for (int k = 0; k < kK; k++) {
+      if (k == kK - 1) {
+        // The next tile has arrived, and nobody reads this one any more but from registers.
+        copy_async_wait<kStages - 2>();
+        __syncthreads();
+        reading = reading == shared + (kStages - 1) * T::kStage ? shared : reading + T::kStage;
+      }
+      load((k + 1) % 2, (k + 1) % kK);
+      if (k == 0) {
+        copy_a.copy(writing, left);
+        copy_b.copy(writing + kK * T::kStrideA, left);
+        copy_async_commit();
+        left -= kK;
+        writing = writing == shared + (kStages - 1) * T::kStage ? shared : writing + T::kStage;
+      }
+      multiply(k % 2);
+    }
+  }
+#pragma unroll 1
+  for (int k = 0; k < K % kK; k++) {
+    load(0, k);
+    multiply(0);
+  }
+
+#pragma unroll
+  for (int i = 0; i < kThreadM; i++) {
+    if (row_of(i) >= M) continue;
+    float* target = out + row_of(i) * N;
+#pragma unroll
+    for (int j = 0; j < kThreadN; j += 4) {
+      const int64_t at = column_of(j);
+      Quad q;
+#pragma unroll
+      for (int c = 0; c < 4; c++) {
+        q.x[c] = sum[i][j + c];
+        if (bias && at + c < N) q.x[c] = add(q.x[c], bias[at + c]);
+      }
+      if (wide_out) {
+        if (at < N) store_quad(target + at, q);
+      } else {
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+          if (at + c < N) target[at + c] = q.x[c];
+        }
+      }
+    }
+  }
+}
+
+// Few rows of A (decoding): every byte of B is used once, so what counts is bytes in flight. A block owns kFewRows x
+// 32 outputs: a warp a row, a lane a column, a thread one chain. b is [32][kFewK + 4] in shared memory where it is
+// dense along k, else [kFewK][32]; a is [kFewRows][kFewK].
+constexpr int kFewRows = 8;
+constexpr int kFewK = 64;
+constexpr int kFewColumns = 32;
+constexpr int kFewThreads = 32 * kFewRows;
+constexpr int kFewStages = 3;
+constexpr int kFewStage = kFewColumns * (kFewK + kPad) + kFewRows * kFewK;  // floats
+
+template <bool kAlongK>
+__global__ void __launch_bounds__(kFewThreads)
+    matmul_few_rows(float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N, int64_t K,
+                    int64_t a_row, int64_t a_step, bool accumulate, bool wide) {
+  SAMEBITS_DYNAMIC_SHARED(float, shared);
+  const int thread = (int)threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int64_t m0 = (int64_t)blockIdx.y * kFewRows, n0 = (int64_t)blockIdx.x * kFewColumns;
+  const int64_t row = m0 + warp, column = n0 + lane;
+  constexpr int kStride = kAlongK ? kFewK + kPad : kFewColumns;  // of b in shared memory
+
+  const auto copy = [&](float* stage, int64_t k0) {
+    float* stage_a = stage + kFewColumns * (kFewK + kPad);
+    for (int at = thread; at < kFewRows * kFewK; at += kFewThreads) {
+      const int64_t i = m0 + at / kFewK, k = k0 + at % kFewK;
+      if (i < M && k < K) copy_async<4>(stage_a + at, a + i * a_row + k * a_step);
+    }
+    // The dense direction is `inner`: k along rows of b[N,K], columns along rows of b[K,N].
+    constexpr int kInner = kAlongK ? kFewK : kFewColumns, kOuter = kAlongK ? kFewColumns : kFewK;
+    const int64_t inner0 = kAlongK ? k0 : n0, inner_end = kAlongK ? K : N;
+    const int64_t outer0 = kAlongK ? n0 : k0, outer_end = kAlongK ? N : K;
+    if (wide) {
+      for (int at = thread; at < kOuter * kInner / 4; at += kFewThreads) {
+        const int outer = at / (kInner / 4), inner = at % (kInner / 4) * 4;
+        if (outer0 + outer < outer_end && inner0 + inner < inner_end) {
+          copy_async<16>(stage + outer * kStride + inner, b + (outer0 + outer) * inner_end + inner0 + inner);
+        }
+      }
+    } else {
+      for (int at = thread; at < kOuter * kInner; at += kFewThreads) {
+        const int outer = at / kInner, inner = at % kInner;
+        if (outer0 + outer < outer_end && inner0 + inner < inner_end) {
+          copy_async<4>(stage + outer * kStride + inner, b + (outer0 + outer) * inner_end + inner0 + inner);
+        }
+      }
+    }
+    copy_async_commit();
+  };
+
+  const bool own = row < M && column < N;
+  float sum = own && accumulate ? out[row * N + column] : 0.0f;
+  for (int stage = 0; stage < kFewStages - 1; stage++) copy(shared + stage * kFewStage, (int64_t)stage * kFewK);
+  int reading = 0, writing = kFewStages - 1;
+  for (int64_t k0 = 0; k0 < K; k0 += kFewK) {
+    copy_async_wait<kFewStages - 2>();
+    __syncthreads();
+    copy(shared + writing * kFewStage, k0 + (kFewStages - 1) * kFewK);
+    const float* stage_b = shared + reading * kFewStage;
+    const float* stage_a = stage_b + kFewColumns * (kFewK + kPad) + warp * kFewK;
+    const int count = K - k0 < kFewK ? (int)(K - k0) : kFewK;
+    if (row < M) {
+      int k = 0;
+#pragma unroll 4
+      for (; k + 4 <= count; k += 4) {
+        const Quad x = load_quad(stage_a + k);
+        Quad y;
+        if (kAlongK) {
+          y = load_quad(stage_b + lane * kStride + k);
+        } else {
+#pragma unroll
+          for (int c = 0; c < 4; c++) y.x[c] = stage_b[(k + c) * kStride + lane];
+        }
+#pragma unroll
+        for (int c = 0; c < 4; c++) sum = fma_(x.x[c], y.x[c], sum);
+      }
+      for (; k < count; k++) {
+        sum = fma_(stage_a[k], kAlongK ? stage_b[lane * kStride + k] : stage_b[k * kStride + lane], sum);
+      }
+    }
+    reading = reading + 1 == kFewStages ? 0 : reading + 1;
+    writing = writing + 1 == kFewStages ? 0 : writing + 1;
+  }
+  if (own) out[row * N + column] = bias ? add(sum, bias[column]) : sum;
+}
+
+// ---------------------------------------------------------------- launchers
+
+using Large = Tile<128, 128, 8, 8, 16, 8, 2>;
+using Medium = Tile<128, 64, 16, 8, 8, 4, 3>;
+using Small = Tile<64, 64, 16, 4, 8, 4, 3>;
+
+struct Problem {
+  float* out;
+  const float *a, *b, *bias;
+  int64_t M, N, K;
+  bool accumulate, wide;
+};
+
+template <int kLayout, class T, bool kWide>
+static void launch_tile(Stream cuda_stream, const Problem& p) {
+  const int64_t tiles = ((p.M + T::kM - 1) / T::kM) * ((p.N + T::kN - 1) / T::kN);
+  const bool wide_out = rows_aligned(p.out, p.N);
+  SAMEBITS_LAUNCH((matmul_tile<kLayout, T, kWide>), dim3((unsigned)tiles), dim3(T::kThreads),
+                  kStages * T::kStage * sizeof(float), cuda_stream, p.out, p.a, p.b, p.bias, (int)p.M, (int)p.N,
+                  (int)p.K, p.accumulate, wide_out);
+}
+
+// Operands that are dense along k are copied 4 bytes at a time anyhow; the others need aligned rows but in the small
+// tile.
+template <int kLayout>
+static void launch_layout(Stream cuda_stream, const Problem& p, int tile) {
+  if constexpr (kLayout != kNT) {
+    if (!p.wide) return launch_tile<kLayout, Small, false>(cuda_stream, p);
+  }
+  if (tile == kLargeTile) {
+    launch_tile<kLayout, Large, true>(cuda_stream, p);
+  } else if (tile == kMediumTile) {
+    launch_tile<kLayout, Medium, true>(cuda_stream, p);
+  } else {
+    launch_tile<kLayout, Small, true>(cuda_stream, p);
+  }
+}
+
+static void launch_few_rows(Stream cuda_stream, const Problem& p, int layout) {
+  const dim3 grid((unsigned)((p.N + kFewColumns - 1) / kFewColumns), (unsigned)((p.M + kFewRows - 1) / kFewRows));
+  const size_t bytes = kFewStages * kFewStage * sizeof(float);
+  const bool wide = rows_aligned(p.b, layout == kNT ? p.K : p.N);
+  const int64_t a_row = layout == kTN ? 1 : p.K, a_step = layout == kTN ? p.M : 1;
+  const auto matmul_few_rows_of = layout == kNT ? matmul_few_rows<true> : matmul_few_rows<false>;
+  SAMEBITS_LAUNCH(matmul_few_rows_of, grid, dim3(kFewThreads), bytes, cuda_stream, p.out, p.a, p.b, p.bias, p.M, p.N,
+                  p.K, a_row, a_step, p.accumulate, wide);
+}
+
+int matmul_tile_for(int64_t M, int64_t N) {
+  if (M <= 2 * kFewRows) return kFewRowsTile;
+  // Rounds of tiles over kProcessors, times the work of one: a fixed number, so that a problem has one tile everywhere.
+  // The factors are what a tile's instructions other than fma cost (docs/kernels.md), in percent.
+  constexpr int64_t kProcessors = 132;
+  const auto cost = [=](int64_t tile_m, int64_t tile_n, int64_t percent) {
+    const int64_t tiles = ((M + tile_m - 1) / tile_m) * ((N + tile_n - 1) / tile_n);
+    return (tiles + kProcessors - 1) / kProcessors * tile_m * tile_n * percent;
+  };
+  const int64_t large = cost(Large::kM, Large::kN, 110), medium = cost(Medium::kM, Medium::kN, 116);
+  const int64_t small = cost(Small::kM, Small::kN, 125);
+  if (large <= medium && large <= small) return kLargeTile;
+  return medium <= small ? kMediumTile : kSmallTile;
+}
+
+void matmul_with_tile(Stream cuda_stream, float* out, const float* a, const float* b, const float* bias, int64_t M,
+                      int64_t N, int64_t K, int layout, bool accumulate, int tile) {
+  if (M == 0 || N == 0) return;
+  // Offsets within a tile are 32-bit.
+  constexpr int64_t kLimit = int64_t(1) << 24;
+  if (M > kLimit || N > kLimit || K > kLimit) {
+    throw std::runtime_error("matmul: M = " + std::to_string(M) + ", N = " + std::to_string(N) +
+                             ", K = " + std::to_string(K) + ": allowed is up to " + std::to_string(kLimit));
+  }
+  const bool wide = rows_aligned(b, N) && (layout != kTN || rows_aligned(a, M));
+  const Problem problem{out, a, b, bias, M, N, K, accumulate, wide};
+  if (tile == kFewRowsTile) {
+    launch_few_rows(cuda_stream, problem, layout);
+  } else if (layout == kNT) {
+    launch_layout<kNT>(cuda_stream, problem, tile);
+  } else if (layout == kNN) {
+    launch_layout<kNN>(cuda_stream, problem, tile);
+  } else {
+    launch_layout<kTN>(cuda_stream, problem, tile);
+  }
+}
+
+void matmul(Stream cuda_stream, float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N,
+            int64_t K, int layout, bool accumulate) {
+  matmul_with_tile(cuda_stream, out, a, b, bias, M, N, K, layout, accumulate, matmul_tile_for(M, N));
+}
+
+}  // namespace device
+}  // namespace samebits

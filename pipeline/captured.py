@@ -1,0 +1,57 @@
+"""A step as a CUDA graph.
+
+A step reads and writes buffers that were allocated once, and what changes from step to step (tokens, learning rate) lies in them,
+so its kernels can be recorded once and replayed. On a CPU the function is simply called; tests replay a recording there too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+EAGER_CALLS = 2  # the first calls run as they are, so that lazily made things are not recorded
+
+
+class Graph(Protocol):
+    """What is recorded once and replayed."""
+
+    def record(self, function: Callable[[], None]) -> None: ...
+
+    def replay(self) -> None: ...
+
+
+class CudaGraph:
+    """torch's CUDA graph on the current device."""
+
+    def __init__(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+
+    def record(self, function: Callable[[], None]) -> None:
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self._graph):
+            function()
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+class Captured:
+    """Calls `function`; with a graph, records its third call and replays that from then on."""
+
+    def __init__(self, function: Callable[[], None], new_graph: Callable[[], Graph] | None) -> None:
+        self._function, self._new_graph = function, new_graph
+        self._graph: Graph | None = None
+        self._calls = 0
+
+    def __call__(self) -> None:
+        self._calls += 1
+        if self._new_graph is None or self._calls <= EAGER_CALLS:
+            self._function()
+            return
+        if self._graph is None:
+            graph = self._new_graph()
+            graph.record(self._function)  # recording runs nothing
+            self._graph = graph
+        self._graph.replay()

@@ -1,0 +1,32 @@
+// What tests reach without torch: a launcher of the table by its name, and matmul with a given tile.
+#include <string.h>
+
+#include "../../cuda_ops/cpu/dispatch.h"
+#include "../../cuda_ops/kernels/matmul.h"
+
+// Weak, so that a library of other kernels can be linked without it.
+namespace samebits {
+namespace device {
+__attribute__((weak)) void matmul_with_tile(Stream cuda_stream, float* out, const float* a, const float* b,
+                                            const float* bias, int64_t M, int64_t N, int64_t K, int layout,
+                                            bool accumulate, int tile);
+__attribute__((weak)) int matmul_tile_for(int64_t M, int64_t N);
+}  // namespace device
+}  // namespace samebits
+
+#define SAMEBITS_VISIBLE extern "C" __attribute__((visibility("default")))
+
+SAMEBITS_VISIBLE const void* samebits_kernel(const char* wanted) {
+#define KERNEL(name, arguments) \
+  if (!strcmp(wanted, #name)) return (const void*)samebits::kernels()->name;
+#include "../../cuda_ops/kernels.inc"
+#undef KERNEL
+  return nullptr;
+}
+
+SAMEBITS_VISIBLE void samebits_matmul_with_tile(float* out, const float* a, const float* b, const float* bias, int64_t M,
+                                                int64_t N, int64_t K, int layout, bool accumulate, int tile) {
+  samebits::device::matmul_with_tile(nullptr, out, a, b, bias, M, N, K, layout, accumulate, tile);
+}
+
+SAMEBITS_VISIBLE int samebits_matmul_tile_for(int64_t M, int64_t N) { return samebits::device::matmul_tile_for(M, N); }

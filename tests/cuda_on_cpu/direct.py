@@ -1,0 +1,80 @@
+"""CUDA sources run on the CPU beside the shipped library: launchers called by name, without torch's registry."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cuda_ops import build as cpu_build
+from tests.cuda_on_cpu.build import build_shim
+
+ROOT = Path(__file__).resolve().parents[2]
+TILES = ("large", "medium", "small", "few_rows")
+LAYOUTS = ("nt", "nn", "tn")
+
+
+class Direct:
+    """The launchers of a library made by build_shim(torch=False); tensors are passed as pointers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.library = ctypes.CDLL(str(folder / cpu_build.LIBRARY))
+        self.library.samebits_kernel.restype = ctypes.c_void_p
+
+    def schedule(self, text: str) -> None:
+        self.library.samebits_shim_schedule(text.encode())
+
+    def call(self, kernel: str, *arguments: Any) -> None:
+        address = self.library.samebits_kernel(kernel.encode())
+        assert address, f"no kernel {kernel}"
+        values = [as_c(x) for x in arguments]
+        ctypes.CFUNCTYPE(None, *(type(x) for x in values))(address)(*values)
+
+    def tile_for(self, m: int, n: int) -> str:
+        return TILES[self.library.samebits_matmul_tile_for(as_c(m), as_c(n))]
+
+    def matmul(
+        self,
+        out: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        bias: torch.Tensor | None,
+        layout: str,
+        accumulate: bool,
+        tile: str | None = None,
+    ) -> None:
+        """matmul of cuda_ops.ops, with a tile of kernels/matmul.h or the one it would pick."""
+        m, n = out.shape
+        k = a.shape[0 if layout == "tn" else 1]
+        number = TILES.index(tile or self.tile_for(m, n))
+        arguments = (out, a, b, bias, m, n, k)
+        self.library.samebits_matmul_with_tile(
+            *map(as_c, arguments), ctypes.c_int(LAYOUTS.index(layout)), ctypes.c_bool(accumulate), ctypes.c_int(number)
+        )
+
+
+def as_c(x: Any) -> Any:
+    if x is None or isinstance(x, torch.Tensor):
+        return ctypes.c_void_p(None if x is None else x.data_ptr())
+    return {bool: ctypes.c_bool, int: ctypes.c_int64, float: ctypes.c_float}[type(x)](x)
+
+
+def sabotaged(folder: Path, source: str, old: str, new: str, only: str | None = None) -> Direct:
+    """The kernels with a piece of text of one file exchanged everywhere in it; `only` names the .cu files that use it."""
+    kernels = folder / "cuda_ops" / "kernels"
+    kernels.mkdir(parents=True)
+    (folder / "tests").symlink_to(ROOT / "tests")
+    for name in ("numerics", "cpu", "kernels.inc"):
+        (folder / "cuda_ops" / name).symlink_to(ROOT / "cuda_ops" / name)
+    for path in (ROOT / "cuda_ops" / "kernels").iterdir():
+        text = path.read_text()
+        if path.name == source:
+            assert old in text, f"{source} has no {old!r}"
+            text = text.replace(old, new)
+        (kernels / path.name).write_text(text)
+    # Not optimised: making it takes longer than running it.
+    only = only or source.split(".")[0].split("_")[0] + "*"
+    build_shim(folder / "build", kernels, opt_level=0, only=only, torch=False)
+    return Direct(folder / "build")
