@@ -88,7 +88,9 @@ class Ninja:
             "  description = link $out",
         ]
         if toolkit:
-            host = ",".join([*(flag for flag in flags.ARITHMETIC if "std=" not in flag), "-fPIC,-fvisibility=hidden", prefix])
+            host = ",".join(
+                [*(flag for flag in flags.ARITHMETIC if "std=" not in flag), "-fPIC,-fvisibility=hidden", prefix]
+            )
             device = " ".join([*flags.DEVICE_ARITHMETIC, *flags.DEVICE_BUILD, *flags.gencode(toolkit.archs)])
             self.lines += [
                 "rule nvcc",

@@ -105,7 +105,9 @@ def choose(archs: str) -> tuple[Toolkit | None, str]:
 
     version, wanted = nvcc_version(nvcc), torch.version.cuda
     if wanted is None:
-        raise UserError(f"--archs {archs}: torch {torch.__version__} is a CPU build; install the one of requirements.lock")
+        raise UserError(
+            f"--archs {archs}: torch {torch.__version__} is a CPU build; install the one of requirements.lock"
+        )
     major = wanted.split(".")[0]
     if version.split(".")[0] != major:
         raise UserError(

@@ -23,7 +23,9 @@ def main() -> int:
     parser.add_argument("--cxx", help="C++ compiler (default: $CXX, g++, clang++)")
     parser.add_argument("--threads", type=int, help="parallel compilations")
     parser.add_argument(
-        "--archs", default="auto", help=f"CUDA kernels: auto (the GPUs present), none, all, or any of {','.join(flags.ARCHS)}"
+        "--archs",
+        default="auto",
+        help=f"CUDA kernels: auto (the GPUs present), none, all, or any of {','.join(flags.ARCHS)}",
     )
     args = parser.parse_args()
     digest, cuda = build.build(args.out, args.opt_level, args.cxx, args.threads, args.archs)

@@ -19,11 +19,41 @@ if (ROOT.parent / "shared" / "data").is_dir():
     os.environ.setdefault("SAMEBITS_MIRROR", str(ROOT.parent / "shared" / "data"))
 os.environ.setdefault("SAMEBITS_BUILD", str(ROOT / "results" / "build"))
 
+SHIM = ROOT / "results" / "cuda_on_cpu"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", choices=("cpu", "cuda", "shim"), default="cpu",
+        help="where ops run in tests/ops: the CPU backend, a GPU, or the CUDA sources on the CPU",
+    )  # fmt: skip
+
 
 def pytest_configure(config: pytest.Config) -> None:
     from cuda_ops.build import build
 
     build(ROOT / "results" / "build")
+    device = config.getoption("--device")
+    if device == "shim":
+        from tests.cuda_on_cpu.build import build_shim
+
+        build_shim(SHIM)
+        os.environ["SAMEBITS_BUILD"] = str(SHIM)
+        settings.register_profile("shim", settings.get_profile("repeatable"), max_examples=5)
+        settings.load_profile("shim")
+    if device == "cuda":
+        from tests.on_device import run_ops_on
+
+        run_ops_on("cuda")
+
+
+@pytest.fixture(scope="session")
+def shim() -> Path:
+    """The folder of a library whose ops run through the CUDA sources on the CPU."""
+    from tests.cuda_on_cpu.build import build_shim
+
+    build_shim(SHIM)
+    return SHIM
 
 
 def run(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code: int | None = 0) -> str:

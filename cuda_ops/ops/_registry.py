@@ -36,6 +36,8 @@ _WRITING = [
     "fill_normal",
     "fill_uniform",
     "sample",
+    "fingerprint_into",
+    "first_nonfinite_into",
 ]
 
 

@@ -61,8 +61,8 @@ def as_c(x: Any) -> Any:
     return {bool: ctypes.c_bool, int: ctypes.c_int64, float: ctypes.c_float}[type(x)](x)
 
 
-def sabotaged(folder: Path, source: str, old: str, new: str) -> Direct:
-    """The kernels of one .cu file with a piece of text exchanged everywhere in it."""
+def sabotaged(folder: Path, source: str, old: str, new: str, only: str | None = None) -> Direct:
+    """The kernels with a piece of text of one file exchanged everywhere in it; `only` names the .cu files that use it."""
     kernels = folder / "cuda_ops" / "kernels"
     kernels.mkdir(parents=True)
     (folder / "tests").symlink_to(ROOT / "tests")
@@ -75,6 +75,6 @@ def sabotaged(folder: Path, source: str, old: str, new: str) -> Direct:
             text = text.replace(old, new)
         (kernels / path.name).write_text(text)
     # Not optimised: making it takes longer than running it.
-    only = source.split(".")[0].split("_")[0] + "*"
+    only = only or source.split(".")[0].split("_")[0] + "*"
     build_shim(folder / "build", kernels, opt_level=0, only=only, torch=False)
     return Direct(folder / "build")
