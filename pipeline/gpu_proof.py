@@ -63,14 +63,14 @@ class Proof:
         self.log.write_text("", encoding="utf-8")
         # seconds at most, together within the 8 minutes of the whole
         self.parts: dict[str, tuple[int, Callable[[], str]]] = {
-            "build": (110, self.build),
-            "ops": (60, self.ops),
-            "unary": (40, self.unary),
-            "fables": (70, lambda: self.train("fables")),
-            "shakespeare_char": (60, lambda: self.train("shakespeare_char")),
-            "ranks": (50, self.ranks),
-            "sanitizer": (60, self.sanitizer),
-            "speed": (90, self.speed),
+            "build": (90, self.build),
+            "ops": (50, self.ops),
+            "unary": (25, self.unary),
+            "fables": (75, lambda: self.train("fables")),
+            "shakespeare_char": (55, lambda: self.train("shakespeare_char")),
+            "ranks": (45, self.ranks),
+            "sanitizer": (70, self.sanitizer),
+            "speed": (70, self.speed),
         }
 
     # ------------------------------------------------------------------ commands
