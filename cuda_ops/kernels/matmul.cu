@@ -4,9 +4,9 @@
 // blocks which run together share operands in the L2 cache. A warp owns a part of it as 4 x 8 or 8 x 4 lanes
 // (tile.h), and a thread kThreadM x kThreadN outputs in squares of 4 x 4. Operands arrive k-major in shared memory,
 // a[kK][kM + 4] and b[kK][kN + 4], kStages of them in flight by cp.async: an operand that is dense along k is
-// transposed by 4-byte copies (eight lanes along k, so whole 32-byte sectors), the others come 16 bytes at a time where
-// rows are 16-byte aligned and 4 bytes at a time where not. No size needs to divide anything: rows and columns beyond
-// the matrix repeat its last (their outputs are dropped), and K is never padded.
+// transposed by 4-byte copies (eight lanes along k, so whole 32-byte sectors), the others come 16 bytes at a time. Where
+// their rows or those of out are not 16-byte aligned, one narrow tile goes 4 bytes at a time. No size needs to divide
+// anything: rows and columns beyond the matrix repeat its last (their outputs are dropped), and K is never padded.
 //
 // order: each output is one chain over k ascending, sum = fma_(a, b, sum), from +0 or, accumulating, from what out
 // holds; a bias is added to the finished chain by one add. K is never split. A tile decides only which thread walks a
@@ -88,21 +88,14 @@ struct Copier {
 
 template <int kLayout, class T, bool kWide>
 __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
-    matmul_tile(float* out, const float* a, const float* b, const float* bias, int M, int N, int K, bool accumulate,
-                bool wide_out) {
+    matmul_tile(float* out, const float* a, const float* b, const float* bias, int M, int N, int K, bool accumulate) {
   SAMEBITS_DYNAMIC_SHARED(float, shared);
   constexpr int kThreadM = T::kThreadM, kThreadN = T::kThreadN, kK = T::kK;
 
   const int tiles_m = (M + T::kM - 1) / T::kM, tiles_n = (N + T::kN - 1) / T::kN;
   const int group = (int)blockIdx.x / (kGroup * tiles_n), within = (int)blockIdx.x % (kGroup * tiles_n);
   const int group_rows = tiles_m - group * kGroup < kGroup ? tiles_m - group * kGroup : kGroup;
-  const int64_t m0 = (int64_t)(group * kGroup + within % group_rows) * T::kM;
-  const int64_t n0 = (int64_t)(within / group_rows) * T::kN;
-
-  Copier<kLayout != kTN, T::kM, kK, T::kThreads, kWide> copy_a(a + (kLayout == kTN ? m0 : m0 * K),
-                                                               kLayout == kTN ? M : K, M - m0);
-  Copier<kLayout == kNT, T::kN, kK, T::kThreads, kWide> copy_b(b + (kLayout == kNT ? n0 * K : n0),
-                                                               kLayout == kNT ? K : N, N - n0);
+  const int m0 = (group * kGroup + within % group_rows) * T::kM, n0 = within / group_rows * T::kN;
 
   const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
   const int row = warp / T::kWarpColumns * T::kWarpM + lane_row<T::kLaneRows>(lane) * 4;
@@ -115,10 +108,35 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
 #pragma unroll
   for (int i = 0; i < kThreadM; i++) {
 #pragma unroll
-    for (int j = 0; j < kThreadN; j++) {
-      sum[i][j] = accumulate && row_of(i) < M && column_of(j) < N ? out[row_of(i) * N + column_of(j)] : 0.0f;
+    for (int j = 0; j < kThreadN; j++) sum[i][j] = 0.0f;
+  }
+  if (accumulate) {
+#pragma unroll
+    for (int i = 0; i < kThreadM; i++) {
+      const float* source = out + (int64_t)row_of(i) * N;
+#pragma unroll
+      for (int j = 0; j < kThreadN; j += 4) {
+        const int at = column_of(j);
+        if (kWide) {
+          if (row_of(i) < M && at < N) {
+            const Quad q = load_quad(source + at);
+#pragma unroll
+            for (int c = 0; c < 4; c++) sum[i][j + c] = q.x[c];
+          }
+        } else {
+#pragma unroll
+          for (int c = 0; c < 4; c++) {
+            if (row_of(i) < M && at + c < N) sum[i][j + c] = source[at + c];
+          }
+        }
+      }
     }
   }
+
+  Copier<kLayout != kTN, T::kM, kK, T::kThreads, kWide> copy_a(a + (kLayout == kTN ? m0 : (int64_t)m0 * K),
+                                                               kLayout == kTN ? M : K, M - m0);
+  Copier<kLayout == kNT, T::kN, kK, T::kThreads, kWide> copy_b(b + (kLayout == kNT ? (int64_t)n0 * K : n0),
+                                                               kLayout == kNT ? K : N, N - n0);
 
   int left = K;  // k that no copy has been asked for yet
 #pragma unroll
@@ -182,25 +200,27 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
     multiply(0);
   }
 
+  if (bias) {
+#pragma unroll
+    for (int j = 0; j < kThreadN; j++) {
+      const float own_bias = column_of(j) < N ? bias[column_of(j)] : 0.0f;
+#pragma unroll
+      for (int i = 0; i < kThreadM; i++) sum[i][j] = add(sum[i][j], own_bias);
+    }
+  }
 #pragma unroll
   for (int i = 0; i < kThreadM; i++) {
     if (row_of(i) >= M) continue;
-    float* target = out + row_of(i) * N;
+    float* target = out + (int64_t)row_of(i) * N;
 #pragma unroll
     for (int j = 0; j < kThreadN; j += 4) {
-      const int64_t at = column_of(j);
-      Quad q;
-#pragma unroll
-      for (int c = 0; c < 4; c++) {
-        q.x[c] = sum[i][j + c];
-        if (bias && at + c < N) q.x[c] = add(q.x[c], bias[at + c]);
-      }
-      if (wide_out) {
-        if (at < N) store_quad(target + at, q);
+      const int at = column_of(j);
+      if (kWide) {
+        if (at < N) store_quad(target + at, Quad{{sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]}});
       } else {
 #pragma unroll
         for (int c = 0; c < 4; c++) {
-          if (at + c < N) target[at + c] = q.x[c];
+          if (at + c < N) target[at + c] = sum[i][j + c];
         }
       }
     }
@@ -218,7 +238,7 @@ constexpr int kFewStages = 3;
 constexpr int kFewStage = kFewColumns * (kFewK + kPad) + kFewRows * kFewK;  // floats
 
 template <bool kAlongK>
-__global__ void __launch_bounds__(kFewThreads)
+__global__ void __launch_bounds__(kFewThreads, 2)
     matmul_few_rows(float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N, int64_t K,
                     int64_t a_row, int64_t a_step, bool accumulate, bool wide) {
   SAMEBITS_DYNAMIC_SHARED(float, shared);
@@ -296,6 +316,7 @@ __global__ void __launch_bounds__(kFewThreads)
 using Large = Tile<128, 128, 8, 8, 16, 8, 2>;
 using Medium = Tile<128, 64, 16, 8, 8, 4, 3>;
 using Small = Tile<64, 64, 16, 4, 8, 4, 3>;
+using Narrow = Tile<64, 64, 8, 4, 8, 4, 3>;  // for rows that are not 16-byte aligned
 
 struct Problem {
   float* out;
@@ -307,20 +328,16 @@ struct Problem {
 template <int kLayout, class T, bool kWide>
 static void launch_tile(Stream cuda_stream, const Problem& p) {
   const int64_t tiles = ((p.M + T::kM - 1) / T::kM) * ((p.N + T::kN - 1) / T::kN);
-  const bool wide_out = rows_aligned(p.out, p.N);
   SAMEBITS_LAUNCH((matmul_tile<kLayout, T, kWide>), dim3((unsigned)tiles), dim3(T::kThreads),
                   kStages * T::kStage * sizeof(float), cuda_stream, p.out, p.a, p.b, p.bias, (int)p.M, (int)p.N,
-                  (int)p.K, p.accumulate, wide_out);
+                  (int)p.K, p.accumulate);
 }
 
-// Operands that are dense along k are copied 4 bytes at a time anyhow; the others need aligned rows but in the small
-// tile.
 template <int kLayout>
 static void launch_layout(Stream cuda_stream, const Problem& p, int tile) {
-  if constexpr (kLayout != kNT) {
-    if (!p.wide) return launch_tile<kLayout, Small, false>(cuda_stream, p);
-  }
-  if (tile == kLargeTile) {
+  if (!p.wide) {
+    launch_tile<kLayout, Narrow, false>(cuda_stream, p);
+  } else if (tile == kLargeTile) {
     launch_tile<kLayout, Large, true>(cuda_stream, p);
   } else if (tile == kMediumTile) {
     launch_tile<kLayout, Medium, true>(cuda_stream, p);
@@ -363,7 +380,9 @@ void matmul_with_tile(Stream cuda_stream, float* out, const float* a, const floa
     throw std::runtime_error("matmul: M = " + std::to_string(M) + ", N = " + std::to_string(N) +
                              ", K = " + std::to_string(K) + ": allowed is up to " + std::to_string(kLimit));
   }
-  const bool wide = rows_aligned(b, N) && (layout != kTN || rows_aligned(a, M));
+  // An operand that is dense along k is copied 4 bytes at a time anyhow.
+  const bool wide =
+      rows_aligned(out, N) && (layout == kNT || rows_aligned(b, N)) && (layout != kTN || rows_aligned(a, M));
   const Problem problem{out, a, b, bias, M, N, K, accumulate, wide};
   if (tile == kFewRowsTile) {
     launch_few_rows(cuda_stream, problem, layout);
