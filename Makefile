@@ -1,6 +1,7 @@
 # make reproduction   the default recipe, from nothing to a table of digests compared with the published ones
 # make test           the test suite, from nothing
 # make lint           formatting, types, workflow lint
+# make gpu-proof      where there is a GPU: the published bits on it, and its speed (docs/gpu.md)
 #
 # All build .venv from the hash-locked requirements.lock first, if it is missing or stale.
 
@@ -14,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: reproduction test lint lock clean-results
+.PHONY: reproduction test lint lock gpu-proof clean-results
 
 reproduction: $(VENV)/ready
 	@snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet rules host \
@@ -23,6 +24,9 @@ reproduction: $(VENV)/ready
 
 test: $(VENV)/ready
 	@python -m pytest
+
+gpu-proof: $(VENV)/ready
+	@python -m pipeline.gpu_proof
 
 lint: $(VENV)/ready
 	ruff check .

@@ -28,6 +28,8 @@ STAGES = [
     "verify",
     "bless",
     "own_text",
+    "unary_digest",
+    "gpu_proof",
 ]
 BEGIN, END = "<!-- digests: written by tests/test_layout.py from config/expected -->\n", "<!-- end of digests -->"
 

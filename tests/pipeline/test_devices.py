@@ -171,7 +171,7 @@ def test_no_gpu_is_one_message(tiny: dict[str, Path], tmp_path: Path) -> None:
         Execution(device="tpu").check(recipe)
     with pytest.raises(UserError, match="--device cpu,cuda names 2 devices for --ranks 1"):
         Execution(device="cpu,cuda").check(recipe)
-    with pytest.raises(UserError, match="cuda:0: .*use --device cpu"):
+    with pytest.raises(UserError, match=r"cuda:0: .*use --device cpu"):
         Ranks("cuda")
     output = run(*command(tiny, tmp_path, "--ranks", "2", "--device", "cpu,cuda"), code=2)
     assert "use --device cpu or mend the driver" in output
@@ -201,7 +201,7 @@ def test_a_gpu_or_library_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     monkeypatch.setattr("cuda_ops.ops.device.device_archs", lambda: [])
-    with pytest.raises(UserError, match="compiled without CUDA kernels; run: python -m pipeline.compile"):
+    with pytest.raises(UserError, match=r"compiled without CUDA kernels; run: python -m pipeline\.compile"):
         device_of("cuda")
     monkeypatch.setattr("cuda_ops.ops.device.device_archs", lambda: ["80", "90"])
     with pytest.raises(UserError, match=r"compute capability 7\.0; the kernels are written for 80"):

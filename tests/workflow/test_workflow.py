@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 
@@ -83,6 +84,28 @@ def test_execution_reruns_nothing(project: Path) -> None:
     profile = ["--workflow-profile", "config/execution/two_ranks"]
     assert would_run(project, *profile) == set()
     assert "ranks=2" in snakemake(project, "-n", *profile, "--forcerun", "train")
+    assert (
+        would_run(project, "--set-resources", "train:device=cuda", "evaluate:device=cuda", "sample:device=cuda")
+        == set()
+    )
+    gpu = ["--workflow-profile", "config/execution/gpu1"]
+    assert would_run(project, *gpu) == set()
+    assert "device=cuda" in snakemake(project, "-n", *gpu, "--forcerun", "train")
+
+
+def test_profiles_name_rules_that_exist() -> None:
+    rules = {
+        name
+        for path in (ROOT / "workflow" / "rules").glob("*.smk")
+        for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)
+    }
+    profiles = sorted((ROOT / "config" / "execution").glob("*/profile.yaml"))
+    assert len(profiles) >= 3
+    for path in profiles:
+        content = yaml.safe_load(path.read_text())
+        assert set(content["set-resources"]) <= rules, path
+        taken = [resources.get("gpu", 0) for resources in content["set-resources"].values()]
+        assert max(taken) <= content.get("resources", {}).get("gpu", 0), path
 
 
 def test_comments_rerun_nothing(project: Path) -> None:

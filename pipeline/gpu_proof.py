@@ -1,0 +1,371 @@
+"""Whether a GPU gives the bits that a CPU published, and how fast: every part of the proof in one command.
+
+    make gpu-proof          or, with any Python that has torch >= 2.11, pytest and ninja (offline, without Snakemake):
+    python -m pipeline.gpu_proof
+    [1/8] build          passed   41 s  CUDA 13.0 for sm_90
+    …
+    docs/evidence/nvidia-h200-2026-11-24.md: 8 of 8 parts passed in 402 s
+
+Parts: build, ops (every op's test natively), unary (2^32 inputs of each elementary function), fables and shakespeare_char (every
+step and digest), ranks (one and two ranks on one GPU, a CPU and a GPU in one job), sanitizer (memcheck and racecheck on small
+shapes), speed. A part that fails or outlasts its time is named and the others go on; exit code 1 if any failed, 2 if the
+device cannot be used. `--device cpu --brief` goes the same way where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError, exit_on_user_error
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPECTED = ROOT / "config" / "expected"
+BUILD = ROOT / "results" / "build"
+NEEDED = ("torch", "numpy", "pydantic", "yaml", "safetensors", "tqdm", "tabulate", "hypothesis", "pytest", "ninja")
+
+
+class Failed(Exception):
+    """A part that did not hold, with the reason."""
+
+
+class Skipped(Exception):
+    """A part that cannot be tried here, with the reason."""
+
+
+@dataclass
+class Part:
+    name: str
+    verdict: str = ""
+    seconds: float = 0.0
+    detail: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Proof:
+    """The parts in order, over one work folder; `seconds` limits each part's commands together."""
+
+    def __init__(self, device: str, brief: bool, work: Path) -> None:
+        self.device, self.brief, self.work = device, brief, work.resolve()
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.until, self.facts = 0.0, dict[str, Any]()
+        self.log = self.work / "log.txt"
+        self.log.write_text("", encoding="utf-8")
+        # seconds at most, together within the 8 minutes of the whole
+        self.parts: dict[str, tuple[int, Callable[[], str]]] = {
+            "build": (90, self.build),
+            "ops": (50, self.ops),
+            "unary": (25, self.unary),
+            "fables": (75, lambda: self.train("fables")),
+            "shakespeare_char": (55, lambda: self.train("shakespeare_char")),
+            "ranks": (45, self.ranks),
+            "sanitizer": (70, self.sanitizer),
+            "speed": (70, self.speed),
+        }
+
+    # ------------------------------------------------------------------ commands
+
+    def run(self, *command: str | Path, prefix: tuple[str, ...] = ()) -> str:
+        """Run `python <command>` within the part's time; its output goes to the log. Failed has its last lines."""
+        env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        env["SAMEBITS_BUILD"] = str(BUILD)
+        words = [*prefix, sys.executable, *map(str, command)]
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"\n$ {' '.join(words)}\n")
+        left = max(1.0, self.until - time.monotonic())
+        try:
+            done = subprocess.run(
+                words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=left, check=False
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"still running when its time was over: {' '.join(map(str, command[:3]))} …") from error
+        output = done.stdout + done.stderr
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(output)
+        if done.returncode:
+            raise Failed(f"exit code {done.returncode}: " + " | ".join(output.strip().splitlines()[-3:])[-400:])
+        return output
+
+    def recipe(self, name: str) -> Path:
+        return ROOT / "config" / "recipes" / f"{name}.yaml"
+
+    def tokens(self, name: str) -> Path:
+        """Corpus and tokens of a recipe, made once."""
+        data, tokens = self.work / name / "data", self.work / name / "tokens"
+        if not (tokens / "tokens.json").exists():
+            try:
+                self.run("-m", "pipeline.download", "--recipe", self.recipe(name), "--out", data)
+            except Failed as error:
+                if name == "fables":
+                    raise
+                raise Skipped(f"its corpus is not here (SAMEBITS_MIRROR names a folder of copies): {error}") from None
+            self.run("-m", "pipeline.prepare_text", "--recipe", self.recipe(name), "--data", data, "--out", tokens)
+        return tokens
+
+    def chain(
+        self, name: str, steps: int, device: str, *flags: str, folder: str = "run", previous: str = "none"
+    ) -> Path:
+        """Train up to a step and return the chain; the checkpoint lies beside it."""
+        out = self.work / name / folder
+        shutil.rmtree(out / "state", ignore_errors=True)
+        self.run(
+            "-m", "pipeline.train", "--recipe", self.recipe(name), "--tokens", self.tokens(name), "--previous", previous,
+            "--steps-to", str(steps), "--out", out / f"step_{steps:06d}.safetensors", "--chain", out / f"chain_{steps:06d}.tsv",
+            "--state", out / "state", "--device", device, *flags,
+        )  # fmt: skip
+        return out / f"chain_{steps:06d}.tsv"
+
+    # ------------------------------------------------------------------ parts
+
+    def build(self) -> str:
+        archs = "auto" if self.device == "cuda" else "none"
+        return self.run("-m", "pipeline.compile", "--out", BUILD, "--archs", archs).strip().splitlines()[-1]
+
+    def ops(self) -> str:
+        """Every op's tests with the ops on the device, then the cases of both backends against each other; brief: one op's."""
+        files = [f"tests/ops/test_{stem}.py" for stem in ("rows", "matmul", "attention")]
+        chosen = [files[0], "-k", "clip"] if self.brief else files
+        self.run("-m", "pytest", *chosen, "--device", self.device, "-q", "--tb=short", "-x")
+        if self.device == "cpu":
+            return "the tests passed on the CPU"
+        self.run("-m", "pytest", "tests/ops/test_backends.py", "-k", "a_gpu", "-q", "--tb=short")
+        return "every op's tests passed with the ops on the GPU, and all cases have the CPU's bits"
+
+    def unary(self) -> str:
+        functions = ["--functions", "sin_turn"] if self.brief else []
+        output = self.run("-m", "pipeline.unary_digest", "--device", self.device, *functions)
+        return output.strip().splitlines()[-1].split(": ")[-1]
+
+    def train(self, name: str) -> str:
+        """The recipe whole, in its published segments; brief: three steps. All steps and digests are compared."""
+        from pipeline import recipe as recipes
+        from pipeline.checkpoint import load
+        from pipeline.digests import checkpoint_digest, published
+
+        recipe, want = recipes.load_recipe(self.recipe(name)), published(name)
+        if self.brief:
+            found = self.chain(name, 3, self.device)
+            reference = EXPECTED / "chains" / f"{name}.tsv"
+            if not reference.exists():
+                reference = self.chain(name, 3, "cpu", "--micro-batch", "1", folder="cpu")
+            return compare_chains(found, reference)
+        previous, steps = "none", 0
+        began = time.monotonic()
+        for steps in recipe.checkpoints:
+            chain = self.chain(name, steps, self.device, "--micro-batch", "16", previous=previous)
+            if sha256(chain) != want[f"train/{chain.name}"]:
+                raise Failed(first_difference(name, chain))
+            checkpoint = chain.with_name(f"step_{steps:06d}.safetensors")
+            if checkpoint_digest(checkpoint) != want[f"train/{checkpoint.name}"]:
+                raise Failed(f"{checkpoint.name} differs, though every step's fingerprint is equal: its moments do")
+            previous = str(checkpoint)
+        seconds = time.monotonic() - began
+        for stage, result in (("evaluate", f"eval_{steps:06d}.json"), ("sample", "samples.json")):
+            out = self.work / name / "run" / result
+            self.run(
+                "-m", f"pipeline.{stage}", "--recipe", self.recipe(name), "--tokens", self.tokens(name), "--checkpoint", previous,
+                "--out", out, "--device", self.device, "--batch-size", "16",
+            )  # fmt: skip
+            if sha256(out) != want[f"{stage}/{result}"]:
+                raise Failed(f"{result} differs from the published one")
+        assert load(Path(previous)).step == steps
+        return f"all {steps} steps, every checkpoint, {result} and the evaluation equal the published digests ({seconds:.0f} s)"
+
+    def ranks(self) -> str:
+        """One and two ranks on the device, and a CPU beside it, against the published steps."""
+        steps, words = (2 if self.brief else 20), []
+        reference = EXPECTED / "chains" / "fables.tsv"
+        for ranks, devices in ((1, self.device), (2, self.device), (2, f"cpu,{self.device}")):
+            found = self.chain("fables", steps, devices, "--ranks", str(ranks), folder=f"ranks-{ranks}-{devices}")
+            compare_chains(found, reference)
+            words.append(f"{ranks} x {devices}")
+        return f"{steps} steps equal on {'; '.join(words)}"
+
+    def sanitizer(self) -> str:
+        """Two steps of a small recipe under compute-sanitizer; without a GPU the same steps without it."""
+        tool = shutil.which("compute-sanitizer")
+        if self.device == "cuda" and tool is None:
+            raise Skipped("compute-sanitizer is not on PATH")
+        recipe = ROOT / "tests" / "recipes" / "tiny.yaml"
+        data, tokens, out = self.work / "tiny" / "data", self.work / "tiny" / "tokens", self.work / "tiny" / "run"
+        self.run("-m", "pipeline.download", "--recipe", recipe, "--out", data)
+        self.run("-m", "pipeline.prepare_text", "--recipe", recipe, "--data", data, "--out", tokens)
+        for check in ("memcheck", "racecheck"):
+            prefix = (str(tool), "--tool", check, "--error-exitcode", "9") if self.device == "cuda" else ()
+            shutil.rmtree(out, ignore_errors=True)
+            self.run(
+                "-m", "pipeline.train", "--recipe", recipe, "--tokens", tokens, "--steps-to", "1", "--out", out / "step.safetensors",
+                "--chain", out / "chain.tsv", "--state", out / "state", "--device", self.device, "--graph", "0", prefix=prefix,
+            )  # fmt: skip
+        return (
+            "memcheck and racecheck found nothing" if self.device == "cuda" else "the steps ran; the tool needs a GPU"
+        )
+
+    def speed(self) -> str:
+        if find_spec("benchmarks.gpu") is None:
+            raise Skipped("benchmarks/gpu.py is not here")
+        page = self.work / "speed.md"
+        small = ["--models", "tiny", "--tokens", "64", "--rounds", "1"] if self.brief else ["--models", "124M"]
+        self.run("-m", "benchmarks.gpu", "--device", self.device, *small, "--out", page)
+        self.facts["speed"] = page.read_text(encoding="utf-8")
+        return f"{sum(line.startswith('|') for line in self.facts['speed'].splitlines()) - 2} rows"
+
+    # ------------------------------------------------------------------ all of them
+
+    def prove(self, wanted: list[str]) -> list[Part]:
+        found = []
+        for number, name in enumerate(wanted, 1):
+            seconds, work = self.parts[name]
+            began = time.monotonic()
+            self.until = began + seconds * (10 if self.brief else 1)  # a brief run may be on a slow CPU
+            part = Part(name)
+            try:
+                part.detail, part.verdict = work(), "passed"
+            except Skipped as reason:
+                part.detail, part.verdict = str(reason), "skipped"
+            except (Failed, UserError) as reason:
+                part.detail, part.verdict = str(reason), "FAILED"
+            part.seconds = round(time.monotonic() - began, 1)
+            found.append(part)
+            print(
+                f"[{number}/{len(wanted)}] {name:16} {part.verdict:8} {part.seconds:5.0f} s  {part.detail}", flush=True
+            )
+        return found
+
+
+# ---------------------------------------------------------------------- comparing
+
+
+def sha256(path: Path) -> str:
+    from pipeline.atomic import sha256_of
+
+    return sha256_of(path)
+
+
+def compare_chains(found: Path, reference: Path) -> str:
+    """Every line of a chain from step 1 against the same steps of another; Failed names the first that differs."""
+    from pipeline import chain
+
+    ours, theirs = chain.read(found), {line.step: line for line in chain.read(reference)}
+    if not ours:
+        raise Failed(f"{found}: no steps")
+    for line in ours:
+        other = theirs.get(line.step)
+        if other != line:
+            raise Failed(
+                f"step {line.step} differs first: {line.content()!r}, {reference.name} has {other and other.content()!r}"
+            )
+    return f"{len(ours)} steps equal {reference.name} line by line"
+
+
+def first_difference(name: str, found: Path) -> str:
+    """Where a chain whose digest differs leaves the published one, if that is kept."""
+    reference = EXPECTED / "chains" / f"{name}.tsv"
+    if reference.exists():
+        try:
+            compare_chains(found, reference)
+        except Failed as reason:
+            return str(reason)
+    return f"{found.name} differs from the published digest; compare it with a CPU's: diff chain_a.tsv chain_b.tsv | head -2"
+
+
+# ---------------------------------------------------------------------- evidence
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the proof ran on."""
+    import torch
+
+    from pipeline.receipt import machine as host
+
+    facts: dict[str, Any] = host()
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        smi = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        facts["gpu"] = {
+            "name": properties.name, "capability": f"{properties.major}.{properties.minor}", "memory": properties.total_memory,
+            "multiprocessors": properties.multi_processor_count, "driver": smi.stdout.strip(), "cuda": torch.version.cuda,
+        }  # fmt: skip
+    return facts
+
+
+def page(evidence: dict[str, Any]) -> str:
+    """The evidence as a readable page."""
+    about = evidence["machine"].get("gpu") or {"name": evidence["machine"]["cpu"]}
+    lines = [
+        f"# {about['name']}, {evidence['date']}", "",
+        f"`{evidence['command']}`; sources {evidence['sources'][:12]}; {evidence['seconds']:.0f} s. "
+        + ", ".join(f"{key} {value}" for key, value in about.items() if key != "name"), "",
+        "| part | verdict | seconds | what was seen |", "|---|---|---|---|",
+    ]  # fmt: skip
+    lines += [f"| {p['name']} | {p['verdict']} | {p['seconds']} | {p['detail']} |" for p in evidence["parts"]]
+    return "\n".join([*lines, "", evidence["facts"].get("speed", "")]).rstrip() + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Whether a GPU gives the bits that a CPU published.")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--brief", action="store_true", help="a few steps of everything; writes no evidence of a GPU")
+    parser.add_argument("--parts", help="of build, ops, unary, fables, shakespeare_char, ranks, sanitizer, speed")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "results" / "gpu_proof", help="folder of builds, runs and the log"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "evidence", help="folder of the page and its JSON")
+    args = parser.parse_args()
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{sys.executable} lacks {', '.join(missing)}: pip install them, or where there is no network unpack their wheels "
+            "into a folder and name it in PYTHONPATH (docs/gpu.md)"
+        )
+    proof = Proof(args.device, args.brief, args.work)
+    wanted = args.parts.split(",") if args.parts else list(proof.parts)
+    unknown = sorted(set(wanted) - set(proof.parts))
+    if unknown:
+        raise UserError(f"--parts {','.join(unknown)}: allowed are {', '.join(proof.parts)}")
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError("--device cuda: torch sees no GPU here; --device cpu --brief goes the same way without one")
+    from cuda_ops.build import source_digest
+
+    began = time.monotonic()
+    parts = proof.prove(wanted)
+    evidence = {
+        "date": time.strftime("%Y-%m-%d"), "command": " ".join(["python -m pipeline.gpu_proof", *sys.argv[1:]]),
+        "device": args.device, "brief": args.brief, "sources": source_digest(), "seconds": round(time.monotonic() - began, 1),
+        "machine": machine(args.device), "parts": [asdict(part) for part in parts], "facts": proof.facts,
+    }  # fmt: skip
+    name = evidence["machine"].get("gpu", {}).get("name", args.device).lower().replace(" ", "-")
+    target = args.out / f"{name}-{evidence['date']}.json"
+    args.out.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(evidence, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    target.with_suffix(".md").write_text(page(evidence), encoding="utf-8")
+    failed = [part.name for part in parts if part.verdict == "FAILED"]
+    skipped = [part.name for part in parts if part.verdict == "skipped"]
+    print(
+        f"{target.with_suffix('.md')}: {len(parts) - len(failed) - len(skipped)} of {len(parts)} parts passed in "
+        f"{evidence['seconds']:.0f} s" + (f"; FAILED: {', '.join(failed)}" if failed else "")
+        + (f"; skipped: {', '.join(skipped)}" if skipped else "") + f"; log: {proof.log}"
+    )  # fmt: skip
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
