@@ -48,6 +48,10 @@ class LaneCounter:
             gradient, level = left, level + 1
         self._waiting.append((level, gradient))
 
+    def release(self, gradient: Tensor) -> None:
+        """Give a buffer from fresh() back without adding it."""
+        self._free.append(gradient)
+
     def total(self) -> Tensor:
         """The sum of all lanes pushed; valid until the next fresh()."""
         ((_, gradient),) = self._waiting

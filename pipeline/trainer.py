@@ -22,7 +22,8 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.execution import Execution
 from pipeline.lanes import LaneCounter, lanes_of, tree_over_rows
-from pipeline.models.gpt import Gpt
+from pipeline.models.gpt import Gpt, Observer
+from pipeline.outliers import Outliers
 from pipeline.ranks import Ranks
 from pipeline.recipe import Recipe, recipe_id
 from pipeline.schedule import bias_correction, learning_rate
@@ -67,6 +68,8 @@ class Trainer:
         self.signals = torch.zeros(ranks.size, 2, dtype=torch.int64)
         self.loss_scale = fp32(1.0 / (bits.batch.sequences * bits.model.context))
         self.ranges = self._decay_ranges(size)
+        self.outliers = {"loss": Outliers(), "norm": Outliers()} if bits.optimizer.skips else {}
+        self.observe: Observer | None = None  # one rank only: sees every tensor of a step in the order of computation
         self.step = 0
         self.link = ""
 
@@ -91,12 +94,29 @@ class Trainer:
     def _lane(self, lane: int, step: int, grads: Tensor, loss: Tensor) -> None:
         """Forward and backward of one lane: one chain over its tokens, in whole sequences at a time."""
         tokens, targets = self.batches.get(step, lane * self.lane_sequences, self.lane_sequences)
+        see = self.observe
+        self.model.observe = (lambda name, tensor: see(f"lane.{lane}/{name}", tensor)) if see else None
+        if see:
+            see(f"lane.{lane}/tokens", tokens)
+            see(f"lane.{lane}/targets", targets)
         self.model.begin_lane(tokens)
         for first in range(0, self.lane_sequences, self.micro_batch):
             part = slice(first, first + self.micro_batch)
             losses = self.model.accumulate(tokens[part], targets[part], grads, self.loss_scale)
             ops.chain_sum(loss, losses)
         self.model.finish_lane(grads)
+        if see:
+            views = self.model.named(grads)
+            for name in reversed(views):  # the order in which the backward pass completes them
+                see(f"lane.{lane}/gradient/{name}", views[name])
+
+    def one_lane(self, lane: int) -> float:
+        """A lane of the next step alone, for the observer; returns the sum of its losses. Changes no state."""
+        total = torch.zeros(1)
+        grads = self.counter.fresh()
+        self._lane(lane, self.step + 1, grads, total)
+        self.counter.release(grads)
+        return total.item()
 
     def _sum_over_lanes(self, step: int) -> Tensor:
         """This rank's shard of the gradient of the whole batch; fills all_losses."""
@@ -124,9 +144,37 @@ class Trainer:
         norm = fp32(math.sqrt(self.scalar.item())) if self.scalar.item() >= 0 else math.nan
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFinite(self._diagnose(step, loss, norm))
+        if self.observe:
+            self._see_flat("gradient/", gradient)
+            self.observe("loss", torch.tensor([loss]))
+            self.observe("norm", torch.tensor([norm]))
+        lr = learning_rate(bits.schedule, step, bits.steps)
+        if not self._skip(loss, norm):
+            self._update(step, gradient, norm, lr)
+        if self.observe:
+            self._see_flat("after/optimizer.m.", self.m)
+            self._see_flat("after/optimizer.v.", self.v)
+            self._see_flat("after/", self.model.parameters)
+        self.step = step
+        fingerprint, signals = self._fingerprint(signal)
+        return Line(step, loss, lr, norm, fingerprint), signals
+
+    def _see_flat(self, prefix: str, flat: Tensor) -> None:
+        for name, view in self.model.named(flat).items():
+            if self.observe:
+                self.observe(prefix + name, view)
+
+    def _skip(self, loss: float, norm: float) -> bool:
+        """Whether the recipe asks that this step, an outlier, changes no weight; the same at every rank."""
+        limits = {"loss": self.recipe.bits.optimizer.skip_loss_z, "norm": self.recipe.bits.optimizer.skip_norm_z}
+        values = {"loss": loss, "norm": norm}
+        return any([series.take(values[name], limits[name])[1] for name, series in self.outliers.items()])
+
+    def _update(self, step: int, gradient: Tensor, norm: float, lr: float) -> None:
+        """AdamW on this rank's shard, then every rank's parameters."""
+        bits = self.recipe.bits
         clip = fp32(bits.optimizer.clip_norm)
         scale = 1.0 if norm <= clip else fp32(clip / norm)
-        lr = learning_rate(bits.schedule, step, bits.steps)
         corrections = [bias_correction(beta, step) for beta in (bits.optimizer.beta1, bits.optimizer.beta2)]
         size = self.m.numel()
         shard = self.model.parameters[self.first : self.first + size]
@@ -136,9 +184,6 @@ class Trainer:
                 bits.optimizer.beta2, bits.optimizer.eps, decay, *corrections,
             )  # fmt: skip
         self.ranks.gather_flat(self.model.parameters)
-        self.step = step
-        fingerprint, signals = self._fingerprint(signal)
-        return Line(step, loss, lr, norm, fingerprint), signals
 
     def _fingerprint(self, signal: int) -> tuple[int, int]:
         """Fingerprint of all parameters, each rank summing its shard, and the union of the signals."""
@@ -193,6 +238,7 @@ class Trainer:
                 end = offset + math.prod(shape)
                 tensors[prefix + name] = flat[offset:end].view(shape).clone()
                 offset = end
+        tensors |= {f"optimizer.outliers.{name}": series.state() for name, series in self.outliers.items()}
         return Checkpoint(self.step, recipe_id(self.recipe), self.link, tensors)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
@@ -215,6 +261,8 @@ class Trainer:
                 if a < b:
                     target[a - first : b - first].copy_(source.view(-1)[a - offset : b - offset])
                 offset += source.numel()
+        for name, series in self.outliers.items():
+            series.restore(checkpoint.tensors[f"optimizer.outliers.{name}"])
         self.step, self.link = checkpoint.step, checkpoint.link
 
 
