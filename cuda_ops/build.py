@@ -31,8 +31,8 @@ def without_comments(text: str) -> str:
     return " ".join(kept.split())
 
 
-def source_digest() -> str:
-    """SHA-256 over the sources without comments and the flags that the arithmetic rests on.
+def source_digest(with_flags: bool = True) -> str:
+    """SHA-256 over the sources without comments and, unless told otherwise, the flags that the arithmetic rests on.
 
     The same on every machine: compiler, optimisation level and instruction set are not part of it, because they may
     not change a bit.
@@ -41,7 +41,8 @@ def source_digest() -> str:
     for path in sources():
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode())
         digest.update(without_comments(path.read_text(encoding="utf-8")).encode() + b"\n")
-    digest.update("\n".join(flags.ARITHMETIC).encode())
+    if with_flags:
+        digest.update("\n".join(flags.ARITHMETIC).encode())
     return digest.hexdigest()
 
 
