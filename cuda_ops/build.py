@@ -20,7 +20,16 @@ DIGEST = "ops.digest"
 
 def sources() -> list[Path]:
     """Every file that the arithmetic is written in, in a fixed order."""
-    patterns = ["bindings.cpp", "checks.h", "kernels.inc", "cpu/*.cpp", "cpu/*.h", "kernels/*.cu", "kernels/*.h", "numerics/*.h"]
+    patterns = [
+        "bindings.cpp",
+        "checks.h",
+        "kernels.inc",
+        "cpu/*.cpp",
+        "cpu/*.h",
+        "kernels/*.cu",
+        "kernels/*.h",
+        "numerics/*.h",
+    ]
     return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
 
 

@@ -83,7 +83,9 @@ class Comparison:
         both = [key for key in mine if key in its]
         r.artefact = next((key for key in both if mine[key] != its[key]), "")
         if both and len(both) < len({*mine, *its}):
-            r.notes.append(f"{len(both)} of {len({*mine, *its})} artefacts are on both sides; the others cannot be compared")
+            r.notes.append(
+                f"{len(both)} of {len({*mine, *its})} artefacts are on both sides; the others cannot be compared"
+            )
         parted = first_line(a.lines, b.lines)
         if parted:
             r.step, r.columns = parted
@@ -92,7 +94,8 @@ class Comparison:
             raise UserError(f"{a.path} and {b.path} have nothing in common that could be compared")
         r.equal = not r.artefact and not r.step and not r.causes
         if a.recipe and b.recipe and a.recipe.bits != b.recipe.bits:
-            found = keys(*(s.recipe.bits.model_dump(mode="json") for s in (a, b) if s.recipe))
+            mine_bits, its_bits = a.recipe.bits.model_dump(mode="json"), b.recipe.bits.model_dump(mode="json")
+            found = keys(mine_bits, its_bits)
             r.causes += [f"other recipe: {line}" for line in found]
         elif a.recipe_id and b.recipe_id and a.recipe_id != b.recipe_id:
             r.causes.append("other recipe; give --recipe-a and --recipe-b to see which key")
@@ -103,7 +106,9 @@ class Comparison:
 
     def _distance(self, step: int) -> dict[str, Any]:
         x, y = self.a.lines[step], self.b.lines[step]
-        return {"step": step} | {name: abs(getattr(x, name) - getattr(y, name)) for name in COLUMNS if name != "fingerprint"}
+        return {"step": step} | {
+            name: abs(getattr(x, name) - getattr(y, name)) for name in COLUMNS if name != "fingerprint"
+        }
 
     def _receipts(self) -> None:
         """What the receipts say of two sides that differ."""
@@ -133,7 +138,9 @@ class Comparison:
             for side, state in ((self.a, x), (self.b, y)):
                 line = side.lines.get(step)
                 if recipe and line and forensics.fingerprint_of(recipe, state) != line.fingerprint:
-                    r.causes.append(f"side {side.name}'s checkpoint has not the fingerprint of its chain's line: altered after")
+                    r.causes.append(
+                        f"side {side.name}'s checkpoint has not the fingerprint of its chain's line: altered after"
+                    )
             self._one_element()
             return
 
@@ -165,17 +172,28 @@ class Comparison:
         r = self.result
         if a.about["step"] != b.about["step"]:
             raise UserError(f"traces of steps {a.about['step']} and {b.about['step']}: expected one step")
-        step = [s for s in a.tensors if not s.name.startswith("further.")], [s for s in b.tensors if not s.name.startswith("further.")]
+        step = (
+            [s for s in a.tensors if not s.name.startswith("further.")],
+            [s for s in b.tensors if not s.name.startswith("further.")],
+        )
         r.step = int(a.about["step"])
         r.network, notes = between(*step)
         r.notes += notes
         r.order = [seen.name for seen in step[0]]
         r.tensor = next(iter(r.network), None)
         r.equal = not r.network and not notes
-        for name, text in (("recipe_id", "other recipe"), ("sources", "other sources or flags of the ops"), ("code", "other code of the trainer")):
+        for name, text in (
+            ("recipe_id", "other recipe"),
+            ("sources", "other sources or flags of the ops"),
+            ("code", "other code of the trainer"),
+        ):
             if a.about.get(name) != b.about.get(name) and not any(text in cause for cause in r.causes):
                 r.causes.append(f"{text}: {str(a.about.get(name))[:12]} and {str(b.about.get(name))[:12]}")
-        if r.tensor and r.tensor.name.endswith(("/tokens", "/targets")) and not any("other data" in c for c in r.causes):
+        if (
+            r.tensor
+            and r.tensor.name.endswith(("/tokens", "/targets"))
+            and not any("other data" in c for c in r.causes)
+        ):
             r.causes.append("other data, or another order of the samples")
         if r.tensor and r.tensor.name.startswith("before/"):
             r.causes.append("the state before the step differs: other initial weights, or an altered checkpoint")
@@ -194,7 +212,9 @@ class Comparison:
         a, b, r = self.a, self.b, self.result
         step, columns = r.step, r.columns
         if columns == ["link"]:
-            r.notes.append("the lines from here on differ in their links alone: an earlier line is missing or was altered")
+            r.notes.append(
+                "the lines from here on differ in their links alone: an earlier line is missing or was altered"
+            )
             return
         traces = [a.traced(step, further)]
         traces.append(traces[0] if a.same_setting(b) else b.traced(step, further))
@@ -202,7 +222,9 @@ class Comparison:
         self._traces(*traces)
         r.equal, r.columns = False, columns
         if all(agrees):
-            r.notes.append("each side's own code gives its recorded line again: both runs can be reproduced, each by its own means")
+            r.notes.append(
+                "each side's own code gives its recorded line again: both runs can be reproduced, each by its own means"
+            )
             return
         for side, trace, good in zip((a, b), traces, agrees, strict=True):
             if not good:
@@ -220,7 +242,9 @@ class Comparison:
         state = self._state(side, step, recipe)
         import torch
 
-        names = [name.removeprefix("after/") for name in state if name.startswith("after/") and "optimizer." not in name]
+        names = [
+            name.removeprefix("after/") for name in state if name.startswith("after/") and "optimizer." not in name
+        ]
         flat = torch.cat([state[f"after/{name}"].view(-1) for name in names])
         sound = int(str(truth.about["line"]).split("\t")[4], 16)
         words = forensics.changed_word(flat, sound, side.lines[step].fingerprint)
@@ -232,7 +256,9 @@ class Comparison:
             new.view(torch.int32)[index] = bits - 2**32 if bits >= 2**31 else bits
             r.tensor = difference(f"after/{name}", old, new)
             r.network = [r.tensor] if r.tensor else []
-            r.causes.append(f"one word of {name} was altered on side {side.name} after the update; found from the fingerprints alone")
+            r.causes.append(
+                f"one word of {name} was altered on side {side.name} after the update; found from the fingerprints alone"
+            )
             self._one_element()
             return
         if step not in side.checkpoints:
@@ -261,7 +287,9 @@ class Comparison:
         name, index = wrong[0]
         value = forensics.altered_value(recipe, recorded, before, name, index) if len(wrong) == 1 else None
         if value is None:
-            r.notes.append(f"{side.name}: {len(wrong)} weights do not follow from its moments, first {name}{list(index)}")
+            r.notes.append(
+                f"{side.name}: {len(wrong)} weights do not follow from its moments, first {name}{list(index)}"
+            )
             return
         new = before[name].clone()
         new[index] = value[0]

@@ -43,7 +43,9 @@ def ordered(values: NDArray[Any]) -> NDArray[np.int64]:
     return np.where(bits < 0, -1 - (bits & 0x7FFFFFFF), bits)
 
 
-def difference(name: str, a: Tensor, b: Tensor, shape: tuple[int, ...] | None = None, stride: int = 1) -> Difference | None:
+def difference(
+    name: str, a: Tensor, b: Tensor, shape: tuple[int, ...] | None = None, stride: int = 1
+) -> Difference | None:
     """The difference of two tensors of one shape by their bits, or None. shape, stride: of the tensor they are a sample of."""
     x, y = (t.contiguous().view(-1).numpy() for t in (a, b))
     raw_x, raw_y = (v.view(np.uint32) if v.itemsize == 4 else v for v in (x, y))
@@ -77,7 +79,9 @@ def between(a: list[Seen], b: list[Seen]) -> tuple[list[Difference], list[str]]:
             size = seen.sample.numel()
             nan = float("nan")
             found.append(part or Difference(seen.name, (), (nan, nan), ("", ""), None, None, 0, size, 0.0, True))
-    shared_a, shared_b = ([s.name for s in side if s.name in {o.name for o in b} & {o.name for o in a}] for side in (a, b))
+    shared_a, shared_b = (
+        [s.name for s in side if s.name in {o.name for o in b} & {o.name for o in a}] for side in (a, b)
+    )
     if shared_a != shared_b:
         x, y = next((x, y) for x, y in zip(shared_a, shared_b, strict=True) if x != y)
         notes.append(f"the order of computation differs: A computes {x} where B computes {y}")

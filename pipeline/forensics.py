@@ -115,4 +115,3 @@ def fingerprint_of(recipe: Recipe, checkpoint: Checkpoint) -> int:
 
     flat = torch.cat([checkpoint.tensors[name].view(-1) for name in parameter_shapes(recipe.bits.model)])
     return ops.fingerprint(flat, 0) % 2**64
-

@@ -128,12 +128,8 @@ class Collector:
             if self._seen[name] != size:
                 raise AssertionError(f"{name}: {self._seen[name]} of {size} elements were observed")
             rms = (self._squares[name] / max(1, size)) ** 0.5
-            found.append(
-                Seen(
-                    name, self._dtype[name], self.shapes[name], self.stride(name), self._hash[name].hexdigest(), rms,
-                    torch.cat(self._samples[name]),
-                )  # fmt: skip
-            )
+            sample, digest = torch.cat(self._samples[name]), self._hash[name].hexdigest()
+            found.append(Seen(name, self._dtype[name], self.shapes[name], self.stride(name), digest, rms, sample))
         return found
 
     def tensor(self, name: str) -> Tensor:

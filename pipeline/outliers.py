@@ -10,11 +10,12 @@ keeps running sums, starts empty after a resume, and puts a rejected value's pre
 from __future__ import annotations
 
 import math
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WINDOW = 64
 IN_A_ROW = 3  # the outlier that is accepted again
@@ -53,6 +54,8 @@ class Outliers:
 
     def state(self) -> Tensor:
         """fp32 [WINDOW + 2]: how many values, how many rejected in a row, the values (which are fp32) and zeros."""
+        import torch
+
         padding = [0.0] * (WINDOW - len(self.values))
         return torch.tensor([float(len(self.values)), float(self.rejected), *self.values, *padding])
 

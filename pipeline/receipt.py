@@ -46,16 +46,15 @@ def machine() -> dict[str, Any]:
 
 def made_by(recipe: Recipe) -> dict[str, str]:
     """What defines the bits of a training run, and may not be a machine's: recipe, numerics, sources, flags, code."""
-    from cuda_ops import build, flags, ops
+    from cuda_ops import build, flags
 
     return {
         "recipe_id": recipe_id(recipe),
         "numerics": recipe.bits.numerics,
         "sources": build.source_digest(with_flags=False),
         "flags": hashlib.sha256("\n".join(flags.ARITHMETIC).encode()).hexdigest(),
-        "ops": ops.SOURCE_DIGEST,
+        "ops": build.source_digest(),
         "code": code_digest("pipeline.trainer"),
-        "isa": ops.isa(),
     }
 
 

@@ -31,16 +31,26 @@ from pipeline.rerun import Rerun, checkpoints_of, lines_of
 def verdict(again: Rerun, line: chain.Line, known: dict[int, chain.Line]) -> tuple[str, bool]:
     """A line's agreement with the recorded chain, in words, and whether it agrees."""
     shown = "  ".join(
-        f"{name} {value}" for name, value in zip(chain.HEADER.split("\t")[1:], line.content().split("\t")[1:], strict=False)
+        f"{name} {value}"
+        for name, value in zip(chain.HEADER.split("\t")[1:], line.content().split("\t")[1:], strict=False)
     )
     shown += f"  link {line.link[:12]}"
     if line.step not in known:
-        return f"{shown}: no recorded line of step {line.step} to compare with; name a folder with chain_*.tsv by --run", False
+        return (
+            f"{shown}: no recorded line of step {line.step} to compare with; name a folder with chain_*.tsv by --run",
+            False,
+        )
     if again.parted:
         ours, recorded = again.parted
-        return f"{shown}: DIFFERS from the chain, first at step {ours.step}\n  again    {ours.content()}\n  recorded {recorded.content()}", False
+        return (
+            f"{shown}: DIFFERS from the chain, first at step {ours.step}\n  again    {ours.content()}\n  recorded {recorded.content()}",
+            False,
+        )
     if line.link != known[line.step].link:
-        return f"{shown}: the line is equal, but the chain's link is {known[line.step].link[:12]}: its earlier lines DIFFER", False
+        return (
+            f"{shown}: the line is equal, but the chain's link is {known[line.step].link[:12]}: its earlier lines DIFFER",
+            False,
+        )
     return f"{shown}: equal to the chain", True
 
 
@@ -94,7 +104,9 @@ def main() -> int:
 
         checkpoints = {load(args.checkpoint).step: args.checkpoint}
         if min(checkpoints) >= args.step:
-            raise UserError(f"--checkpoint {args.checkpoint}: of step {min(checkpoints)}, which is not before {args.step}")
+            raise UserError(
+                f"--checkpoint {args.checkpoint}: of step {min(checkpoints)}, which is not before {args.step}"
+            )
     known = lines_of(run)
     wanted = set(args.tensor) or (set(shapes) if args.out else set())
     collector = Collector(shapes, wanted, TRACE_BYTES if args.trace else 0)

@@ -6,15 +6,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from pipeline import chain
 from pipeline.errors import UserError
-from pipeline.execution import Execution
-from pipeline.ranks import Ranks
 from pipeline.recipe import Recipe, recipe_id
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.models.gpt import Observer
     from pipeline.trainer import Trainer
 
@@ -41,6 +39,8 @@ class Rerun:
         micro_batch: int = 4, known: dict[int, chain.Line] | None = None,
     ) -> None:  # fmt: skip
         from pipeline.checkpoint import load
+        from pipeline.execution import Execution
+        from pipeline.ranks import Ranks
         from pipeline.trainer import Trainer
 
         if not 1 <= step <= recipe.bits.steps:
@@ -48,7 +48,9 @@ class Rerun:
         self.trainer: Trainer = Trainer(recipe, Execution(micro_batch=micro_batch), Ranks(), tokens)
         self.known = known or {}
         self.origin: Path | None = None
-        self.parted: tuple[chain.Line, chain.Line] | None = None  # the first step on the way that is not the recorded one
+        self.parted: tuple[chain.Line, chain.Line] | None = (
+            None  # the first step on the way that is not the recorded one
+        )
         before = [k for k in checkpoints if k < step]
         if before:
             self.origin = checkpoints[max(before)]

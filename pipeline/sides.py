@@ -112,7 +112,15 @@ class Side:
         """A step of this side again, by its own code, library, tokens and environment, in a process of its own."""
         if self.recipe_path is None:
             raise UserError(f"side {self.name} has no recipe: give --recipe-{self.name.lower()}")
-        command = [sys.executable, "-m", "pipeline.replay", "--recipe", str(self.recipe_path.resolve()), "--step", str(step)]
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.replay",
+            "--recipe",
+            str(self.recipe_path.resolve()),
+            "--step",
+            str(step),
+        ]
         folder = self.path if self.path.is_dir() else self.path.parent
         command += ["--run", str(folder.resolve()), *flags, "--trace", str(out)]
         command += ["--tokens", str(self.tokens.resolve())] if self.tokens else []
@@ -123,7 +131,9 @@ class Side:
             env.setdefault("SAMEBITS_BUILD", str(ROOT / "results" / "build"))
         done = subprocess.run(command, env=env, cwd=self.code, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise UserError(f"side {self.name} cannot compute step {step} again:\n{(done.stdout + done.stderr)[-1500:]}")
+            raise UserError(
+                f"side {self.name} cannot compute step {step} again:\n{(done.stdout + done.stderr)[-1500:]}"
+            )
 
     def traced(self, step: int, further: int) -> Trace:
         """The trace of a step and of the weights some steps further; computed once."""

@@ -124,6 +124,7 @@ class Segment:
             self.rolling.prune()
 
     def run(self, facts: dict[str, Any]) -> int:
+        from cuda_ops import ops
         from pipeline.checkpoint import save
 
         received: list[int] = []
@@ -160,6 +161,7 @@ class Segment:
             "tokens_per_second": round(progress.rate, 1),
             "execution": vars(self.execution),
             **made_by(trainer.recipe),
+            "isa": ops.isa(),
         }
         return 0
 

@@ -168,7 +168,8 @@ class Trainer:
         """Whether the recipe asks that this step, an outlier, changes no weight; the same at every rank."""
         limits = {"loss": self.recipe.bits.optimizer.skip_loss_z, "norm": self.recipe.bits.optimizer.skip_norm_z}
         values = {"loss": loss, "norm": norm}
-        return any([series.take(values[name], limits[name])[1] for name, series in self.outliers.items()])
+        found = [series.take(values[name], limits[name])[1] for name, series in self.outliers.items()]
+        return any(found)  # of a list: both windows move on
 
     def _update(self, step: int, gradient: Tensor, norm: float, lr: float) -> None:
         """AdamW on this rank's shard, then every rank's parameters."""

@@ -28,6 +28,9 @@ STAGES = [
     "verify",
     "bless",
     "own_text",
+    "replay",
+    "compare",
+    "spikes",
 ]
 BEGIN, END = "<!-- digests: written by tests/test_layout.py from config/expected -->\n", "<!-- end of digests -->"
 

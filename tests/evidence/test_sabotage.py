@@ -44,7 +44,9 @@ class Control:
 
 
 # The foreign library that switches flush-to-zero on when it is loaded, as those linked with -ffast-math do.
-FOREIGN = "#include <xmmintrin.h>\n__attribute__((constructor)) static void on(void) { _mm_setcsr(_mm_getcsr() | 0x8040); }\n"
+FOREIGN = (
+    "#include <xmmintrin.h>\n__attribute__((constructor)) static void on(void) { _mm_setcsr(_mm_getcsr() | 0x8040); }\n"
+)
 
 UNGUARDED = (
     "namespace samebits {\nnamespace SAMEBITS_ISA {\n",
@@ -125,7 +127,9 @@ def settings(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 def trained(setting: dict[str, Path], out: Path, code: Path = ROOT, build: Path | None = None, **env: str) -> Path:
     """A run of a few steps in a process of its own."""
-    merged = os.environ | ENV | {"PYTHONPATH": str(code), "SAMEBITS_BUILD": str(build or ROOT / "results" / "build")} | env
+    merged = (
+        os.environ | ENV | {"PYTHONPATH": str(code), "SAMEBITS_BUILD": str(build or ROOT / "results" / "build")} | env
+    )
     command = [
         sys.executable, "-m", "pipeline.train", "--recipe", str(setting["recipe"]), "--tokens", str(setting["tokens"]),
         "--steps-to", str(STEPS), "--out", str(out / f"step_{STEPS:06d}.safetensors"), "--micro-batch", "4",
