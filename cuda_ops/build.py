@@ -40,8 +40,8 @@ def without_comments(text: str) -> str:
     return re.sub(r"\0(\d+)\0", lambda match: literals[int(match[1])], "\n".join(filter(None, lines)))
 
 
-def source_digest() -> str:
-    """SHA-256 over the sources without comments and the flags that the arithmetic rests on.
+def source_digest(with_flags: bool = True) -> str:
+    """SHA-256 over the sources without comments and, unless told otherwise, the flags that the arithmetic rests on.
 
     The same on every machine: compiler, optimisation level, instruction set and whether a library has CUDA kernels are
     not part of it, because they may not change a bit.
@@ -50,7 +50,8 @@ def source_digest() -> str:
     for path in sources():
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode())
         digest.update(without_comments(path.read_text(encoding="utf-8")).encode() + b"\n")
-    digest.update("\n".join([*flags.ARITHMETIC, *flags.DEVICE_ARITHMETIC]).encode())
+    if with_flags:
+        digest.update("\n".join([*flags.ARITHMETIC, *flags.DEVICE_ARITHMETIC]).encode())
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Write the digests of a run: digests.json, and SHA256SUMS for `sha256sum -c`.
+"""Write the digests of a run: digests.json, SHA256SUMS for `sha256sum -c`, and provenance.json, an in-toto statement.
 
 python -m pipeline.digest --recipe config/recipes/fables.yaml
 results/runs/fables/digests.json: 14 digests
@@ -13,6 +13,7 @@ from pipeline.atomic import sha256_of, write_bytes, write_json
 from pipeline.digests import entries, run_files
 from pipeline.errors import exit_on_user_error
 from pipeline.paths import run_dir
+from pipeline.provenance import statement
 from pipeline.recipe import load_recipe
 
 
@@ -28,6 +29,7 @@ def main() -> int:
     names = [*run_files(recipe), "digests.json"]
     sums = "".join(f"{sha256_of(run / name)}  {name}\n" for name in names)
     write_bytes(run / "SHA256SUMS", sums.encode())
+    write_json(run / "provenance.json", statement(recipe, run))
     print(f"{run / 'digests.json'}: {len(found)} digests")
     return 0
 

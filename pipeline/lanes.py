@@ -64,6 +64,10 @@ class LaneCounter:
         self._waiting.clear()
         self._free = list(self._buffers)
 
+    def release(self, gradient: Tensor) -> None:
+        """Give a buffer from fresh() back without adding it."""
+        self._free.append(gradient)
+
     def total(self) -> Tensor:
         """The sum of all lanes pushed; valid until the next fresh()."""
         ((_, gradient),) = self._waiting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import write_json
+from pipeline.code_digest import code_digest
+from pipeline.recipe import Recipe, recipe_id
 
 PACKAGES = ("torch", "numpy", "safetensors", "tiktoken", "datasets", "snakemake")
 
@@ -38,6 +41,20 @@ def machine() -> dict[str, Any]:
         "cpu": model,
         "cpus": os.cpu_count(),
         "versions": versions,
+    }
+
+
+def made_by(recipe: Recipe) -> dict[str, str]:
+    """What defines the bits of a training run, and may not be a machine's: recipe, numerics, sources, flags, code."""
+    from cuda_ops import build, flags
+
+    return {
+        "recipe_id": recipe_id(recipe),
+        "numerics": recipe.bits.numerics,
+        "sources": build.source_digest(with_flags=False),
+        "flags": hashlib.sha256("\n".join(flags.ARITHMETIC).encode()).hexdigest(),
+        "ops": build.source_digest(),
+        "code": code_digest("pipeline.trainer"),
     }
 
 

@@ -27,6 +27,11 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.+-]*$")]
 Positive = Annotated[int, Field(gt=0)]
 
 
+def _is_none(value: Any) -> bool:
+    """For exclude_if of keys that are younger than published digests: unset, they are not in the canonical form."""
+    return value is None
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -172,6 +177,16 @@ class AdamW(Strict):
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     clip_norm: float = Field(default=1.0, gt=0, description="maximum global gradient norm")
+    skip_loss_z: float | None = Field(
+        default=None, gt=0, exclude_if=_is_none, description="skip the update of a step whose loss is such an outlier"
+    )
+    skip_norm_z: float | None = Field(
+        default=None, gt=0, exclude_if=_is_none, description="skip the update of a step whose norm is such an outlier"
+    )
+
+    @property
+    def skips(self) -> bool:
+        return self.skip_loss_z is not None or self.skip_norm_z is not None
 
 
 class Schedule(Strict):

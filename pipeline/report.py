@@ -27,8 +27,8 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#767676"  # Okabe and Ito 2008: safe for colour-blind eyes
 
 
-def curves(lines: list[chain.Line], evals: list[dict[str, Any]], floor: float) -> str:
-    """Loss, learning rate and gradient norm as inline SVG."""
+def curves(lines: list[chain.Line], evals: list[dict[str, Any]], floor: float, spikes: list[dict[str, Any]]) -> str:
+    """Loss, learning rate and gradient norm as inline SVG; spikes are marked."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -61,6 +61,10 @@ def curves(lines: list[chain.Line], evals: list[dict[str, Any]], floor: float) -
     norm.set_ylabel("gradient norm")
     norm.set_yscale("log")
     norm.set_xlabel("step")
+    for axes, name in ((loss, "loss"), (norm, "norm")):
+        marked = [spike for spike in spikes if name in spike["z"]]
+        values = [spike[name] for spike in marked]
+        axes.plot([spike["step"] for spike in marked], values, "v", color=ORANGE, markersize=4, zorder=3)
     for axes in (loss, rate, norm):
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -79,6 +83,8 @@ def summary(recipe: Recipe, run: Path, tokens: Path) -> dict[str, Any]:
     nats = math.fsum(n * math.log(int(k)) for k, n in about["validation"]["choices"].items())
     floor = nats / about["validation"]["tokens"]
     found: dict[str, str] = json.loads((run / "digests.json").read_text(encoding="utf-8"))
+    marked = run / "spikes.json"
+    spikes = json.loads(marked.read_text(encoding="utf-8")) if marked.exists() else {"spikes": [], "z": None}
     expected = published(recipe.name, EXPECTED)
     digests = [
         (key, digest, "equal" if expected.get(key) == digest else "DIFFERS" if key in expected else "unpublished")
@@ -93,7 +99,8 @@ def summary(recipe: Recipe, run: Path, tokens: Path) -> dict[str, Any]:
         "final": evals[-1],
         "evals": evals,
         "floor": floor,
-        "chart": curves(lines, evals, floor),
+        "chart": curves(lines, evals, floor, spikes["spikes"]),
+        "spikes": spikes,
         "samples": json.loads((run / "samples.json").read_text(encoding="utf-8")),
         "digests": digests,
         "published": bool(expected),

@@ -25,7 +25,7 @@ from pipeline.errors import UserError, exit_on_user_error
 from pipeline.execution import Execution
 from pipeline.paths import RESULTS, tokens_dir
 from pipeline.ranks import Ranks, launch
-from pipeline.receipt import receipt
+from pipeline.receipt import made_by, receipt
 from pipeline.recipe import Recipe, load_recipe, recipe_id
 
 STOP, SAVE = 1, 2  # signal bits that the ranks share after each step
@@ -124,6 +124,7 @@ class Segment:
             self.rolling.prune()
 
     def run(self, facts: dict[str, Any]) -> int:
+        from cuda_ops import ops
         from pipeline.checkpoint import save
 
         received: list[int] = []
@@ -159,6 +160,8 @@ class Segment:
             "resumed_from": self.resumed,
             "tokens_per_second": round(progress.rate, 1),
             "execution": vars(self.execution),
+            **made_by(trainer.recipe),
+            "isa": ops.isa(),
         }
         return 0
 

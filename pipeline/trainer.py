@@ -28,7 +28,8 @@ from pipeline.execution import Execution
 from pipeline.feed import Feed
 from pipeline.lanes import LaneCounter, lanes_of
 from pipeline.memory import Memory, OutOfMemory, gib
-from pipeline.models.gpt import Gpt
+from pipeline.models.gpt import Gpt, Observer
+from pipeline.outliers import Outliers
 from pipeline.ranks import Ranks
 from pipeline.recipe import Recipe, recipe_id
 from pipeline.schedule import bias_correction, learning_rate
@@ -85,10 +86,13 @@ class Trainer:
         self.report = self.results[:1].view(torch.float32)
         self.feed = Feed(self.batches, len(self.own_lanes), self.lane_sequences, self.model.embedding_rows, memory)
         graph = execution.graph and memory.device.type == "cuda" and ranks.size == 1
-        self.compute = Captured(self._compute, CudaGraph if graph else None)
+        self.gradient = memory.zeros(0)
+        self.measure, self.update = (Captured(f, CudaGraph if graph else None) for f in (self._measure, self._update))
         self.signals = torch.zeros(ranks.size, 2, dtype=torch.int64)
         self.loss_scale = fp32(1.0 / (bits.batch.sequences * bits.model.context))
         self.ranges = self._decay_ranges(size)
+        self.outliers = {"loss": Outliers(), "norm": Outliers()} if bits.optimizer.skips else {}
+        self.observe: Observer | None = None  # one rank only: sees every tensor of a step in the order of computation
         self.step = 0
         self.link = ""
 
@@ -112,7 +116,12 @@ class Trainer:
 
     def _lane(self, i: int, grads: Tensor, loss: Tensor, done: Callable[[str], None] | None = None) -> None:
         """Forward and backward of own lane i: one chain over its tokens, in whole sequences at a time."""
-        lane, model = self.feed.lanes[i], self.model
+        lane, model, prefix = self.feed.lanes[i], self.model, f"lane.{self.own_lanes[i]}/"
+        see = self.observe
+        model.observe = (lambda name, tensor: see(prefix + name, tensor)) if see else None
+        if see:
+            see(prefix + "tokens", lane.tokens)
+            see(prefix + "targets", lane.targets)
         model.begin_lane()
         for first in range(0, self.lane_sequences, self.micro_batch):
             part = slice(first, first + self.micro_batch)
@@ -122,6 +131,18 @@ class Trainer:
             )
             ops.chain_sum(loss, losses)
         model.finish_lane(grads, lane.rows)
+        if see:
+            views = model.named(grads)
+            for name in reversed(views):  # the order in which the backward pass completes them
+                see(f"{prefix}gradient/{name}", views[name])
+
+    def one_lane(self, lane: int) -> float:
+        """A lane of the next step alone, for the observer; returns the sum of its losses. Changes no state."""
+        self.feed.load(self.step + 1, self.own_lanes, [0.0] * 3)
+        total, grads = self.totals[:1].zero_(), self.counter.fresh()
+        self._lane(self.own_lanes.index(lane), grads, total)
+        self.counter.release(grads)
+        return total.item()
 
     def _sum_over_lanes(self) -> Tensor:
         """This rank's shard of the gradient of the whole batch; fills lane_losses."""
@@ -149,26 +170,30 @@ class Trainer:
         self.counter.close()
         return exchange.finish(total[: self.m.numel()])
 
-    def _compute(self) -> None:
-        """All of a step that runs on the device: reads the feed, ends in `results`. Whole numbers of launches, no waiting."""
-        optimizer = self.recipe.bits.optimizer
-        gradient = self._sum_over_lanes()
+    def _measure(self) -> None:
+        """The gradient of this rank's shard, loss and norm (in `report`), and the factor of the gradient (in `scalars`).
+
+        Reads the feed; a fixed sequence of launches without waiting, as _update is.
+        """
+        self.gradient = self._sum_over_lanes()
         self.ranks.gather(self.all_losses, self.lane_losses)
         ops.tree_sum(self.totals[:1], self.all_losses)
-        ops.norm_partials(self.partials, gradient)
+        ops.norm_partials(self.partials, self.gradient)
         self.ranks.gather(self.all_partials, self.partials)
         ops.tree_sum(self.totals[1:], self.all_partials)
-        ops.clip(self.report, self.feed.scalars, self.totals, self.loss_scale, optimizer.clip_norm)
+        clip_norm = self.recipe.bits.optimizer.clip_norm
+        ops.clip(self.report, self.feed.scalars, self.totals, self.loss_scale, clip_norm)
+
+    def _update(self) -> None:
+        """AdamW on this rank's shard, then every rank's parameters. Does nothing where loss or norm is not finite."""
+        optimizer, scalars = self.recipe.bits.optimizer, self.feed.scalars
         shard = self.model.parameters[self.first : self.first + self.m.numel()]
         for a, b, decay in self.ranges:
             ops.adamw(
-                shard[a:b], self.m[a:b], self.v[a:b], gradient[a:b], self.feed.scalars, optimizer.beta1, optimizer.beta2,
+                shard[a:b], self.m[a:b], self.v[a:b], self.gradient[a:b], scalars, optimizer.beta1, optimizer.beta2,
                 optimizer.eps, decay,
             )  # fmt: skip
         self.ranks.gather_flat(self.model.parameters)
-        own = self.model.parameters[self.first : min(self.first + self.m.numel(), self.model.size)]
-        if own.numel():
-            ops.fingerprint_into(self.results[1:], own, self.first)
 
     def train_step(self, signal: int = 0) -> tuple[Line, int]:
         """One step; returns its chain line (not yet linked) and the union of every rank's signal bits."""
@@ -176,16 +201,41 @@ class Trainer:
         lr = learning_rate(bits.schedule, step, bits.steps)
         corrections = [bias_correction(beta, step) for beta in (bits.optimizer.beta1, bits.optimizer.beta2)]
         self.feed.load(step, self.own_lanes, [lr, *corrections])
-        self.compute()
+        self.measure()
+        if self.observe:
+            self._see_flat("gradient/", self.gradient)
+            self.observe("loss", self.report[:1])
+            self.observe("norm", self.report[1:])
+        if not (self.outliers and self._skip(*self.report.tolist())):
+            self.update()
+        own = self.model.parameters[self.first : min(self.first + self.m.numel(), self.model.size)]
+        if own.numel():
+            ops.fingerprint_into(self.results[1:], own, self.first)
         if step < bits.steps:
             self.feed.prepare(step + 1, self.own_lanes)  # while the device works
-        results = self.results.cpu()  # the only wait of a step
+        results = self.results.cpu()  # the only wait of a step, unless the recipe skips outliers
         loss, norm = results[:1].view(torch.float32).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFinite(self._diagnose(step, loss, norm))  # AdamW has left everything as it was
+        if self.observe:
+            self._see_flat("after/optimizer.m.", self.m)
+            self._see_flat("after/optimizer.v.", self.v)
+            self._see_flat("after/", self.model.parameters)
         self.step = step
         fingerprint, signals = self._agree(int(results[1]), signal)
         return Line(step, loss, lr, norm, fingerprint), signals
+
+    def _see_flat(self, prefix: str, flat: Tensor) -> None:
+        for name, view in self.model.named(flat).items():
+            if self.observe:
+                self.observe(prefix + name, view)
+
+    def _skip(self, loss: float, norm: float) -> bool:
+        """Whether the recipe asks that this step, an outlier, changes no weight; the same at every rank."""
+        limits = {"loss": self.recipe.bits.optimizer.skip_loss_z, "norm": self.recipe.bits.optimizer.skip_norm_z}
+        values = {"loss": loss, "norm": norm}
+        found = [series.take(values[name], limits[name])[1] for name, series in self.outliers.items()]
+        return any(found)  # of a list: both windows move on
 
     def _agree(self, fingerprint: int, signal: int) -> tuple[int, int]:
         """Fingerprint of all parameters from those of the shards, and the union of the signals."""
@@ -238,6 +288,7 @@ class Trainer:
                 end = offset + math.prod(shape)
                 tensors[prefix + name] = flat[offset:end].view(shape).clone()
                 offset = end
+        tensors |= {f"optimizer.outliers.{name}": series.state() for name, series in self.outliers.items()}
         return Checkpoint(self.step, recipe_id(self.recipe), self.link, tensors)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
@@ -260,6 +311,8 @@ class Trainer:
                 if a < b:
                     target[a - first : b - first].copy_(source.view(-1)[a - offset : b - offset])
                 offset += source.numel()
+        for name, series in self.outliers.items():
+            series.restore(checkpoint.tensors[f"optimizer.outliers.{name}"])
         self.step, self.link = checkpoint.step, checkpoint.link
 
 

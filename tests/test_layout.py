@@ -30,6 +30,9 @@ STAGES = [
     "own_text",
     "unary_digest",
     "gpu_proof",
+    "replay",
+    "compare",
+    "spikes",
 ]
 BEGIN, END = "<!-- digests: written by tests/test_layout.py from config/expected -->\n", "<!-- end of digests -->"
 

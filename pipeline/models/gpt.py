@@ -27,6 +27,9 @@ from pipeline.philox import Stream
 # Every sum over tokens is a chain that the next piece continues, so the size cannot change a bit.
 LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, 128
 
+# Is shown each tensor of a training step as it is computed; pipeline/observe.py names them.
+Observer = Callable[[str, Tensor], None]
+
 
 def parameter_shapes(config: recipe.Gpt) -> dict[str, tuple[int, ...]]:
     """Names and shapes in canonical order: the order of the flat parameter space and of every digest."""
@@ -125,6 +128,7 @@ class Gpt:
         self.parameters = self.new_flat()
         self._views: dict[int, dict[str, Tensor]] = {}
         self.weights = self.named(self.parameters)
+        self.observe: Observer | None = None
         self._allocate(micro_batch, max(lane_sequences, micro_batch), decode_batch)
 
     # ------------------------------------------------------------------ buffers
@@ -187,6 +191,10 @@ class Gpt:
         self._keys = [buffer(decode_batch, h, t, c // h) for _ in range(cfg.layers if decode_batch else 0)]
         self._values = [buffer(*cache.shape) for cache in self._keys]
 
+    def _see(self, name: str, tensor: Tensor) -> None:
+        if self.observe is not None:
+            self.observe(name, tensor)
+
     # ------------------------------------------------------------------ parameters
 
     def initialise(self, seed: int, init: recipe.Init) -> None:
@@ -229,7 +237,9 @@ class Gpt:
             w[prefix + "ln_1.weight"],
             w[prefix + "ln_1.bias"],
         )
+        self._see(prefix + "ln_1", normalised)
         ops.matmul(qkv, normalised, w[prefix + "attn.qkv.weight"], w[prefix + "attn.qkv.bias"])
+        self._see(prefix + "attn.qkv", qkv)
         if position is None:
             h = self.config.heads
             row_max, row_sum = (s.view(-1)[: b * h * t].view(b, h, t) for s in (a.row_max, a.row_sum))
@@ -237,16 +247,24 @@ class Gpt:
         else:
             keys, values = self._keys[i][:b], self._values[i][:b]
             ops.attention_cached(attended, keys, values, qkv, self.config.heads, position)
+        self._see(prefix + "attn", attended)
         ops.matmul(branch, attended, w[prefix + "attn.proj.weight"], w[prefix + "attn.proj.bias"])
+        self._see(prefix + "attn.proj", branch)
         ops.residual_forward(middle, x, branch)
+        self._see(prefix + "middle", middle)
         ops.layernorm_forward(
             normalised, per_row(a.ln_2_mean), per_row(a.ln_2_rstd), middle,
             w[prefix + "ln_2.weight"], w[prefix + "ln_2.bias"],
         )  # fmt: skip
+        self._see(prefix + "ln_2", normalised)
         ops.matmul(fc, normalised, w[prefix + "mlp.fc.weight"], w[prefix + "mlp.fc.bias"])
+        self._see(prefix + "mlp.fc", fc)
         ops.gelu_forward(wide, fc)
+        self._see(prefix + "mlp.gelu", wide)
         ops.matmul(branch, wide, w[prefix + "mlp.proj.weight"], w[prefix + "mlp.proj.bias"])
+        self._see(prefix + "mlp.proj", branch)
         ops.residual_forward(out, middle, branch)
+        self._see(prefix + "out", out)
 
     def _forward(self, tokens: Tensor, position: int | None = None) -> Tensor:
         """Final LayerNorm's output [b, t, C] of tokens [b, t] int32, t <= context."""
@@ -257,6 +275,7 @@ class Gpt:
         streams = [s.view(-1)[: b * t * c].view(b, t, c) for s in self._streams]
         x = streams[0]
         ops.embedding_forward(x, tokens, self.weights["wte.weight"], self.weights["wpe.weight"], position or 0)
+        self._see("embedding", x)
         for i in range(self.config.layers):
             out = streams[(i + 1) % len(streams)]
             self._block_forward(i, x, out, position)
@@ -264,6 +283,7 @@ class Gpt:
         ln_f = self._normalised.view(-1)[: b * t * c].view(b, t, c)
         mean, rstd = (s.view(-1)[: b * t].view(b, t) for s in (self._ln_f_mean, self._ln_f_rstd))
         ops.layernorm_forward(ln_f, mean, rstd, x, self.weights["ln_f.weight"], self.weights["ln_f.bias"])
+        self._see("ln_f", ln_f)
         return ln_f
 
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -309,16 +329,21 @@ class Gpt:
         flat_hidden, flat_dhidden = hidden.view(-1, c), dhidden.view(-1, c)
         for first, last, logits in self._pieces(b * t):
             ops.matmul(logits, flat_hidden[first:last], w["wte.weight"])
+            self._see("logits", logits)
             ops.cross_entropy_fused(
                 losses[first:last], logits, flat_targets[first:last], loss_scale, self.config.vocab_size
             )
+            self._see("losses", losses[first:last])
+            self._see("d.logits", logits)
             ops.matmul(flat_dhidden[first:last], logits, w["wte.weight"], layout="nn")
             ops.matmul(g["wte.weight"], logits, flat_hidden[first:last], layout="tn", accumulate=True)
+        self._see("d.ln_f", dhidden)
         dstream = self._dstream[:b]
         ops.layernorm_backward(
             dstream, g["ln_f.weight"], g["ln_f.bias"], dhidden, None, self._streams[self.config.layers][:b],
             w["ln_f.weight"], self._ln_f_mean[:b], self._ln_f_rstd[:b],
         )  # fmt: skip
+        self._see("d.stream", dstream)
         for i in reversed(range(self.config.layers)):
             self._block_backward(i, dstream, g)
             if done:
@@ -332,12 +357,16 @@ class Gpt:
         w, a, prefix = self.weights, self._blocks[i], f"h.{i}."
         x = self._streams[i][:b]
         if self.recompute:
+            observe, self.observe = self.observe, None  # it was seen the first time
             self._block_forward(i, x, self._normalised[:b])  # its output is not needed again
+            self.observe = observe
         normalised, dbranch, wide, dqkv = self._normalised[:b], self._branch[:b], self._wide[:b], self._dqkv[:b]
         attended, fc = a.attended[:b], a.fc[:b]
         ops.gelu_forward(wide, fc)
         self._linear_backward(wide, g, prefix + "mlp.proj", dstream, wide)
+        self._see("d." + prefix + "mlp.gelu", wide)
         ops.gelu_backward(wide, wide, fc)
+        self._see("d." + prefix + "mlp.fc", wide)
         ops.layernorm_forward(
             normalised,
             a.ln_2_mean[:b],
@@ -347,20 +376,26 @@ class Gpt:
             w[prefix + "ln_2.bias"],
         )
         self._linear_backward(dbranch, g, prefix + "mlp.fc", wide, normalised)
+        self._see("d." + prefix + "ln_2", dbranch)
         ops.layernorm_backward(
             dstream, g[prefix + "ln_2.weight"], g[prefix + "ln_2.bias"], dbranch, dstream, a.middle[:b],
             w[prefix + "ln_2.weight"], a.ln_2_mean[:b], a.ln_2_rstd[:b],
         )  # fmt: skip
+        self._see("d." + prefix + "middle", dstream)
         self._linear_backward(dbranch, g, prefix + "attn.proj", dstream, attended)
+        self._see("d." + prefix + "attn", dbranch)
         ops.attention_backward(dqkv, dbranch, attended, a.qkv[:b], a.row_max[:b], a.row_sum[:b], self.config.heads)
+        self._see("d." + prefix + "attn.qkv", dqkv)
         ops.layernorm_forward(
             normalised, a.ln_1_mean[:b], a.ln_1_rstd[:b], x, w[prefix + "ln_1.weight"], w[prefix + "ln_1.bias"]
         )
         self._linear_backward(dbranch, g, prefix + "attn.qkv", dqkv, normalised)
+        self._see("d." + prefix + "ln_1", dbranch)
         ops.layernorm_backward(
             dstream, g[prefix + "ln_1.weight"], g[prefix + "ln_1.bias"], dbranch, dstream, x,
             w[prefix + "ln_1.weight"], a.ln_1_mean[:b], a.ln_1_rstd[:b],
         )  # fmt: skip
+        self._see("d." + prefix + "in", dstream)
 
     def _linear_backward(self, dinp: Tensor, g: dict[str, Tensor], name: str, dout: Tensor, inp: Tensor) -> None:
         """Gradients of out = inp W^T + bias: bias and W are continued, then dinp is written, which may be inp's buffer."""

@@ -19,8 +19,19 @@ import yaml
 
 from tests.conftest import ROOT
 
-EVERYTHING = {"download", "prepare_text", "compile", "train", "evaluate", "sample", "digest", "verify", "report"}
-AFTER_TRAINING = {"train", "evaluate", "sample", "digest", "verify", "report"}
+EVERYTHING = {
+    "download",
+    "prepare_text",
+    "compile",
+    "train",
+    "evaluate",
+    "sample",
+    "digest",
+    "verify",
+    "spikes",
+    "report",
+}
+AFTER_TRAINING = EVERYTHING - {"download", "prepare_text", "compile"}
 
 
 @pytest.fixture(scope="module")

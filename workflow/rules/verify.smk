@@ -12,6 +12,7 @@ rule digest:
     output:
         digests=f"{RUN.folder}/digests.json",
         sums=f"{RUN.folder}/SHA256SUMS",
+        provenance=f"{RUN.folder}/provenance.json",
     log:
         f"{RUN.logs}/digest.log",
     params:

@@ -1,0 +1,138 @@
+"""Mark the steps whose loss or gradient norm is an outlier, and say what they read and where in the network the norm grew.
+
+    python -m pipeline.spikes --recipe config/recipes/fables.yaml
+    step 469: norm 0.7413, z 7.2 above the 64 steps before
+    results/runs/fables/spikes.json: 5 spikes
+
+Training goes on unchanged: marks are a function of the chain (pipeline/outliers.py), and the chain's bytes are what they were. For the largest
+--replays of them the step and the one before are computed again from the nearest checkpoint, and the norm of every parameter's
+gradient is compared. spikes.json is deterministic, but not among the published digests: which steps are replayed is a choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import chain
+from pipeline.atomic import write_json
+from pipeline.errors import exit_on_user_error
+from pipeline.outliers import WINDOW, Outliers
+from pipeline.paths import run_dir, tokens_dir
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.rerun import Rerun, checkpoints_of, lines_of
+from pipeline.tokenizers import load_tokenizer
+
+if TYPE_CHECKING:
+    from pipeline.batches import Batches
+    from pipeline.tokenizers import Tokenizer
+
+SHOWN_TOKENS = 32  # of each sample; the whole window is step, sample and offset away
+
+
+def marks(lines: list[chain.Line], limit: float) -> list[dict[str, Any]]:
+    """The outliers of a chain, ascending by step; a step may be one in its loss, its norm, or both."""
+    series = {"loss": Outliers(), "norm": Outliers()}
+    found = []
+    for line in lines:
+        scores = {}
+        for name, window in series.items():
+            z, outlier = window.take(getattr(line, name), limit)
+            if outlier and z is not None:
+                scores[name] = z
+        if scores:
+            found.append({"step": line.step, "loss": line.loss, "norm": line.norm, "z": scores})
+    return found
+
+
+def samples_of(recipe: Recipe, batches: Batches, tokenizer: Tokenizer, step: int) -> list[dict[str, Any]]:
+    """What each sample of a step began with: its offset in the training split, token ids and text."""
+    tokens, _ = batches.get(step, 0, recipe.bits.batch.sequences)
+    each = recipe.bits.batch.sequences // recipe.bits.batch.lanes
+    first = (step - 1) * recipe.bits.batch.sequences
+    return [
+        {
+            "lane": i // each,
+            "offset": batches.offset(first + i),
+            "tokens": row[:SHOWN_TOKENS].tolist(),
+            "text": tokenizer.decode(row.tolist()),
+        }
+        for i, row in enumerate(tokens)
+    ]
+
+
+def gradient_norms(again: Rerun) -> tuple[dict[str, float], list[float], list[float]]:
+    """Of the next step: the norm of each parameter's gradient, of each lane's gradient, and the loss of each sample."""
+    squares: dict[str, float] = {}
+    lanes: dict[int, float] = {}
+    losses: list[float] = []
+    context = again.trainer.recipe.bits.model.context
+
+    def observe(name: str, tensor: Any) -> None:
+        if "gradient/" in name:
+            total = math.fsum((tensor.double() ** 2).sum(-1).view(-1).tolist())  # for reading: not on the numeric path
+            if name.startswith("gradient/"):
+                squares[name.removeprefix("gradient/")] = total
+            else:
+                lane = int(name.split("/")[0].removeprefix("lane."))
+                lanes[lane] = lanes.get(lane, 0.0) + total
+        elif name.endswith("/losses"):
+            losses.extend(tensor.tolist())
+
+    again.advance(observe)
+    rows = [losses[i : i + context] for i in range(0, len(losses), context)]
+    norms = {name: math.sqrt(square) for name, square in squares.items()}
+    return norms, [math.sqrt(lanes[k]) for k in sorted(lanes)], [math.fsum(row) / context for row in rows]
+
+
+def look(recipe: Recipe, tokens: Path, run: Path, spike: dict[str, Any]) -> None:
+    """Compute a spike's step and the one before again; adds what grew to the spike."""
+    step = spike["step"]
+    again = Rerun(recipe, tokens, step - 1, checkpoints_of(run), known=lines_of(run))
+    before, _, _ = gradient_norms(again)
+    norms, lanes, losses = gradient_norms(again)
+    if again.parted:
+        spike["replay"] = f"gives another line at step {again.parted[0].step} than the chain: see pipeline.compare"
+        return
+    grown = sorted(norms, key=lambda name: norms[name] ** 2 - before[name] ** 2, reverse=True)
+    spike["parameters"] = [{"name": name, "before": before[name], "norm": norms[name]} for name in grown]
+    spike["lanes"] = lanes
+    for sample, loss in zip(spike["samples"], losses, strict=True):
+        sample["loss"] = loss
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Mark the steps whose loss or gradient norm is an outlier.")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
+    parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
+    parser.add_argument("--z", type=float, default=6.0, help="the least z-score of a spike")
+    parser.add_argument("--replays", type=int, default=0, help="how many of the largest to compute again")
+    parser.add_argument("--out", type=Path, help="file to write (default: spikes.json of the run)")
+    args = parser.parse_args()
+    recipe = load_recipe(args.recipe)
+    run, tokens = args.run or run_dir(recipe), args.tokens or tokens_dir(recipe)
+    lines = [line for _, line in sorted(lines_of(run).items())]
+    found = marks(lines, args.z)
+    if found:
+        from pipeline.batches import Batches
+
+        batches, tokenizer = Batches(recipe, tokens), load_tokenizer(tokens)
+        for spike in found:
+            spike["samples"] = samples_of(recipe, batches, tokenizer, spike["step"])
+    largest = sorted(found, key=lambda spike: (-max(spike["z"].values()), spike["step"]))
+    for spike in largest[: args.replays]:
+        look(recipe, tokens, run, spike)
+    for spike in found:
+        words = ", ".join(f"{name} {spike[name]:.4f}, z {z:.1f}" for name, z in spike["z"].items())
+        print(f"step {spike['step']}: {words} above the {WINDOW} steps before")
+    out = args.out or run / "spikes.json"
+    write_json(out, {"z": args.z, "window": WINDOW, "spikes": found})
+    print(f"{out}: {len(found)} spikes")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,321 @@
+"""pytest tests/evidence/test_sabotage.py
+
+The harness can see. Each control alters one thing in a run of the tiny recipe; the comparison must turn red and name the step
+and the tensor. A control that does not fire is a failure here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from pipeline import chain
+from pipeline.checkpoint import load, save
+from pipeline.comparison import Comparison, Result
+from pipeline.execution import Execution
+from pipeline.ranks import Ranks
+from pipeline.recipe import load_recipe
+from pipeline.sides import Side
+from pipeline.trainer import Trainer
+from tests.conftest import ROOT, run
+from tests.evidence.variants import LEVEL, Variant
+
+STEPS = 3
+ENV = {"OMP_NUM_THREADS": "1", "SAMEBITS_ISA": LEVEL}
+
+
+@dataclass
+class Control:
+    """tensor: that the comparison must name, at step; cause: a word of the likely cause."""
+
+    variant: Variant
+    step: int
+    tensor: str
+    cause: str
+
+
+# The foreign library that switches flush-to-zero on when it is loaded, as those linked with -ffast-math do.
+FOREIGN = (
+    "#include <xmmintrin.h>\n__attribute__((constructor)) static void on(void) { _mm_setcsr(_mm_getcsr() | 0x8040); }\n"
+)
+
+UNGUARDED = (
+    "namespace samebits {\nnamespace SAMEBITS_ISA {\n",
+    "namespace samebits {\nnamespace SAMEBITS_ISA {\ntemplate <class F> static void unguarded(int64_t n, F f) { f((int64_t)0, n); }\n",
+)
+CONTROLS = [
+    Control(
+        Variant("two lanes swapped", [("pipeline/trainer.py", "enumerate(self.own_lanes)", "enumerate([2, 1, 0, 3])")]),
+        1, "gradient/", "other code of the trainer",
+    ),
+    Control(
+        Variant(
+            "left fold", [("pipeline/lanes.py", "while self._waiting and self._waiting[-1][0] == level:", "while self._waiting:")]
+        ),
+        1, "gradient/", "other code of the trainer",
+    ),
+    Control(
+        Variant("counter of the order off by one", [("pipeline/batches.py", "words(2 * epoch", "words(1 + 2 * epoch")]),
+        1, "lane.0/tokens", "other data",
+    ),
+    Control(
+        Variant(
+            "counter of the initial weights off by one",
+            [("pipeline/models/gpt.py", "int(Stream.INIT), offset,", "int(Stream.INIT), offset + 1,")],
+        ),
+        1, "before/wte.weight", "other initial weights",
+    ),
+    Control(
+        Variant(
+            "a micro-batch that does not continue the chain",
+            [
+                (
+                    "pipeline/trainer.py",
+                    "            losses = self.model.accumulate(tokens[part], targets[part], grads, self.loss_scale)\n",
+                    "            own = self.model.new_flat()\n"
+                    "            losses = self.model.accumulate(tokens[part], targets[part], own, self.loss_scale)\n"
+                    "            ops.residual_forward(grads, grads, own)\n",
+                )
+            ],
+        ),
+        1, "lane.0/gradient/ln_f.bias", "other code of the trainer",
+    ),
+    Control(
+        Variant("contraction in one file", kernel="layernorm", flags="-ffp-contract=fast"),
+        1, "lane.0/d.stream", "",
+    ),
+    Control(
+        Variant(
+            "libm's exp",
+            [
+                ("cuda_ops/cpu/cross_entropy.cpp", "exp_(", "expf("),
+                ("cuda_ops/cpu/cross_entropy.cpp", "namespace samebits {\nnamespace", 'extern "C" float expf(float);\nnamespace samebits {\nnamespace'),
+            ],
+            kernel="cross_entropy",
+        ),
+        1, "lane.0/losses", "other sources",
+    ),
+    Control(
+        Variant(
+            "flush to zero by a foreign library",
+            [("cuda_ops/cpu/adamw.cpp", *UNGUARDED), ("cuda_ops/cpu/adamw.cpp", "parallel_for(n, ", "unguarded(n, ")],
+            kernel="adamw", env={"LD_PRELOAD": "foreign.so"},
+        ),
+        1, "after/optimizer.v.", "other sources",
+    ),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
+    """The tiny recipe, and the same with weights so small that second moments are subnormal."""
+    small = tmp_path_factory.mktemp("small") / "tiny.yaml"
+    text = tiny["recipe"].read_text()
+    assert "  model:" in text
+    small.write_text(text.replace("  model:", "  init: {kind: gpt2, std: 1.0e-17}\n  model:"))
+    return {"": tiny, "flush": tiny | {"recipe": small}}
+
+
+def trained(setting: dict[str, Path], out: Path, code: Path = ROOT, build: Path | None = None, **env: str) -> Path:
+    """A run of a few steps in a process of its own."""
+    merged = (
+        os.environ | ENV | {"PYTHONPATH": str(code), "SAMEBITS_BUILD": str(build or ROOT / "results" / "build")} | env
+    )
+    command = [
+        sys.executable, "-m", "pipeline.train", "--recipe", str(setting["recipe"]), "--tokens", str(setting["tokens"]),
+        "--steps-to", str(STEPS), "--out", str(out / f"step_{STEPS:06d}.safetensors"), "--micro-batch", "4",
+        "--chain", str(out / f"chain_{STEPS:06d}.tsv"), "--state", str(out / "state"), "--threads", "1",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=code, env=merged, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out
+
+
+def side(name: str, setting: dict[str, Path], path: Path, **other: object) -> Side:
+    given = {"recipe_path": setting["recipe"], "tokens": setting["tokens"], "env": dict(ENV)}
+    return Side(name, path, **(given | other)).read()  # type: ignore[arg-type]
+
+
+def sides(setting: dict[str, Path], a: Side, b: Path, **of_b: object) -> Comparison:
+    return Comparison(a, side("B", setting, b, **of_b))
+
+
+def outcome(control: Control, setting: dict[str, Path], sound: Side, folder: Path) -> Result:
+    """Train with the variant, then compare."""
+    code, build = control.variant.make(folder)
+    env = dict(control.variant.env)
+    if "LD_PRELOAD" in env:
+        (folder / "foreign.c").write_text(FOREIGN)
+        env["LD_PRELOAD"] = str(folder / env["LD_PRELOAD"])
+        subprocess.run(["gcc", "-shared", "-fPIC", "foreign.c", "-o", env["LD_PRELOAD"]], cwd=folder, check=True)
+    out = trained(setting, folder / "run", code, build, **env)
+    found = sides(setting, sound, out, code=code, build=build, env=ENV | env)
+    found.run(1)
+    return found.result
+
+
+@pytest.fixture(scope="module")
+def sound(settings: dict[str, dict[str, Path]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Side]:
+    """Side A, once: its steps are computed again once, too."""
+    return {name: side("A", s, trained(s, tmp_path_factory.mktemp("sound"))) for name, s in settings.items()}
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    settings: dict[str, dict[str, Path]], sound: dict[str, Side], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Result]:
+    """Every control's comparison, two at a time."""
+
+    def one(control: Control) -> Result:
+        key = "flush" if control.variant.name.startswith("flush") else ""
+        return outcome(control, settings[key], sound[key], tmp_path_factory.mktemp("control"))
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip((c.variant.name for c in CONTROLS), pool.map(one, CONTROLS), strict=True))
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.variant.name)
+def test_a_variant_is_seen_and_named(control: Control, outcomes: dict[str, Result]) -> None:
+    found = outcomes[control.variant.name]
+    assert not found.equal, "the control did not fire"
+    assert found.step == control.step
+    assert found.tensor is not None, found
+    assert found.tensor.name.startswith(control.tensor), found.tensor.words()
+    assert control.cause in " ".join(found.causes), found.causes
+    if control.variant.name == "two lanes swapped":
+        assert any("order of computation differs" in note for note in found.notes), found.notes
+
+
+def test_the_foreign_library_alone_changes_nothing(
+    settings: dict[str, dict[str, Path]], sound: dict[str, Side], tmp_path: Path
+) -> None:
+    """The guard that the control removes: with it, flush-to-zero in every thread gives the same bits."""
+    (tmp_path / "foreign.c").write_text(FOREIGN)
+    subprocess.run(["gcc", "-shared", "-fPIC", "foreign.c", "-o", "foreign.so"], cwd=tmp_path, check=True)
+    out = trained(settings["flush"], tmp_path / "run", LD_PRELOAD=str(tmp_path / "foreign.so"))
+    found = sides(settings["flush"], sound["flush"], out)
+    found.run(None)
+    assert found.result.equal, found.result
+    moments = load(out / f"step_{STEPS:06d}.safetensors").tensors["optimizer.v.wte.weight"]
+    bits = moments.view(torch.int32)
+    assert ((bits > 0) & (bits < 0x00800000)).any(), "the setting must have subnormal moments, or nothing could fire"
+
+
+def altered_run(setting: dict[str, Path], out: Path, step: int, after: bool) -> Path:
+    """A run in which one weight is flipped by an ulp, in memory, before a step or after its update."""
+    trainer = Trainer(load_recipe(setting["recipe"]), Execution(), Ranks(), setting["tokens"])
+    trainer.initialise()
+    trainer.link = chain.START
+    lines: list[chain.Line] = []
+
+    def flip() -> None:
+        trainer.model.weights["h.0.attn.qkv.weight"].view(torch.int32)[5, 7] += 1
+
+    fingerprint = trainer._fingerprint
+
+    def late(signal: int) -> tuple[int, int]:
+        if after and trainer.step == step:
+            flip()
+        return fingerprint(signal)
+
+    trainer._fingerprint = late  # type: ignore[method-assign]
+    while trainer.step < STEPS:
+        if not after and trainer.step == step - 1:
+            flip()
+        line = trainer.train_step()[0].linked(trainer.link)
+        trainer.link = line.link
+        lines.append(line)
+        save(out / f"step_{line.step:06d}.safetensors", trainer.checkpoint())
+    chain.write(out / f"chain_{STEPS:06d}.tsv", lines)
+    return out
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the step", "after its update"])
+def test_one_ulp_in_one_weight_is_located(
+    settings: dict[str, dict[str, Path]], sound: dict[str, Side], tmp_path: Path, after: bool
+) -> None:
+    """Both sides have one code, so the recorded state is held against the step computed again."""
+    out = altered_run(settings[""], tmp_path, 2, after)
+    if after:  # the chain alone is enough
+        for path in out.glob("step_*"):
+            path.unlink()
+    found = sides(settings[""], sound[""], out)
+    found.run(1)
+    result = found.result
+    assert not result.equal
+    assert result.step == 2
+    assert result.sound.startswith("A")
+    assert result.tensor is not None, result.notes
+    assert result.tensor.name == f"{'after' if after else 'before'}/h.0.attn.qkv.weight", result.tensor
+    assert result.tensor.index == (5, 7)
+    assert result.tensor.ulps == 1
+    assert any("was altered on side B" in cause for cause in result.causes), result.causes
+
+
+def test_one_byte_of_a_shard(settings: dict[str, dict[str, Path]], sound: dict[str, Side], tmp_path: Path) -> None:
+    setting = settings[""]
+    recipe = load_recipe(setting["recipe"])
+    tokens = tmp_path / "tokens"
+    shutil.copytree(setting["tokens"], tokens)
+    trainer = Trainer(recipe, Execution(), Ranks(), tokens)
+    position = trainer.batches.offset(32 + 9) + 11  # sample 9 of step 2: lane 1, sequence 1, token 11
+    seen = {trainer.batches.offset(sample) for sample in range(32)}
+    assert not any(begin <= position <= begin + recipe.bits.model.context for begin in seen)
+    shard = tokens / "train_000000.bin"
+    content = bytearray(shard.read_bytes())
+    content[1024 + 2 * position] ^= 1
+    shard.write_bytes(content)
+    found = sides(setting, sound[""], trained(setting | {"tokens": tokens}, tmp_path / "run"), tokens=tokens)
+    found.run(1)
+    assert not found.result.equal
+    assert found.result.step == 2
+    assert found.result.tensor is not None
+    assert found.result.tensor.name.startswith("lane."), found.result.tensor
+    assert found.result.tensor.name.endswith("/tokens")
+    assert found.result.tensor.count >= 1
+    assert "other data" in " ".join(found.result.causes)
+
+
+def test_a_checkpoint_and_a_chain_altered_afterwards(
+    settings: dict[str, dict[str, Path]], sound: dict[str, Side], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(sound[""].path, out)
+    path = out / f"step_{STEPS:06d}.safetensors"
+    state = load(path)
+    state.tensors["h.1.mlp.fc.weight"].view(torch.int32)[3, 4] ^= 1 << 20
+    save(path, state)
+    found = sides(settings[""], sound[""], out)
+    found.run(1)
+    result = found.result
+    assert not result.equal
+    assert result.artefact == f"train/step_{STEPS:06d}.safetensors"
+    assert result.tensor is not None
+    assert (result.tensor.index, result.tensor.count) == ((3, 4), 1)
+    assert "a single flipped bit" in result.causes
+    assert safetensors.torch.load_file(path).keys() == state.tensors.keys()
+    chain_path = out / f"chain_{STEPS:06d}.tsv"
+    lines = chain.read(chain_path)
+    changed = chain.Line(2, lines[1].loss + 1e-6, lines[1].lr, lines[1].norm, lines[1].fingerprint, lines[1].link)
+    chain.write(chain_path, [lines[0], changed, lines[2]])
+    found = sides(settings[""], sound[""], out)
+    found.run(None)
+    assert found.result.step == 2
+    assert any("altered at step 2: its link is broken" in cause for cause in found.result.causes)
+
+
+def test_equal_runs_are_equal(settings: dict[str, dict[str, Path]], sound: dict[str, Side], tmp_path: Path) -> None:
+    """The command itself: equal for a copy, an error for nothing at all."""
+    shutil.copytree(sound[""].path, tmp_path / "copy")
+    output = run("-m", "pipeline.compare", str(sound[""].path), str(tmp_path / "copy"))
+    assert "equal: everything that both sides have" in output
+    assert "no such run" in run("-m", "pipeline.compare", str(sound[""].path), str(tmp_path / "absent"), code=2)
