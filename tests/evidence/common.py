@@ -39,8 +39,8 @@ def machine() -> str:
     return f"{len(names)} cores of {cpu}, Linux {platform.machine()}, gcc {compiler}, torch {torch.__version__.split('+')[0]}"
 
 
-def save(name: str, result: dict[str, Any]) -> None:
-    """docs/evidence/<name>.json, with the day and the machine."""
+def save(name: str, result: dict[str, Any], folder: Path = EVIDENCE) -> None:
+    """<folder>/<name>.json, with the day and the machine."""
     about = {"date": datetime.date.today().isoformat(), "machine": machine()}
-    write_json(EVIDENCE / f"{name}.json", about | result)
-    print(f"docs/evidence/{name}.json")
+    write_json(folder / f"{name}.json", about | result)
+    print(folder / f"{name}.json")
