@@ -44,7 +44,7 @@ class Run:
         text = TINY.read_text().replace("steps: 6", f"steps: {steps}").replace("checkpoints: [3]", "checkpoints: []")
         self.recipe.write_text(text)
         self.out, self.state = folder / f"step_{steps:06d}.safetensors", folder / "state"
-        self.log = folder / "log"
+        self.log = folder.with_name(f"{folder.name}.log")
 
     def flags(self, *more: object) -> list[str]:
         chain_path = self.folder / f"chain_{self.steps:06d}.tsv"
@@ -87,6 +87,12 @@ class Run:
         finally:
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(code)
+
+    def alone(self, *more: object) -> tuple[int, str]:
+        """To the end on one rank: exit code and what it said."""
+        self.log.unlink(missing_ok=True)
+        (code,) = wait(self.start(1, *more), 120).values()
+        return code, self.log.read_text()
 
     def result(self) -> str:
         """Last link and every tensor's digest, after following the chain."""
@@ -185,8 +191,8 @@ def disturb(run: Run, rng: random.Random, counts: Counter[str], faults: int) -> 
             counts[what] += bool(what)
 
 
-def every_damage(run: Run, expected: str) -> dict[str, int]:
-    """Each kind of file of a stopped run, cut at several places and flipped at several, one at a time and both checkpoints at once."""
+def every_damage(run: Run, expected: str, places: tuple[float, ...]) -> dict[str, int]:
+    """Each file of a stopped run, cut and flipped at these places (1 is the end), one at a time and then all at once."""
     pids = run.start(1, "--rolling-steps", 1)
     while not any(path.name == "chain_000004.tsv" for path in run.state.rglob("*")) and not run.out.exists():
         time.sleep(0.0005)
@@ -197,7 +203,7 @@ def every_damage(run: Run, expected: str) -> dict[str, int]:
     counts = Counter[str]()
     names = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
     for name in [*names, None]:
-        for where in (0.0, 0.3, 0.7, 1.0):
+        for where in places:
             for how in DAMAGE:
                 run.out.unlink(missing_ok=True)
                 shutil.rmtree(run.state)
@@ -230,6 +236,7 @@ def small_disk(kib: int) -> Iterator[Path | None]:
         if mounted:
             subprocess.run(["umount", str(folder)], check=True)
         shutil.rmtree(folder)
+        folder.with_name(f"{folder.name}.log").unlink(missing_ok=True)
 
 
 def stage(*command: object) -> tuple[int, str]:
@@ -248,12 +255,13 @@ def full_disk(tokens: Path, expected: str, steps: int) -> dict[str, str]:
             if disk is None:
                 return {"skipped": "mounting a tmpfs is not permitted here"}
             run = Run(disk / "run", tokens, steps)
+            run.log = disk.with_name(f"{disk.name}.log")  # elsewhere: this disk will be full
             earlier = run.folder / "finished"
             earlier.write_text("an earlier artefact")
-            code, words = stage("pipeline.train", *run.flags("--rolling-steps", 1))
+            code, words = run.alone("--rolling-steps", 1)
             assert (code, "no space left" in words, run.out.exists()) == (2, True, False), (what, code, words[-500:])
             subprocess.run(["mount", "-o", f"remount,size={size * 20}k", str(disk)], check=True)
-            code, again = stage("pipeline.train", *run.flags())
+            code, again = run.alone()
             assert (code, run.result(), earlier.read_text()) == (0, expected, "an earlier artefact"), (
                 what,
                 again[-500:],
@@ -300,7 +308,7 @@ def experiment(faults: int, steps: int, seed: int, folder: Path, tokens: Path) -
         assert run.result() == expected, f"run {runs} has other bits"
         leftovers += run.leftovers()
         runs += 1
-    warnings = sum(p.read_text().count("warning: ") for p in folder.glob("run*/log"))
+    warnings = sum(p.read_text().count("warning: ") for p in folder.glob("run*.log"))
     return {"faults": total, "runs": runs, "steps_of_a_run": steps, "runs_with_the_undisturbed_bits": runs, "counts": dict(sorted(counts.items())),
             "warnings_that_name_a_damaged_file": warnings, "files_left_behind": leftovers}  # fmt: skip
 
@@ -310,6 +318,9 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--places", type=float, nargs="+", default=(0.0, 0.3, 0.7, 1.0), help="where each file is damaged"
+    )
     parser.add_argument("--out", type=Path, default=EVIDENCE, help="folder of the result")
     parser.add_argument("--tokens", type=Path, help="of the tiny corpus, its documents in ../data (default: made)")
     args = parser.parse_args()
@@ -320,7 +331,7 @@ def main() -> None:
         print(json.dumps(result, indent=2))
         short = Run(Path(name) / "short", tokens, 6)
         assert set(wait(short.start(1), 300).values()) == {0}
-        result["damage"] = every_damage(Run(Path(name) / "damaged", tokens, 6), short.result())
+        result["damage"] = every_damage(Run(Path(name) / "damaged", tokens, 6), short.result(), args.places)
         result["full_disk"] = full_disk(tokens, short.result(), 6)
     save("faults", result | {"seconds": round(time.monotonic() - began)}, args.out)
 

@@ -22,13 +22,24 @@ from tests.conftest import run
 
 
 def test_faults_lose_no_bit_and_no_file(tiny: dict[str, Path], tmp_path: Path) -> None:
-    flags = ("--faults", "12", "--steps", "60", "--seed", "3", "--tokens", str(tiny["tokens"]), "--out", str(tmp_path))
+    flags = (
+        "--faults",
+        "10",
+        "--steps",
+        "40",
+        "--places",
+        "0.5",
+        "--tokens",
+        str(tiny["tokens"]),
+        "--out",
+        str(tmp_path),
+    )
     run("-m", "tests.evidence.faults", *flags)  # a process of its own: it forks, and OpenMP must not have run before
     found = json.loads((tmp_path / "faults.json").read_text())
-    assert found["faults"] >= 12
+    assert found["faults"] >= 10
     assert found["runs_with_the_undisturbed_bits"] == found["runs"]
     assert found["files_left_behind"] == []
-    assert found["damage"]["resumed with the right bits"] >= 40
+    assert found["damage"]["resumed with the right bits"] >= 14
     if os.geteuid() == 0 and "skipped" not in found["full_disk"]:
         assert set(found["full_disk"]) == {"rolling checkpoint", "last checkpoint", "token shards"}
 
