@@ -4,8 +4,8 @@
     matmul nt              67 terms  chain            equal
     ...
 
-Each case presents an op as a sum of n terms (trees.py) and nothing of its code. Then the same of PyTorch and NumPy, as contrast: these
-trees depend on the library, and some results fit no binary tree of fp32 additions.
+Each case presents an op as a sum of n terms (trees.py) and nothing of its code. Then the same of PyTorch and NumPy,
+as contrast: these trees depend on the library, and some results fit no binary tree of fp32 additions.
 """
 
 from __future__ import annotations

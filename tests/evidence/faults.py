@@ -1,11 +1,13 @@
-"""Faults: kills, stops, damaged files and a full disk, at random; the bits must not notice and no finished artefact may be lost.
+"""Faults: kills, stops, damaged files and a full disk, at random; the bits must not notice and no finished artefact may
+be lost.
 
     python -m tests.evidence.faults            writes docs/evidence/faults.json, some ten minutes
     200 faults in 3 runs: 3 runs with the bits of the undisturbed one
 
-A run of tests/recipes/tiny.yaml with a rolling checkpoint every step, so that many kills fall into a write, is disturbed until it is done: kill -9
-of all ranks or of one, SIGTERM, then often a flipped bit or a cut in a file of the rolling state; each time it goes on with
-another number of ranks, micro-batch and threads. Ranks are forked from a process that has imported torch, which saves seconds a start.
+A run of tests/recipes/tiny.yaml with a rolling checkpoint every step, so that many kills fall into a write, is
+disturbed until it is done: kill -9 of all ranks or of one, SIGTERM, then often a flipped bit or a cut in a file of
+the rolling state; each time it goes on with another number of ranks, micro-batch and threads. Ranks are forked from a
+process that has imported torch, which saves seconds a start.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python -m tests.evidence.independent tests/recipes/odd.yaml TOKENS_DIR --steps 4
 
-Trains a recipe's GPT and prints each step as a line of chain.tsv has it: loss, lr, norm, fingerprint. It is naive on purpose and
-meant for tiny models. tests/evidence/test_independent.py compares it with the trainer, bit for bit. Where the page was
-silent or could be misread when this was written, the page was mended: docs/evidence/README.md lists the gaps.
+Trains a recipe's GPT and prints each step as a line of chain.tsv has it: loss, lr, norm, fingerprint. It is naive on
+purpose and meant for tiny models. tests/evidence/test_independent.py compares it with the trainer, bit for bit. Where
+the page was silent or could be misread when this was written, the page was mended: docs/evidence/README.md lists the
+gaps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Scalars, orders of sums and random numbers of docs/numerics.md, for the independent implementation (independent.py).
 
-Every sum is a Python loop over its terms in the order of the page; what NumPy vectorises are independent elements. NumPy's binary32
-+ - * / sqrt are IEEE's; the fused multiply-add is made of binary64 operations, rounded to odd before the last rounding.
+Every sum is a Python loop over its terms in the order of the page; what NumPy vectorises are independent elements.
+NumPy's binary32 + - * / sqrt are IEEE's; the fused multiply-add is made of binary64 operations, rounded to odd before
+the last rounding.
 """
 
 from __future__ import annotations

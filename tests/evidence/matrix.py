@@ -3,9 +3,10 @@
     python -m tests.evidence.matrix            writes docs/evidence/matrix.json
     72 native cells, 8 emulated: 1 distinct run
 
-A cell builds tests/evidence/mini_training.cpp, a whole training run without torch, and runs it; its lines must be those that the
-trainer writes for tests/recipes/odd.yaml (so it is that run). Native cells: compiler x level x instruction set x threads. The foreign
-ones run under qemu-user. The control, a compiler that may contract a*b+c, must give other lines.
+A cell builds tests/evidence/mini_training.cpp, a whole training run without torch, and runs it; its lines must be
+those that the trainer writes for tests/recipes/odd.yaml (so it is that run). Native cells: compiler x level x
+instruction set x threads. The foreign ones run under qemu-user. The control, a compiler that may contract a*b+c, must
+give other lines.
 """
 
 from __future__ import annotations

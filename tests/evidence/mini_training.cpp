@@ -1,12 +1,13 @@
-// A whole training run of a tiny GPT without torch or Python: the kernels, called in the order of pipeline/models/gpt.py and
-// pipeline/trainer.py. test_matrix.py builds it for each compiler, level and architecture; every build must print the lines
-// that the trainer writes to chain.tsv for the same recipe: step, loss, lr, norm (bits in hex) and fingerprint.
+// A whole training run of a tiny GPT without torch or Python: the kernels, called in the order of
+// pipeline/models/gpt.py and pipeline/trainer.py. test_matrix.py builds it for each compiler, level and architecture;
+// every build must print the lines that the trainer writes to chain.tsv for the same recipe: step, loss, lr, norm (bits
+// in hex) and fingerprint.
 //
 //   mini_training windows.bin threads micro_batch seed layers heads channels context vocab padded sequences lanes steps
 //                 warmup peak final_fraction
 //
-// windows.bin: int32 [steps, sequences, context + 1], the tokens of every sample in order. Optimizer and initialisation are the
-// recipe's defaults, the schedule is the cosine.
+// windows.bin: int32 [steps, sequences, context + 1], the tokens of every sample in order. Optimizer and initialisation
+// are the recipe's defaults, the schedule is the cosine.
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -138,8 +139,8 @@ struct Model {
     layernorm_forward(out.data(), mean.data(), rstd.data(), x.data(), w(name + ".weight"), w(name + ".bias"), n, k.C,
                       (float)1e-5);
   }
-  void normalise_backward(Buffer& dstream, Buffer& grads, const string& name, const Buffer& dout, const float* dresidual,
-                          const Buffer& x, const Buffer& mean, const Buffer& rstd, int64_t B) {
+  void normalise_backward(Buffer& dstream, Buffer& grads, const string& name, const Buffer& dout,
+                          const float* dresidual, const Buffer& x, const Buffer& mean, const Buffer& rstd, int64_t B) {
     layernorm_backward(dstream.data(), g(grads, name + ".weight"), g(grads, name + ".bias"), dout.data(), dresidual,
                        x.data(), w(name + ".weight"), mean.data(), rstd.data(), B, k.T, k.C);
   }
@@ -227,7 +228,18 @@ int main(int argc, char** argv) {
   for (int i = 2; i < 15; i++) n[i - 1] = strtoll(argv[i], nullptr, 10);
   threads = (int)n[1];
   const int64_t micro_batch = n[2];
-  const Config k = {n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13], strtod(argv[15], nullptr),
+  const Config k = {n[3],
+                    n[4],
+                    n[5],
+                    n[6],
+                    n[7],
+                    n[8],
+                    n[9],
+                    n[10],
+                    n[11],
+                    n[12],
+                    n[13],
+                    strtod(argv[15], nullptr),
                     strtod(argv[16], nullptr)};
   std::vector<int32_t> windows(k.steps * k.sequences * (k.T + 1));
   FILE* file = fopen(argv[1], "rb");

@@ -4,9 +4,10 @@
     samebits                        108 cells: 1 digest
     PyTorch, deterministic          108 cells: ...
 
-The recipe tests/recipes/tiny.yaml, six steps, from the same weights on the same tokens, over threads 1, 2, 3 x micro-batch 1, 2, 4, 8 x ranks
-1, 2, 4 x instruction set. PyTorch is fp32 with torch.use_deterministic_algorithms(True), gradient accumulation, DDP over gloo and
-ATEN_CPU_CAPABILITY; each of its cells is run twice. A result is the SHA-256 of all weights.
+The recipe tests/recipes/tiny.yaml, six steps, from the same weights on the same tokens, over threads 1, 2, 3 x
+micro-batch 1, 2, 4, 8 x ranks 1, 2, 4 x instruction set. PyTorch is fp32 with
+torch.use_deterministic_algorithms(True), gradient accumulation, DDP over gloo and ATEN_CPU_CAPABILITY; each of its
+cells is run twice. A result is the SHA-256 of all weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """pytest tests/evidence/test_black_box.py
 
-The tree of every sum, revealed from outside (tests/evidence/trees.py), is the one that docs/numerics.md specifies. Controls: a known
-wrong tree is told from the right one, by both methods, and PyTorch's own sum has another.
+The tree of every sum, revealed from outside (tests/evidence/trees.py), is the one that docs/numerics.md specifies.
+Controls: a known wrong tree is told from the right one, by both methods, and PyTorch's own sum has another.
 """
 
 from __future__ import annotations

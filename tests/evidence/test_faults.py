@@ -1,7 +1,8 @@
 """pytest tests/evidence/test_faults.py
 
-A slice of tests.evidence.faults: kills of all ranks and of one, stops, damaged files of the rolling state, a full disk. The bits must be those of
-an undisturbed run, finished files stay, and nothing is left behind. `make evidence` does 200 faults.
+A slice of tests.evidence.faults: kills of all ranks and of one, stops, damaged files of the rolling state, a full
+disk. The bits must be those of an undisturbed run, finished files stay, and nothing is left behind. `make evidence`
+does 200 faults.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """pytest tests/evidence/test_independent.py
 
-Two implementations that share no code, one page: the trainer against tests/evidence/independent.py, which was written from docs/numerics.md.
-Loss, learning rate, norm and fingerprint of each step and every weight and moment at the end, bit for bit, for sizes that are
-multiples of nothing. The control breaks one order of the independent one and must be seen to differ.
+Two implementations that share no code, one page: the trainer against tests/evidence/independent.py, which was written
+from docs/numerics.md. Loss, learning rate, norm and fingerprint of each step and every weight and moment at the end,
+bit for bit, for sizes that are multiples of nothing. The control breaks one order of the independent one and must be
+seen to differ.
 """
 
 from __future__ import annotations

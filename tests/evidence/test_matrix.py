@@ -1,7 +1,8 @@
 """pytest tests/evidence/test_matrix.py
 
-A slice of tests.evidence.matrix: whole training runs without torch, natively under other compilers, levels, instruction sets and threads and
-under qemu for two other architectures, print the lines of the trainer; a build that may contract a*b+c does not.
+A slice of tests.evidence.matrix: whole training runs without torch, natively under other compilers, levels,
+instruction sets and threads and under qemu for two other architectures, print the lines of the trainer; a build that
+may contract a*b+c does not.
 """
 
 from __future__ import annotations

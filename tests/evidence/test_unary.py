@@ -1,7 +1,8 @@
 """pytest tests/evidence/test_unary.py
 
-A slice of tests.evidence.unary: every 64th piece of 2^16 inputs of each elementary function, computed without torch by the baseline
-kernels, has the fingerprint that the library's own instruction set gives, and no larger error than docs/evidence/unary.json says of all inputs.
+A slice of tests.evidence.unary: every 64th piece of 2^16 inputs of each elementary function, computed without torch
+by the baseline kernels, has the fingerprint that the library's own instruction set gives, and no larger error than
+docs/evidence/unary.json says of all inputs.
 """
 
 from __future__ import annotations

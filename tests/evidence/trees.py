@@ -1,14 +1,14 @@
 """The order of a sum, read off its results: FPRev (Xie, Gao, Wang and Xue, USENIX ATC 2025) and a form for positive terms.
 
-A sum of n terms is a binary tree with the terms as leaves. Let L(i, j) be the number of leaves under the node where i and j
-meet.
+A sum of n terms is a binary tree with the terms as leaves. Let L(i, j) be the number of leaves under the node where i
+and j meet.
 
-Signed terms (FPRev): term i is M, term j is -M, all others 1, and M swallows n ones in fp32, but none in binary64. Ones added
-before M and -M have met are lost, so the result is n - L(i, j).
+Signed terms (FPRev): term i is M, term j is -M, all others 1, and M swallows n ones in fp32, but none in binary64.
+Ones added before M and -M have met are lost, so the result is n - L(i, j).
 
-Positive terms only (sums of exponentials and of squares), ours: term h is 1, terms i and j are 3/8 ulp(1), the rest next to
-nothing. Alone each is lost against h; together they are 3/4 ulp and count. So the result exceeds 1 exactly if i and j meet
-below h, and L(i, j) is n less the number of such h.
+Positive terms only (sums of exponentials and of squares), ours: term h is 1, terms i and j are 3/8 ulp(1), the rest
+next to nothing. Alone each is lost against h; together they are 3/4 ulp and count. So the result exceeds 1 exactly if
+i and j meet below h, and L(i, j) is n less the number of such h.
 
 From L the tree is built: around a leaf i, the leaves at the same L(i, .) are one subtree, joined in the order of L.
 """

@@ -2,9 +2,10 @@
 //
 //   unary function first end step     patterns in pieces of 2^16; every step-th piece of [first, end)
 //
-// Prints: inputs, fingerprint (position = bit pattern, a NaN counts as 7fc00000), largest error in ulps and its input, largest absolute
-// error for results below 1, share not correctly rounded. The reference is a formula over the C library's binary64
-// functions, whose own error is some 2^-26 ulp of fp32: it settles every maximum, and nearly every rounding.
+// Prints: inputs, fingerprint (position = bit pattern, a NaN counts as 7fc00000), largest error in ulps and its input,
+// largest absolute error for results below 1, share not correctly rounded. The reference is a formula over the C
+// library's binary64 functions, whose own error is some 2^-26 ulp of fp32: it settles every maximum, and nearly every
+// rounding.
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -52,13 +53,20 @@ static void all(double* r, const float* x, int64_t n, Function f) {
 
 static void references(int function, double* r, const float* x, int64_t n) {
   switch (function) {
-    case kExp: return all(r, x, n, [](double v) { return exp(v < -200.0 ? -200.0 : v > 200.0 ? 200.0 : v); });
-    case kLog: return all(r, x, n, [](double v) { return log(v); });
-    case kSqrt: return all(r, x, n, [](double v) { return sqrt(v); });
-    case kGelu: return all(r, x, n, gelu_reference);
-    case kGeluDerivative: return all(r, x, n, gelu_derivative_reference);
-    case kCosTurn: return all(r, x, n, turn_reference<true>);
-    default: return all(r, x, n, turn_reference<false>);
+    case kExp:
+      return all(r, x, n, [](double v) { return exp(v < -200.0 ? -200.0 : v > 200.0 ? 200.0 : v); });
+    case kLog:
+      return all(r, x, n, [](double v) { return log(v); });
+    case kSqrt:
+      return all(r, x, n, [](double v) { return sqrt(v); });
+    case kGelu:
+      return all(r, x, n, gelu_reference);
+    case kGeluDerivative:
+      return all(r, x, n, gelu_derivative_reference);
+    case kCosTurn:
+      return all(r, x, n, turn_reference<true>);
+    default:
+      return all(r, x, n, turn_reference<false>);
   }
 }
 

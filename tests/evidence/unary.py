@@ -3,8 +3,8 @@
     python -m tests.evidence.unary [exp ...]   writes docs/evidence/unary.json; about a minute per function on two cores
     exp              4294967296 inputs  c35926da56654258  1.0105 ulp at 4287b5a4  ...
 
-unary.cpp does the work, without torch. The fingerprints are those that config/expected/unary.json publishes and a GPU is compared with; this
-is their second computation, by other code.
+unary.cpp does the work, without torch. The fingerprints are those that config/expected/unary.json publishes and a GPU
+is compared with; this is their second computation, by other code.
 """
 
 from __future__ import annotations
