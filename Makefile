@@ -2,6 +2,7 @@
 # make test           the test suite, from nothing
 # make lint           formatting, types, workflow lint
 # make gpu-proof      where there is a GPU: the published bits on it, and its speed (docs/gpu.md)
+# make evidence       every proof of docs/evidence that a CPU can give, at full size; about half an hour on two quiet cores
 #
 # All build .venv from the hash-locked requirements.lock first, if it is missing or stale.
 
@@ -15,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: reproduction test lint lock gpu-proof clean-results
+.PHONY: reproduction test lint gpu-proof evidence lock clean-results
 
 reproduction: $(VENV)/ready
 	@snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet rules host \
@@ -35,6 +36,16 @@ lint: $(VENV)/ready
 	clang-format --dry-run -Werror cuda_ops/*.cpp cuda_ops/*.h cuda_ops/cpu/*.cpp cuda_ops/cpu/*.h cuda_ops/numerics/*.h
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+evidence: $(VENV)/ready
+	@python -m pipeline.compile
+	@python -m pytest tests/evidence/test_independent.py
+	@python -m tests.evidence.black_box
+	@python -m tests.evidence.matrix
+	@python -m tests.evidence.unary
+	@python -m tests.evidence.power
+	@python -m tests.evidence.faults
+	@python -m benchmarks.evidence --out docs/evidence/cost.md
 
 # The stamp is written last, so an interrupted installation starts again.
 $(VENV)/ready: requirements.lock requirements-uv.lock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -18,11 +19,12 @@ from pipeline.errors import UserError
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at `path` only when the block ends well; an earlier file stays until then.
 
-    A full disk is a UserError that names the path; the unfinished file is removed.
+    A full disk is a UserError that names the path; the unfinished file is removed, and so is one that a killed process left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path)
         with open(temporary, "wb") as file:
             yield file
             file.flush()
@@ -41,6 +43,14 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes that are gone had begun to write for `path`."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        pid = stale.name.split(".")[-2]
+        if not Path("/proc", pid).exists():
+            stale.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -43,7 +43,7 @@ def read(path: Path) -> list[Line]:
     """The lines of a chain; a UserError names the first one that cannot be read."""
     if not path.exists():
         raise UserError(f"{path}: no such chain")
-    rows = path.read_text(encoding="ascii").splitlines()
+    rows = path.read_text(encoding="ascii", errors="replace").splitlines()
     if not rows or rows[0] != HEADER:
         raise UserError(f"{path}: line 1 is not the header of a chain")
     lines = []

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def verify(path: Path) -> None:
         raise UserError(f"{path}: no such checkpoint")
     if not sidecar(path).exists():
         raise UserError(f"{path}: its {sidecar(path).name} is missing, so it cannot be trusted; delete it")
-    expected, found = sidecar(path).read_text().split()[0], sha256_of(path)
+    expected, found = sidecar(path).read_text(errors="replace")[:64], sha256_of(path)
     if expected != found:
         raise UserError(
             f"{path}: damaged ({path.stat().st_size} bytes): sha256 is {found}, it was written as {expected}; delete it "
@@ -89,12 +90,13 @@ class Rolling:
         found = (re.fullmatch(r"step_(\d+)\.safetensors", p.name) for p in self.folder.glob("step_*.safetensors"))
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
-    def newest(self, after: int, until: int) -> int:
-        """The newest sound step in (after, until], or -1; a damaged one is named and the one before is used."""
+    def newest(self, after: int, until: int, check: Callable[[int], object]) -> int:
+        """The newest step in (after, until] that passes `check`, or -1; what a UserError says is wrong with one is
+        printed, and the one before is used."""
         for step in self.steps():
             if after < step <= until:
                 try:
-                    verify(self.path(step))
+                    check(step)
                 except UserError as error:
                     print(f"warning: {error}; using the one before", file=sys.stderr)
                     continue
@@ -106,12 +108,17 @@ class Rolling:
         for step in self.steps()[KEPT:]:
             self.remove(step)
 
+    def chain_path(self, step: int) -> Path:
+        return self.folder / f"chain_{step:06d}.tsv"
+
     def remove(self, step: int) -> None:
-        for path in (self.path(step), sidecar(self.path(step)), self.folder / f"chain_{step:06d}.tsv"):
+        for path in (self.path(step), sidecar(self.path(step)), self.chain_path(step)):
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        for step in self.steps():
-            self.remove(step)
+        """Remove every file that a segment may have left here, those that a kill left unfinished too."""
+        for pattern in ("step_*", "chain_*.tsv", ".*.tmp"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
         if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import chain
 from pipeline.atomic import sha256_of
@@ -27,6 +27,9 @@ from pipeline.paths import RESULTS, tokens_dir
 from pipeline.ranks import Ranks, launch
 from pipeline.receipt import made_by, receipt
 from pipeline.recipe import Recipe, load_recipe, recipe_id
+
+if TYPE_CHECKING:
+    from pipeline.checkpoint import Checkpoint
 
 STOP, SAVE = 1, 2  # signal bits that the ranks share after each step
 NOT_FINITE = 3
@@ -94,20 +97,23 @@ class Segment:
             previous = self.trainer.step
         if not previous < args.steps_to <= recipe.bits.steps:
             raise UserError(f"--steps-to {args.steps_to}: expected {previous + 1} to {recipe.bits.steps}")
-        step = ranks.agree(self.rolling.newest(previous, args.steps_to) if ranks.first else 0)
+        step = ranks.agree(self.rolling.newest(previous, args.steps_to, self._saved) if ranks.first else 0)
         if step > 0:
             self._resume(step)
 
-    def _resume(self, step: int) -> None:
+    def _saved(self, step: int) -> tuple[Checkpoint, list[chain.Line]]:
+        """A rolling checkpoint and the chain that leads to it; a UserError says which of the two is damaged."""
         from pipeline.checkpoint import load
 
+        state, path = load(self.rolling.path(step)), self.rolling.chain_path(step)
+        lines = chain.read(path)
+        if chain.check(lines, self.trainer.link, path) != state.link:
+            raise UserError(f"{path} does not lead to {self.rolling.path(step)}")
+        return state, lines
+
+    def _resume(self, step: int) -> None:
+        state, self.lines = self._saved(step)
         path = self.rolling.path(step)
-        before = self.trainer.link
-        state = load(path)
-        chain_path = self.rolling.folder / f"chain_{step:06d}.tsv"
-        self.lines = chain.read(chain_path)
-        if chain.check(self.lines, before, chain_path) != state.link:
-            raise UserError(f"{chain_path} does not lead to {path}: delete {self.rolling.folder} and run again")
         self.trainer.restore(state, path)
         self.resumed = step
         if self.ranks.first:
@@ -119,7 +125,7 @@ class Segment:
 
         state = self.trainer.checkpoint()
         if self.ranks.first:
-            chain.write(self.rolling.folder / f"chain_{state.step:06d}.tsv", self.lines)
+            chain.write(self.rolling.chain_path(state.step), self.lines)
             save(self.rolling.path(state.step), state)
             self.rolling.prune()
 
