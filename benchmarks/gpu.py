@@ -124,6 +124,7 @@ def row_cases(model: str, width: int, vocabulary: int, tokens: int) -> list[Case
     wte, wpe = torch.randn(vocabulary, c), torch.randn(t, c)
     n = 12 * c * c * 4  # four layers of parameters
     p, m, s, d = (torch.rand(n) for _ in range(4))
+    scalars = torch.tensor([1.0, 1e-3, 0.1, 0.05])
     leaf = p.clone().requires_grad_()
     leaf.grad = d.clone()
     adam = torch.optim.AdamW([leaf], 1e-3, fused=True)
@@ -134,7 +135,7 @@ def row_cases(model: str, width: int, vocabulary: int, tokens: int) -> list[Case
     big, all_logits = 4.0 * x.numel(), 4.0 * logits.numel()
 
     def adamw() -> None:
-        ops.adamw(p, m, s, d, 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05)
+        ops.adamw(p, m, s, d, scalars, 0.9, 0.95, 1e-8, 0.1)
 
     def torch_cross_entropy() -> None:
         loss = functional.cross_entropy(leaf_logits, long_targets, reduction="sum")

@@ -262,20 +262,21 @@ int main(int argc, char** argv) {
         residual_forward(grads[i].data(), grads[i].data(), grads[i + width].data(), model.flat);
       }
     }
-    float total, squares;
-    tree_sum(&total, losses.data(), k.lanes);
+    float totals[2], report[2];
+    float scalars[4] = {0, learning_rate(k, step), bias_correction(0.9, step), bias_correction(0.95, step)};
+    tree_sum(totals, losses.data(), k.lanes);
     norm_partials(partials.data(), grads[0].data(), model.flat, 4096);
-    tree_sum(&squares, partials.data(), (int64_t)partials.size());
-    const float loss = mul(total, dloss), norm = sqrt_(squares), clip = norm <= 1.0f ? 1.0f : div(1.0f, norm);
-    const float lr = learning_rate(k, step), c1 = bias_correction(0.9, step), c2 = bias_correction(0.95, step);
+    tree_sum(totals + 1, partials.data(), (int64_t)partials.size());
+    clip(report, scalars, totals, dloss, 1.0f);
     for (const Shape& s : model.shapes) {
       const int64_t at = model.offset[s.name];
-      adamw(model.parameters.data() + at, m.data() + at, v.data() + at, grads[0].data() + at, s.size(), clip, lr,
-            (float)0.9, (float)0.95, (float)1e-8, s.rows ? (float)0.1 : 0.0f, c1, c2);
+      adamw(model.parameters.data() + at, m.data() + at, v.data() + at, grads[0].data() + at, scalars, s.size(),
+            (float)0.9, (float)0.95, (float)1e-8, s.rows ? (float)0.1 : 0.0f);
     }
     uint64_t mark;
     fingerprint(&mark, (const uint32_t*)model.parameters.data(), model.size, 0);
-    printf("%" PRId64 "\t%08x\t%08x\t%08x\t%016" PRIx64 "\n", step, to_bits(loss), to_bits(lr), to_bits(norm), mark);
+    printf("%" PRId64 "\t%08x\t%08x\t%08x\t%016" PRIx64 "\n", step, to_bits(report[0]), to_bits(scalars[1]),
+           to_bits(report[1]), mark);
   }
   return 0;
 }
