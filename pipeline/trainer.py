@@ -85,7 +85,9 @@ class Trainer:
         self.report = self.results[:1].view(torch.float32)
         self.feed = Feed(self.batches, len(self.own_lanes), self.lane_sequences, self.model.embedding_rows, memory)
         graph = execution.graph and memory.device.type == "cuda" and ranks.size == 1
-        self.compute = Captured(self._compute, CudaGraph if graph else None)
+        self.gradient = self.m  # until the first step
+        self.descend = Captured(self._descend, CudaGraph if graph else None)
+        self.update = Captured(self._update, CudaGraph if graph else None)
         self.signals = torch.zeros(ranks.size, 2, dtype=torch.int64)
         self.loss_scale = fp32(1.0 / (bits.batch.sequences * bits.model.context))
         self.ranges = self._decay_ranges(size)
@@ -149,16 +151,20 @@ class Trainer:
         self.counter.close()
         return exchange.finish(total[: self.m.numel()])
 
-    def _compute(self) -> None:
-        """All of a step that runs on the device: reads the feed, ends in `results`. Whole numbers of launches, no waiting."""
-        optimizer = self.recipe.bits.optimizer
-        gradient = self._sum_over_lanes()
+    def _descend(self) -> None:
+        """From the feed to the shard's gradient, loss, norm and AdamW's factor, without waiting for the device."""
+        self.gradient = gradient = self._sum_over_lanes()
         self.ranks.gather(self.all_losses, self.lane_losses)
         ops.tree_sum(self.totals[:1], self.all_losses)
         ops.norm_partials(self.partials, gradient)
         self.ranks.gather(self.all_partials, self.partials)
         ops.tree_sum(self.totals[1:], self.all_partials)
-        ops.clip(self.report, self.feed.scalars, self.totals, self.loss_scale, optimizer.clip_norm)
+        clip_norm = self.recipe.bits.optimizer.clip_norm
+        ops.clip(self.report, self.feed.scalars, self.totals, self.loss_scale, clip_norm)
+
+    def _update(self) -> None:
+        """AdamW on the shard, everyone's parameters, the shard's fingerprint, without waiting. A NaN factor updates nothing."""
+        optimizer, gradient = self.recipe.bits.optimizer, self.gradient
         shard = self.model.parameters[self.first : self.first + self.m.numel()]
         for a, b, decay in self.ranges:
             ops.adamw(
@@ -176,7 +182,8 @@ class Trainer:
         lr = learning_rate(bits.schedule, step, bits.steps)
         corrections = [bias_correction(beta, step) for beta in (bits.optimizer.beta1, bits.optimizer.beta2)]
         self.feed.load(step, self.own_lanes, [lr, *corrections])
-        self.compute()
+        self.descend()
+        self.update()
         if step < bits.steps:
             self.feed.prepare(step + 1, self.own_lanes)  # while the device works
         results = self.results.cpu()  # the only wait of a step
