@@ -76,7 +76,7 @@ class Proof:
     # ------------------------------------------------------------------ commands
 
     def run(self, *command: str | Path, prefix: tuple[str, ...] = ()) -> str:
-        """Run `python <command>` within the part's time; its output goes to the log. Failed has its last lines."""
+        """Run `python <command>` within the part's time; its output goes to the log, what it printed comes back. Failed has its last lines."""
         env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         env["SAMEBITS_BUILD"] = str(BUILD)
         words = [*prefix, sys.executable, *map(str, command)]
@@ -94,13 +94,19 @@ class Proof:
             log.write(output)
         if done.returncode:
             raise Failed(f"exit code {done.returncode}: " + " | ".join(output.strip().splitlines()[-3:])[-400:])
-        return output
+        return done.stdout
 
     def recipe(self, name: str) -> Path:
         return ROOT / "config" / "recipes" / f"{name}.yaml"
 
     def tokens(self, name: str) -> Path:
-        """Corpus and tokens of a recipe, made once."""
+        """Corpus and tokens of a recipe, made once; those of `make reproduction` serve, since every step proves them."""
+        from pipeline import paths
+        from pipeline.recipe import load_recipe
+
+        made = ROOT / paths.tokens_dir(load_recipe(self.recipe(name)))
+        if (made / "tokens.json").exists():
+            return made
         data, tokens = self.work / name / "data", self.work / name / "tokens"
         if not (tokens / "tokens.json").exists():
             try:
