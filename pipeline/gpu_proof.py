@@ -93,7 +93,7 @@ class Proof:
         with self.log.open("a", encoding="utf-8") as log:
             log.write(output)
         if done.returncode:
-            raise Failed(f"exit code {done.returncode}: " + " | ".join(output.strip().splitlines()[-3:])[-400:])
+            raise Failed(f"exit code {done.returncode}: " + " / ".join(output.strip().splitlines()[-3:])[-400:])
         return done.stdout
 
     def recipe(self, name: str) -> Path:
@@ -114,7 +114,7 @@ class Proof:
             except Failed as error:
                 if name == "fables":
                     raise
-                raise Skipped(f"its corpus is not here (SAMEBITS_MIRROR names a folder of copies): {error}") from None
+                raise Skipped("its corpus is not here: name a folder of copies in SAMEBITS_MIRROR") from error
             self.run("-m", "pipeline.prepare_text", "--recipe", self.recipe(name), "--data", data, "--out", tokens)
         return tokens
 
@@ -319,7 +319,10 @@ def page(evidence: dict[str, Any]) -> str:
         + ", ".join(f"{key} {value}" for key, value in about.items() if key != "name"), "",
         "| part | verdict | seconds | what was seen |", "|---|---|---|---|",
     ]  # fmt: skip
-    lines += [f"| {p['name']} | {p['verdict']} | {p['seconds']} | {p['detail']} |" for p in evidence["parts"]]
+    lines += [
+        f"| {p['name']} | {p['verdict']} | {p['seconds']} | {p['detail'].replace('|', '/')} |"
+        for p in evidence["parts"]
+    ]
     return "\n".join([*lines, "", evidence["facts"].get("speed", "")]).rstrip() + "\n"
 
 
