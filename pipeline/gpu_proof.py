@@ -337,7 +337,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "evidence", help="folder of the page and its JSON")
     args = parser.parse_args()
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in NEEDED if find_spec(name) is None and shutil.which(name) is None]
     if missing:
         raise UserError(
             f"{sys.executable} lacks {', '.join(missing)}: pip install them, or where there is no network unpack their wheels "

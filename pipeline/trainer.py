@@ -186,7 +186,7 @@ class Trainer:
         self.update()
         if step < bits.steps:
             self.feed.prepare(step + 1, self.own_lanes)  # while the device works
-        results = self.results.cpu()  # the only wait of a step
+        results = self.results.cpu()  # with one rank, the only wait of a step
         loss, norm = results[:1].view(torch.float32).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFinite(self._diagnose(step, loss, norm))  # AdamW has left everything as it was
