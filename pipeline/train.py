@@ -23,6 +23,7 @@ from pipeline import chain
 from pipeline.atomic import sha256_of
 from pipeline.errors import UserError, exit_on_user_error
 from pipeline.execution import Execution
+from pipeline.memory import is_out_of_memory
 from pipeline.paths import RESULTS, tokens_dir
 from pipeline.ranks import Ranks, launch
 from pipeline.receipt import made_by, receipt
@@ -200,6 +201,13 @@ def main() -> int:
     except NotFinite as error:
         print(f"error: not finite at {error}. The last checkpoint is kept", file=sys.stderr)
         return NOT_FINITE
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory while training: {str(error).splitlines()[0]}; lower it with --micro-batch 1, --recompute 1, more --ranks or "
+            "--graph 0. The last checkpoint is kept"
+        ) from None
     finally:
         ranks.close()
     if not ranks.first:

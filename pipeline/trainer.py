@@ -86,8 +86,9 @@ class Trainer:
         self.report = self.results[:1].view(torch.float32)
         self.feed = Feed(self.batches, len(self.own_lanes), self.lane_sequences, self.model.embedding_rows, memory)
         graph = execution.graph and memory.device.type == "cuda" and ranks.size == 1
-        self.gradient = memory.zeros(0)
-        self.measure, self.update = (Captured(f, CudaGraph if graph else None) for f in (self._measure, self._update))
+        self.gradient = self.m  # until the first step
+        self.descend = Captured(self._descend, CudaGraph if graph else None)
+        self.update = Captured(self._update, CudaGraph if graph else None)
         self.signals = torch.zeros(ranks.size, 2, dtype=torch.int64)
         self.loss_scale = fp32(1.0 / (bits.batch.sequences * bits.model.context))
         self.ranges = self._decay_ranges(size)
@@ -170,11 +171,8 @@ class Trainer:
         self.counter.close()
         return exchange.finish(total[: self.m.numel()])
 
-    def _measure(self) -> None:
-        """The gradient of this rank's shard, loss and norm (in `report`), and the factor of the gradient (in `scalars`).
-
-        Reads the feed; a fixed sequence of launches without waiting, as _update is.
-        """
+    def _descend(self) -> None:
+        """From the feed to the shard's gradient, loss, norm and AdamW's factor, without waiting for the device."""
         self.gradient = self._sum_over_lanes()
         self.ranks.gather(self.all_losses, self.lane_losses)
         ops.tree_sum(self.totals[:1], self.all_losses)
@@ -185,7 +183,7 @@ class Trainer:
         ops.clip(self.report, self.feed.scalars, self.totals, self.loss_scale, clip_norm)
 
     def _update(self) -> None:
-        """AdamW on this rank's shard, then every rank's parameters. Does nothing where loss or norm is not finite."""
+        """AdamW on the shard, everyone's parameters, without waiting. A NaN factor updates nothing."""
         optimizer, scalars = self.recipe.bits.optimizer, self.feed.scalars
         shard = self.model.parameters[self.first : self.first + self.m.numel()]
         for a, b, decay in self.ranges:
@@ -201,7 +199,7 @@ class Trainer:
         lr = learning_rate(bits.schedule, step, bits.steps)
         corrections = [bias_correction(beta, step) for beta in (bits.optimizer.beta1, bits.optimizer.beta2)]
         self.feed.load(step, self.own_lanes, [lr, *corrections])
-        self.measure()
+        self.descend()
         if self.observe:
             self._see_flat("gradient/", self.gradient)
             self.observe("loss", self.report[:1])

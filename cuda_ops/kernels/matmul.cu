@@ -4,9 +4,10 @@
 // blocks which run together share operands in the L2 cache. A warp owns a part of it as 4 x 8 or 8 x 4 lanes
 // (tile.h), and a thread kThreadM x kThreadN outputs in squares of 4 x 4. Operands arrive k-major in shared memory,
 // a[kK][kM + 4] and b[kK][kN + 4], kStages of them in flight by cp.async: an operand that is dense along k is
-// transposed by 4-byte copies (eight lanes along k, so whole 32-byte sectors), the others come 16 bytes at a time. Where
-// their rows or those of out are not 16-byte aligned, one narrow tile goes 4 bytes at a time. No size needs to divide
-// anything: rows and columns beyond the matrix repeat its last (their outputs are dropped), and K is never padded.
+// transposed by 4-byte copies (eight lanes along k, so whole 32-byte sectors), the others come 16 bytes at a time.
+// Where their rows or those of out are not 16-byte aligned, one narrow tile goes 4 bytes at a time. No size needs to
+// divide anything: rows and columns beyond the matrix repeat its last (their outputs are dropped), and K is never
+// padded.
 //
 // order: each output is one chain over k ascending, sum = fma_(a, b, sum), from +0 or, accumulating, from what out
 // holds; a bias is added to the finished chain by one add. K is never split. A tile decides only which thread walks a

@@ -27,7 +27,7 @@ def test_brief_proof_on_the_cpu(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "5 of 5 parts passed" in output
     assert "3 steps equal fables.tsv line by line" in output
-    assert "2 steps equal on 1 x cpu; 2 x cpu; 2 x cpu,cpu" in output
+    assert "2 steps equal on 2 x cpu,cpu" in output
     (found,) = (tmp_path / "evidence").glob("cpu-*.json")
     evidence = json.loads(found.read_text())
     assert [part["verdict"] for part in evidence["parts"]] == ["passed"] * 5
