@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from cuda_ops import ops
 from tests.bits import assert_bits_equal, hostile
-from tests.conftest import ROOT, SHIM, run
+from tests.conftest import ROOT, run
 from tests.cuda_on_cpu.build import build_shim
 from tests.cuda_on_cpu.direct import Direct, sabotaged
 
