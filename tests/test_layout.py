@@ -90,6 +90,12 @@ def test_forbidden_names() -> None:
     kernels = ("cuda_ops/cpu/*.cpp", "cuda_ops/cpu/*.h", "cuda_ops/numerics/*.h")
     assert not found(r"\b(expf|tanhf|logf|powf|sinf|cosf|rsqrtf|std::|reduction\()", *kernels)
     assert not found(r"#include <c?math", *kernels)
+    device = ("cuda_ops/kernels/*.cu", "cuda_ops/kernels/*.h")
+    assert not found(
+        r"\b(expf|tanhf|logf|powf|sinf|cosf|rsqrtf|__\w+f)\(|multiProcessorCount|#include <c?math", *device
+    )
+    launches = found(r"<<<|atomic[A-Z]\w+\(", *device)
+    assert {line.split(":")[0].split("/")[-1] for line in launches} == {"launch.h", "fingerprint.cu"}
     assert [line.split(":")[0] for line in found(r"#pragma omp", *kernels)] == ["cuda_ops/cpu/parallel.h"] * 3
     assert not found(r"^\s*(run|script):|ancient\(", "workflow/rules/*.smk", "workflow/Snakefile")
     assert not found(r"torch\.distributed|Execution|torch\.rand", "pipeline/models/*.py")
@@ -101,7 +107,7 @@ def test_forbidden_names() -> None:
 
 
 def test_files_can_be_read_in_one_sitting() -> None:
-    long = [p for g in ("cuda_ops/**/*.cpp", "cuda_ops/**/*.h", "pipeline/**/*.py") for p in ROOT.glob(g)
+    long = [p for g in ("cuda_ops/**/*.cpp", "cuda_ops/**/*.h", "cuda_ops/**/*.cu", "pipeline/**/*.py") for p in ROOT.glob(g)
             if len(p.read_text().splitlines()) > 420]  # fmt: skip
     assert not long
 

@@ -24,8 +24,9 @@ SAMEBITS_VISIBLE const void* samebits_kernel(const char* wanted) {
   return nullptr;
 }
 
-SAMEBITS_VISIBLE void samebits_matmul_with_tile(float* out, const float* a, const float* b, const float* bias, int64_t M,
-                                                int64_t N, int64_t K, int layout, bool accumulate, int tile) {
+SAMEBITS_VISIBLE void samebits_matmul_with_tile(float* out, const float* a, const float* b, const float* bias,
+                                                int64_t M, int64_t N, int64_t K, int layout, bool accumulate,
+                                                int tile) {
   samebits::device::matmul_with_tile(nullptr, out, a, b, bias, M, N, K, layout, accumulate, tile);
 }
 

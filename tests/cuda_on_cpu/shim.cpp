@@ -156,6 +156,7 @@ struct Worker {
   char *stacks, *dynamic_shared;
   Context scheduler;
   int threads = 0, current = 0;
+  uint3 block;
   const char* kernel = "";
   const std::function<void()>* body = nullptr;
   std::string error;
@@ -306,9 +307,9 @@ void out_of_time(int) {
     const Worker* w = slot.load();
     if (!w || !*w->kernel) continue;
     char text[256];
-    const uint3& t = w->fibers[w->current].thread;
-    const int n = snprintf(text, sizeof text, "error: %s: not finished in time; thread (%u,%u,%u) was running\n",
-                           w->kernel, t.x, t.y, t.z);
+    const uint3 &t = w->fibers[w->current].thread, &b = w->block;
+    const int n = snprintf(text, sizeof text, "error: %s, block (%u,%u,%u), thread (%u,%u,%u): not finished in time\n",
+                           w->kernel, b.x, b.y, b.z, t.x, t.y, t.z);
     if (write(2, text, n) < 0) _exit(135);
   }
   _exit(134);
@@ -426,7 +427,7 @@ void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const 
     for (int64_t i = 0; i < (int64_t)blocks; i++) {
       if (!w.error.empty()) continue;
       const unsigned b = (unsigned)order[i];
-      indices.block = {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)};
+      w.block = indices.block = {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)};
       indices.block_dim = {block.x, block.y, block.z};
       indices.grid_dim = {grid.x, grid.y, grid.z};
       indices.dynamic_shared = w.dynamic_shared;

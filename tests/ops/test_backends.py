@@ -53,6 +53,13 @@ def test_cuda_sources_on_the_cpu(tmp_path: Path, shim: Path, expected: dict[str,
     assert_same(results(tmp_path / "shim.safetensors", shim, schedule=schedule), expected)
 
 
+def test_op_tests_on_cuda_sources(shim: Path) -> None:
+    """The op tests themselves, against references and float64, with every op through its CUDA source."""
+    files = [f"tests/ops/test_{name}.py" for name in ("rows", "matmul", "attention")]
+    output = run("-m", "pytest", *files, "-q", "--device", "shim", env={"SAMEBITS_SHIM_SCHEDULE": "random:2"})
+    assert " passed" in output or "[100%]" in output
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu(tmp_path: Path) -> None:
     build = ROOT / "results" / "build"
