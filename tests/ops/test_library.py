@@ -45,6 +45,8 @@ def samples() -> dict[str, tuple]:
         "cross_entropy_fused": (torch.empty(3), f(3, 5), ids.view(-1), 0.5, 4),
         "chain_sum": (torch.zeros(1), f(9)),
         "adamw": (f(9), f(9), torch.rand(9), f(9), 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05),
+        "fingerprint_into": (torch.empty(1, dtype=torch.int64), f(9), 0),
+        "first_nonfinite_into": (torch.empty(1, dtype=torch.int64), f(9)),
         "norm_partials": (torch.empty(3), f(9), 4),
         "tree_sum": (torch.empty(1), f(9)),
         "unary": (torch.empty(9), torch.rand(9), 0),
@@ -58,7 +60,7 @@ def test_every_writing_op_has_a_sample() -> None:
     names = {
         name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "samebits::" in name
     }
-    assert names - {"fingerprint", "first_nonfinite", "set_threads", "isa"} == set(samples())
+    assert names - {"fingerprint", "first_nonfinite", "device_archs", "set_threads", "isa"} == set(samples())
 
 
 @pytest.mark.parametrize("name", samples())
