@@ -242,13 +242,12 @@ class Comparison:
         state = self._state(side, step, recipe)
         import torch
 
-        names = [
-            name.removeprefix("after/") for name in state if name.startswith("after/") and "optimizer." not in name
-        ]
-        flat = torch.cat([state[f"after/{name}"].view(-1) for name in names])
+        from pipeline.models.gpt import parameter_shapes
+
+        flat = torch.cat([state[f"after/{name}"].view(-1) for name in parameter_shapes(recipe.bits.model)])
         sound = int(str(truth.about["line"]).split("\t")[4], 16)
         words = forensics.changed_word(flat, sound, side.lines[step].fingerprint)
-        if r.columns == ["fingerprint"] and len(words) == 1:
+        if r.columns == ["fingerprint"] and words:
             position, bits = words[0]
             name, index = forensics.located(recipe, position)
             old = state[f"after/{name}"]
@@ -259,6 +258,8 @@ class Comparison:
             r.causes.append(
                 f"one word of {name} was altered on side {side.name} after the update; found from the fingerprints alone"
             )
+            if len(words) > 1:
+                r.notes.append(f"{len(words) - 1} other words could explain it, by changes of more bits")
             self._one_element()
             return
         if step not in side.checkpoints:
