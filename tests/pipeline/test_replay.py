@@ -76,10 +76,21 @@ def test_observing_changes_no_bit_and_shows_what_autograd_would(tiny: dict[str, 
 
 
 def test_the_command(tiny: dict[str, Path], recorded: Path, tmp_path: Path) -> None:
-    base = ["-m", "pipeline.replay", "--recipe", str(tiny["recipe"]), "--tokens", str(tiny["tokens"]), "--run", str(recorded)]
+    base = [
+        "-m",
+        "pipeline.replay",
+        "--recipe",
+        str(tiny["recipe"]),
+        "--tokens",
+        str(tiny["tokens"]),
+        "--run",
+        str(recorded),
+    ]
     out, trace = tmp_path / "o.safetensors", tmp_path / "t.trace"
     name = "lane.2/gradient/ln_f.bias"
-    output = run(*base, "--step", "5", "--check", "--tensor", name, "--out", str(out), "--trace", str(trace), "--further", "1")
+    output = run(
+        *base, "--step", "5", "--check", "--tensor", name, "--out", str(out), "--trace", str(trace), "--further", "1"
+    )
     assert "1 steps on the way" in output
     assert "equal to the chain" in output
     tensors = safetensors.torch.load_file(out)

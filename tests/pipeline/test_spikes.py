@@ -5,6 +5,7 @@ Outliers by z-score against NumPy; a recipe that skips them keeps one digest ove
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -81,7 +82,10 @@ def test_an_outlier_does_not_enter_the_window_but_the_third_in_a_row_does() -> N
 
 def test_marks_are_a_function_of_the_chain() -> None:
     rng = np.random.default_rng(2)
-    lines = [chain.Line(i, 1.0 + 0.01 * rng.standard_normal(), 1e-3, 0.3 + 0.01 * rng.standard_normal(), 0) for i in range(1, 201)]
+    lines = [
+        chain.Line(i, 1.0 + 0.01 * rng.standard_normal(), 1e-3, 0.3 + 0.01 * rng.standard_normal(), 0)
+        for i in range(1, 201)
+    ]
     lines[149] = chain.Line(150, 1.5, 1e-3, 2.0, 0)
     lines[170] = chain.Line(171, 1.0, 1e-3, 2.0, 0)
     assert [(m["step"], sorted(m["z"])) for m in marks(lines, 6.0)] == [(150, ["loss", "norm"]), (171, ["norm"])]
@@ -126,7 +130,7 @@ def result(out: Path) -> str:
 def test_skipping_has_one_digest_over_ranks_kills_and_resumes(skipping: dict[str, Path], tmp_path: Path) -> None:
     whole = trained(skipping, tmp_path / "whole")
     lines = chain.read(tmp_path / "whole" / f"chain_{STEPS:06d}.tsv")
-    skipped = [b.step for a, b in zip(lines, lines[1:], strict=False) if a.fingerprint == b.fingerprint]
+    skipped = [b.step for a, b in itertools.pairwise(lines) if a.fingerprint == b.fingerprint]
     assert skipped, "the control: some step must be skipped"
     assert min(skipped) > WINDOW
     assert "optimizer.outliers.norm" in whole
