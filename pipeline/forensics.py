@@ -30,7 +30,7 @@ def changed_word(weights: Tensor, sound: int, recorded: int) -> list[tuple[int, 
 
         Word w at i adds (w xor h) k', k' odd: a difference D belongs to (new xor h) - (old xor h) = D / k' mod 2^64, which is a word's
         difference, below 2^32 in size, for one position in 2^31 by chance, and for the few positions whose number plus one divides the true one's:
-    their words would have to change by a multiple. So the first is the one that fewest bits explain. Numerics: numerics/fingerprint.h.
+    their words would have to change by a multiple. So the first is the one that fewest flipped bits, or ulps, explain. Numerics: numerics/fingerprint.h.
     """
     delta = np.uint64((recorded - sound) % 2**64)
     words = weights.contiguous().view(-1).numpy().view(np.uint32)
@@ -47,7 +47,8 @@ def changed_word(weights: Tensor, sound: int, recorded: int) -> list[tuple[int, 
             mixed = (part ^ high) + change
             for i in np.flatnonzero((np.abs(change) < 2**32) & (mixed >= 0) & (mixed < 2**32)):
                 old, new = int(part[i]), int(mixed[i] ^ high[i])
-                found.append((bin(old ^ new).count("1"), abs(old - new), first + int(i), new))
+                apart = abs(old - new)
+                found.append((min(bin(old ^ new).count("1"), apart), apart, first + int(i), new))
     return [(position, bits) for _, _, position, bits in sorted(found)]
 
 
