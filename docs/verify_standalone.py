@@ -80,7 +80,7 @@ def main(run, expected=None):
             problems.append(f"{key}: differs")
     for name in re.findall(r"^([0-9a-f]{64}  .+)$", (run / "SHA256SUMS").read_text(), re.M):
         digest, file = name.split("  ", 1)
-        if hashlib.sha256((run / file).read_bytes()).hexdigest() != digest:
+        if not (run / file).exists() or hashlib.sha256((run / file).read_bytes()).hexdigest() != digest:
             problems.append(f"SHA256SUMS: {file} differs")
     print("\n".join(problems) if problems else f"{run.name}: {len(found)} artefacts checked, all equal")
     return 1 if problems or not found else 0

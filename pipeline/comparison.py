@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from pipeline.recipe import Recipe
 
+FURTHER_BACK = 4  # steps to look at before the first line that differs
+BEFORE = "the state before the step differs: other initial weights, or an altered checkpoint"
+
 
 @dataclass
 class Result:
@@ -29,6 +32,7 @@ class Result:
     columns: list[str] = field(default_factory=list)
     sound: str = ""  # the side that the step computed again agrees with
     tensor: Difference | None = None
+    tensor_step: int = 0  # its step: earlier than the chain shows if only moments differed at first
     network: list[Difference] = field(default_factory=list)  # every tensor of the step that differs, in order
     order: list[str] = field(default_factory=list)  # every tensor of the step
     growth: list[dict[str, Any]] = field(default_factory=list)  # per step from the first: differences
@@ -45,7 +49,15 @@ class Comparison:
         rows = [("", ["equal: everything that both sides have"] if r.equal else [])]
         rows += [("first artefact", [r.artefact] if r.artefact else [])]
         rows += [("first step", [f"{r.step}: {', '.join(r.columns)}"] if r.step else [])]
-        rows += [("sound side", [r.sound] if r.sound else []), ("first tensor", [r.tensor.words()] if r.tensor else [])]
+        rows += [
+            ("sound side", [r.sound] if r.sound else []),
+            (
+                "first tensor",
+                [f"step {r.tensor_step or r.step}: {r.tensor.words()}" if r.step else r.tensor.words()]
+                if r.tensor
+                else [],
+            ),
+        ]
         rows += [("cause", r.causes), ("note", r.notes)]
         return [row for row in rows if row[1]]
 
@@ -196,7 +208,7 @@ class Comparison:
         ):
             r.causes.append("other data, or another order of the samples")
         if r.tensor and r.tensor.name.startswith("before/"):
-            r.causes.append("the state before the step differs: other initial weights, or an altered checkpoint")
+            r.causes.append(BEFORE)
         further = {s.name: s for s in b.tensors if s.name.startswith("further.")}
         for seen in a.tensors:
             if seen.name in further and further[seen.name].shape == seen.shape:
@@ -220,7 +232,8 @@ class Comparison:
         traces.append(traces[0] if a.same_setting(b) else b.traced(step, further))
         agrees = [trace.about["line"] == side.lines[step].content() for trace, side in zip(traces, (a, b), strict=True)]
         self._traces(*traces)
-        r.equal, r.columns = False, columns
+        r.step, r.equal, r.columns = step, False, columns
+        self._further_back(step)
         if all(agrees):
             r.notes.append(
                 "each side's own code gives its recorded line again: both runs can be reproduced, each by its own means"
@@ -232,6 +245,28 @@ class Comparison:
         if agrees[0] != agrees[1]:
             r.sound = f"{'A' if agrees[0] else 'B'}: the step computed again gives its line"
 
+    def _further_back(self, step: int) -> None:
+        """While the state before the step differs already, look at the step before: the chain's fingerprint has no moments in it."""
+        r = self.result
+        r.tensor_step = step
+        while r.tensor and r.tensor.name.startswith("before/") and r.tensor_step > max(1, step - FURTHER_BACK):
+            earlier = r.tensor_step - 1
+            pair = [side.traced(earlier, 0) for side in (self.a, self.b)]
+            network, _ = between(*(trace.tensors for trace in pair))
+            if not network:
+                r.causes.append(
+                    f"the checkpoint of step {earlier} was altered: computed again, the step that made it is equal"
+                )
+                return
+            r.network, r.tensor, r.tensor_step = network, network[0], earlier
+            r.causes = [cause for cause in r.causes if cause != BEFORE]
+            if r.tensor.name.startswith("before/"):
+                r.causes.append(BEFORE)
+        if r.tensor_step < step:
+            r.notes.append(
+                f"the weights differ from step {step} on, the moments from step {r.tensor_step}: no chain shows those"
+            )
+
     def _altered_in_memory(self, side: Side, truth: Trace) -> None:
         """A side whose line its own code does not give: hold its records against the step computed again."""
         r, step = self.result, self.result.step
@@ -242,13 +277,12 @@ class Comparison:
         state = self._state(side, step, recipe)
         import torch
 
-        names = [
-            name.removeprefix("after/") for name in state if name.startswith("after/") and "optimizer." not in name
-        ]
-        flat = torch.cat([state[f"after/{name}"].view(-1) for name in names])
+        from pipeline.models.gpt import parameter_shapes
+
+        flat = torch.cat([state[f"after/{name}"].view(-1) for name in parameter_shapes(recipe.bits.model)])
         sound = int(str(truth.about["line"]).split("\t")[4], 16)
         words = forensics.changed_word(flat, sound, side.lines[step].fingerprint)
-        if r.columns == ["fingerprint"] and len(words) == 1:
+        if r.columns == ["fingerprint"] and words:
             position, bits = words[0]
             name, index = forensics.located(recipe, position)
             old = state[f"after/{name}"]
@@ -259,6 +293,8 @@ class Comparison:
             r.causes.append(
                 f"one word of {name} was altered on side {side.name} after the update; found from the fingerprints alone"
             )
+            if len(words) > 1:
+                r.notes.append(f"{len(words) - 1} other words could explain it, by larger changes")
             self._one_element()
             return
         if step not in side.checkpoints:

@@ -1,0 +1,155 @@
+"""pytest tests/pipeline/test_provenance.py
+
+The in-toto statement of a run, and the verifier that uses the standard library alone: both on a real run, and on damaged ones.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.atomic import sha256_of, write_json
+from pipeline.digests import checkpoint_digest, run_files
+from pipeline.provenance import statement
+from pipeline.recipe import load_recipe, parse_recipe, recipe_id
+from tests.conftest import ROOT, run
+
+VERIFIER = ROOT / "docs" / "verify_standalone.py"
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with everything that the digest stage hashes; evaluations and samples are stand-ins, only hashed here."""
+    out = tmp_path_factory.mktemp("finished")
+    previous = "none"
+    for step in (3, 6):
+        checkpoint = out / f"step_{step:06d}.safetensors"
+        run(
+            "-m", "pipeline.train", "--recipe", str(tiny["recipe"]), "--tokens", str(tiny["tokens"]), "--steps-to", str(step),
+            "--previous", previous, "--out", str(checkpoint), "--chain", str(out / f"chain_{step:06d}.tsv"),
+            "--state", str(out / "state"), env={"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        previous = str(checkpoint)
+        (out / f"eval_{step:06d}.json").write_text("{}\n")
+    (out / "samples.json").write_text("[]\n")
+    recipe = load_recipe(tiny["recipe"])
+    digests = {
+        "recipe/bits": recipe_id(recipe),
+        "prepare_text/train_000000.bin": sha256_of(tiny["tokens"] / "train_000000.bin"),
+    }
+    for name in run_files(recipe):
+        stage = {"step": "train", "chai": "train", "eval": "evaluate", "samp": "sample"}[name[:4]]
+        path = out / name
+        digests[f"{stage}/{name}"] = checkpoint_digest(path) if path.suffix == ".safetensors" else sha256_of(path)
+    write_json(out / "digests.json", digests)
+    names = [*run_files(recipe), "digests.json"]
+    (out / "SHA256SUMS").write_text("".join(f"{sha256_of(out / name)}  {name}\n" for name in names))
+    return out
+
+
+def test_the_statement(tiny: dict[str, Path], finished: Path) -> None:
+    recipe = load_recipe(tiny["recipe"])
+    content = statement(recipe, finished)
+    assert content["_type"] == "https://in-toto.io/Statement/v1"
+    assert content["predicateType"] == "https://slsa.dev/provenance/v1"
+    for subject in content["subject"]:
+        assert subject["digest"] == {"sha256": sha256_of(finished / subject["name"])}
+    assert {"step_000003.safetensors", "chain_000006.tsv", "digests.json"} <= {s["name"] for s in content["subject"]}
+    definition, details = content["predicate"]["buildDefinition"], content["predicate"]["runDetails"]
+    assert set(definition) == {"buildType", "externalParameters", "internalParameters", "resolvedDependencies"}
+    again = parse_recipe(definition["externalParameters"]["recipe"], "statement")
+    assert recipe_id(again) == recipe_id(recipe) == definition["externalParameters"]["recipe_id"]
+    found = {item["name"]: item["digest"]["sha256"] for item in definition["resolvedDependencies"]}
+    assert found["prepare_text/train_000000.bin"] == sha256_of(tiny["tokens"] / "train_000000.bin")
+    assert {"sources of the ops", "flags of the ops", "code of the trainer", "source of the data"} <= set(found)
+    assert all(len(digest) == 64 for digest in found.values())
+    assert details["builder"]["id"]
+    assert details["metadata"]["startedOn"].endswith("Z")
+    assert "torch" in details["builder"]["version"]
+    # Deterministic but for what the machine did.
+    other = statement(recipe, finished)
+    assert other["subject"] == content["subject"]
+    assert other["predicate"]["buildDefinition"] == definition
+
+
+def verify(folder: Path, *expected: str) -> tuple[int, str]:
+    """The verifier, copied elsewhere, without this project and its packages."""
+    copied = folder.parent / "verifier.py"
+    shutil.copy(VERIFIER, copied)
+    command = [sys.executable, "-I", "-S", str(copied), str(folder), *expected]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_verifier_is_short_and_of_the_standard_library() -> None:
+    text = VERIFIER.read_text()
+    assert len(text.splitlines()) <= 100
+    imported = {name.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import) for name in node.names}
+    imported |= {node.module or "" for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
+    assert imported <= set(sys.stdlib_module_names)
+
+
+def test_the_verifier_agrees_and_sees_every_kind_of_damage(finished: Path, tmp_path: Path) -> None:
+    code, output = verify(finished)
+    assert code == 0, output
+    assert "chain: 6 links from step 1, each follows" in output
+    assert "7 artefacts checked, all equal" in output
+
+    def damaged(name: str, edit: object) -> str:
+        folder = tmp_path / name
+        shutil.copytree(finished, folder)
+        edit(folder)  # type: ignore[operator]
+        code, output = verify(folder)
+        assert code == 1, output
+        return output
+
+    def flip(folder: Path) -> None:
+        path = folder / "step_000003.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-7] ^= 4
+        path.write_bytes(content)
+
+    assert "train/step_000003.safetensors: differs" in damaged("flip", flip)
+
+    def loss(folder: Path) -> None:
+        path = folder / "chain_000006.tsv"
+        rows = path.read_text().splitlines()
+        cells = rows[2].split("\t")
+        cells[1] = (float.fromhex(cells[1]) + 1e-6).hex()
+        path.write_text("\n".join([*rows[:2], "\t".join(cells), *rows[3:]]) + "\n")
+
+    assert "step 5 does not follow from the line before" in damaged("loss", loss)
+    assert "evaluate/eval_000003.json: missing" in damaged(
+        "gone", lambda folder: (folder / "eval_000003.json").unlink()
+    )
+
+    def expected(folder: Path) -> None:
+        digests = json.loads((folder / "digests.json").read_text())
+        digests["sample/samples.json"] = "0" * 64
+        (folder / "digests.json").write_text(json.dumps(digests))
+
+    output = damaged("list", expected)
+    assert "sample/samples.json: differs" in output
+    assert "SHA256SUMS: digests.json differs" in output
+
+
+def test_the_container_does_not_matter_but_the_tensors_do(finished: Path, tmp_path: Path) -> None:
+    """The same tensors in another safetensors file have one digest: what the verifier hashes is content."""
+    import safetensors
+    import safetensors.torch
+
+    folder = tmp_path / "again"
+    shutil.copytree(finished, folder)
+    path = folder / "step_000006.safetensors"
+    with safetensors.safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    tensors = safetensors.torch.load_file(path)
+    path.write_bytes(safetensors.torch.save(tensors, about | {"note": "another container"}))
+    (folder / "SHA256SUMS").write_text("")
+    assert verify(folder)[0] == 0
