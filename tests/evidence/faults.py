@@ -184,7 +184,7 @@ def disturb(run: Run, rng: random.Random, counts: Counter[str], faults: int) -> 
             end(left, signal.SIGTERM)
             codes |= wait(left, 60)
             assert len(codes) == len(pids), "a rank does not stop"
-polite = {128 + signal.SIGTERM, 0}  # a rank that had not begun to listen just ends, and the others miss it
+            polite = {128 + signal.SIGTERM, 0}  # a rank that had not begun to listen just ends, and the others miss it
             assert set(codes.values()) <= polite or -signal.SIGTERM in codes.values(), codes
         else:
             end(left, signal.SIGKILL)
