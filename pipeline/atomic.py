@@ -49,7 +49,7 @@ def remove_unfinished(path: Path) -> None:
     """Remove what processes that are gone had begun to write for `path`."""
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid = stale.name.split(".")[-2]
-        if not Path("/proc", pid).exists():
+        if Path("/proc/self").exists() and not Path("/proc", pid).exists():
             stale.unlink(missing_ok=True)
 
 
