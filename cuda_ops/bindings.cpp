@@ -93,7 +93,11 @@ void layernorm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor&
   const int64_t B = inp.size(0), T = inp.size(1), C = inp.size(2);
   check_shape(dinp, "dinp", inp.sizes());
   check_shape(dout, "dout", inp.sizes());
-  if (dresidual) check_shape(*dresidual, "dresidual", inp.sizes());
+  check_same_or_apart(dinp, "dinp", dout, "dout");
+  if (dresidual) {
+    check_shape(*dresidual, "dresidual", inp.sizes());
+    check_same_or_apart(dinp, "dinp", *dresidual, "dresidual");
+  }
   check_shape(weight, "weight", {C});
   check_shape(dweight, "dweight", {C});
   check_shape(dbias, "dbias", {C});
@@ -109,6 +113,7 @@ void layernorm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor&
 
 void gelu_forward(const Tensor& out_, const Tensor& inp) {
   check_shape(out_, "out", inp.sizes());
+  check_same_or_apart(out_, "out", inp, "inp");
   const Call call(out_);
   call->gelu_forward(call.out(out_, "out"), call.in(inp, "inp"), inp.numel());
 }
@@ -116,6 +121,8 @@ void gelu_forward(const Tensor& out_, const Tensor& inp) {
 void gelu_backward(const Tensor& dinp, const Tensor& dout, const Tensor& inp) {
   check_shape(dinp, "dinp", inp.sizes());
   check_shape(dout, "dout", inp.sizes());
+  check_same_or_apart(dinp, "dinp", dout, "dout");
+  check_same_or_apart(dinp, "dinp", inp, "inp");
   const Call call(dinp);
   call->gelu_backward(call.out(dinp, "dinp"), call.in(dout, "dout"), call.in(inp, "inp"), inp.numel());
 }
@@ -123,6 +130,8 @@ void gelu_backward(const Tensor& dinp, const Tensor& dout, const Tensor& inp) {
 void residual_forward(const Tensor& out_, const Tensor& a, const Tensor& b) {
   check_shape(out_, "out", a.sizes());
   check_shape(b, "b", a.sizes());
+  check_same_or_apart(out_, "out", a, "a");
+  check_same_or_apart(out_, "out", b, "b");
   const Call call(out_);
   call->residual_forward(call.out(out_, "out"), call.in(a, "a"), call.in(b, "b"), a.numel());
 }

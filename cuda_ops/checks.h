@@ -26,6 +26,11 @@ inline void check_apart(const at::Tensor& a, const char* a_name, const at::Tenso
               b_name, " share memory");
 }
 
+// Two tensors that are walked in the same order, element by element: one may be the other, but not overlap it.
+inline void check_same_or_apart(const at::Tensor& a, const char* a_name, const at::Tensor& b, const char* b_name) {
+  if (a.const_data_ptr() != b.const_data_ptr()) check_apart(a, a_name, b, b_name);
+}
+
 // One call of an op: the device of its first tensor, where all others must be, and the kernels that run there. While it
 // lives that device is the current one.
 class Call {

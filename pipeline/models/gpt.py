@@ -216,6 +216,9 @@ class Gpt:
 
     # ------------------------------------------------------------------ forward
 
+    def _layernorm(self, out: Tensor, mean: Tensor, rstd: Tensor, x: Tensor, name: str) -> None:
+        ops.layernorm_forward(out, mean, rstd, x, self.weights[name + ".weight"], self.weights[name + ".bias"])
+
     def _block_forward(self, i: int, x: Tensor, out: Tensor, position: int | None = None) -> None:
         """out[b, t, C] = block i of x; with a position, attention reads and extends the KV cache."""
         b, t = x.shape[:2]
@@ -229,14 +232,7 @@ class Gpt:
 
         qkv, attended, middle, fc = part(a.qkv), part(a.attended), part(a.middle), part(a.fc)
         normalised, branch, wide = part(self._normalised), part(self._branch), part(self._wide)
-        ops.layernorm_forward(
-            normalised,
-            per_row(a.ln_1_mean),
-            per_row(a.ln_1_rstd),
-            x,
-            w[prefix + "ln_1.weight"],
-            w[prefix + "ln_1.bias"],
-        )
+        self._layernorm(normalised, per_row(a.ln_1_mean), per_row(a.ln_1_rstd), x, prefix + "ln_1")
         self._see(prefix + "ln_1", normalised)
         ops.matmul(qkv, normalised, w[prefix + "attn.qkv.weight"], w[prefix + "attn.qkv.bias"])
         self._see(prefix + "attn.qkv", qkv)
@@ -252,10 +248,7 @@ class Gpt:
         self._see(prefix + "attn.proj", branch)
         ops.residual_forward(middle, x, branch)
         self._see(prefix + "middle", middle)
-        ops.layernorm_forward(
-            normalised, per_row(a.ln_2_mean), per_row(a.ln_2_rstd), middle,
-            w[prefix + "ln_2.weight"], w[prefix + "ln_2.bias"],
-        )  # fmt: skip
+        self._layernorm(normalised, per_row(a.ln_2_mean), per_row(a.ln_2_rstd), middle, prefix + "ln_2")
         self._see(prefix + "ln_2", normalised)
         ops.matmul(fc, normalised, w[prefix + "mlp.fc.weight"], w[prefix + "mlp.fc.bias"])
         self._see(prefix + "mlp.fc", fc)
@@ -282,7 +275,7 @@ class Gpt:
             x = out
         ln_f = self._normalised.view(-1)[: b * t * c].view(b, t, c)
         mean, rstd = (s.view(-1)[: b * t].view(b, t) for s in (self._ln_f_mean, self._ln_f_rstd))
-        ops.layernorm_forward(ln_f, mean, rstd, x, self.weights["ln_f.weight"], self.weights["ln_f.bias"])
+        self._layernorm(ln_f, mean, rstd, x, "ln_f")
         self._see("ln_f", ln_f)
         return ln_f
 
@@ -367,14 +360,7 @@ class Gpt:
         self._see("d." + prefix + "mlp.gelu", wide)
         ops.gelu_backward(wide, wide, fc)
         self._see("d." + prefix + "mlp.fc", wide)
-        ops.layernorm_forward(
-            normalised,
-            a.ln_2_mean[:b],
-            a.ln_2_rstd[:b],
-            a.middle[:b],
-            w[prefix + "ln_2.weight"],
-            w[prefix + "ln_2.bias"],
-        )
+        self._layernorm(normalised, a.ln_2_mean[:b], a.ln_2_rstd[:b], a.middle[:b], prefix + "ln_2")
         self._linear_backward(dbranch, g, prefix + "mlp.fc", wide, normalised)
         self._see("d." + prefix + "ln_2", dbranch)
         ops.layernorm_backward(
@@ -386,9 +372,7 @@ class Gpt:
         self._see("d." + prefix + "attn", dbranch)
         ops.attention_backward(dqkv, dbranch, attended, a.qkv[:b], a.row_max[:b], a.row_sum[:b], self.config.heads)
         self._see("d." + prefix + "attn.qkv", dqkv)
-        ops.layernorm_forward(
-            normalised, a.ln_1_mean[:b], a.ln_1_rstd[:b], x, w[prefix + "ln_1.weight"], w[prefix + "ln_1.bias"]
-        )
+        self._layernorm(normalised, a.ln_1_mean[:b], a.ln_1_rstd[:b], x, prefix + "ln_1")
         self._linear_backward(dbranch, g, prefix + "attn.qkv", dqkv, normalised)
         self._see("d." + prefix + "ln_1", dbranch)
         ops.layernorm_backward(

@@ -72,7 +72,10 @@ def test_opcheck(name: str) -> None:
 
 
 def test_messages_say_expected_and_actual() -> None:
+    row = f(9)
     cases = [
+        (lambda: ops.gelu_forward(row[1:], row[:-1]), "out and inp share memory"),
+        (lambda: ops.residual_forward(row[:-1], f(8), row[1:]), "out and b share memory"),
         (lambda: ops.matmul(torch.empty(2, 2), f(2, 3), f(2, 4)), r"b: expected K = 3 .* got shape \[2, 4\]"),
         (lambda: ops.matmul(torch.empty(2, 2), f(2, 3), f(2, 3), layout="tt"), "layout: expected nt, nn or tn, got tt"),
         (lambda: ops.gelu_forward(torch.empty(3), f(4)), r"out: expected shape \[4\], got \[3\]"),
