@@ -63,12 +63,13 @@ class Ninja:
     """The build of one library as ninja text: objects one by one, then the link."""
 
     def __init__(self, compiler: str, opt_level: int, toolkit: Toolkit | None = None) -> None:
-        import torch.utils.cpp_extension as extension
+        import torch
 
+        root = Path(torch.__file__).resolve().parent
         self.opt_level, self.toolkit = opt_level, toolkit
         self.objects: list[str] = []
-        self.includes = " ".join(f"-isystem {path}" for path in extension.include_paths())
-        folders = [Path(path) for path in extension.library_paths()]
+        self.includes = " ".join(f"-isystem {root / 'include' / path}" for path in ("", "torch/csrc/api/include"))
+        folders = [root / "lib"]
         libraries = ["-ltorch_cpu", "-lc10"]
         if toolkit:
             folders.append(toolkit.runtime.parent)

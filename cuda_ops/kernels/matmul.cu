@@ -23,7 +23,6 @@ namespace device {
 
 enum Layout { kNT = 0, kNN = 1, kTN = 2 };
 
-constexpr int kStages = 4;  // three tiles of k in flight while one is used
 constexpr int kGroup = 8;
 
 // kK: k per stage; the main loop is unrolled over it, so about a thousand fma is what the instruction cache takes.
@@ -35,6 +34,7 @@ struct Tile {
   static constexpr int kLaneColumns = 32 / kLaneRows;
   static constexpr int kWarpM = kLaneRows * kThreadM, kWarpN = kLaneColumns * kThreadN;
   static constexpr int kWarpColumns = kN / kWarpN;
+  static constexpr int kStages = kK == 8 ? 4 : 3;  // tiles of k: one is used while the others are in flight
   static constexpr int kThreads = 32 * (kM / kWarpM) * kWarpColumns;
   static constexpr int kStrideA = kM + kPad, kStrideB = kN + kPad;
   static constexpr int kStage = kK * (kStrideA + kStrideB);  // floats
@@ -91,7 +91,7 @@ template <int kLayout, class T, bool kWide>
 __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
     matmul_tile(float* out, const float* a, const float* b, const float* bias, int M, int N, int K, bool accumulate) {
   SAMEBITS_DYNAMIC_SHARED(float, shared);
-  constexpr int kThreadM = T::kThreadM, kThreadN = T::kThreadN, kK = T::kK;
+  constexpr int kThreadM = T::kThreadM, kThreadN = T::kThreadN, kK = T::kK, kStages = T::kStages;
 
   const int tiles_m = (M + T::kM - 1) / T::kM, tiles_n = (N + T::kN - 1) / T::kN;
   const int group = (int)blockIdx.x / (kGroup * tiles_n), within = (int)blockIdx.x % (kGroup * tiles_n);
@@ -330,7 +330,7 @@ template <int kLayout, class T, bool kWide>
 static void launch_tile(Stream cuda_stream, const Problem& p) {
   const int64_t tiles = ((p.M + T::kM - 1) / T::kM) * ((p.N + T::kN - 1) / T::kN);
   SAMEBITS_LAUNCH((matmul_tile<kLayout, T, kWide>), dim3((unsigned)tiles), dim3(T::kThreads),
-                  kStages * T::kStage * sizeof(float), cuda_stream, p.out, p.a, p.b, p.bias, (int)p.M, (int)p.N,
+                  T::kStages * T::kStage * sizeof(float), cuda_stream, p.out, p.a, p.b, p.bias, (int)p.M, (int)p.N,
                   (int)p.K, p.accumulate);
 }
 

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter 2019, algorithm 2). Kernel: cpu/adamw.cpp."""
+"""AdamW (Loshchilov and Hutter 2019, algorithm 2). Kernels: cpu/adamw.cpp, kernels/adamw.cu."""
 
 from __future__ import annotations
 

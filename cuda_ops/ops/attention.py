@@ -1,4 +1,4 @@
-"""Causal multi-head attention (Vaswani et al. 2017, section 3.2). Kernel: cpu/attention.cpp."""
+"""Causal multi-head attention (Vaswani et al. 2017, section 3.2). Kernels: cpu/attention.cpp, kernels/attention.cu."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy. Kernel: cpu/cross_entropy.cpp."""
+"""Softmax cross-entropy. Kernels: cpu/cross_entropy.cpp, kernels/cross_entropy.cu."""
 
 from __future__ import annotations
 

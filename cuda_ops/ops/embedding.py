@@ -1,4 +1,4 @@
-"""Token and position embeddings. Kernel: cpu/embedding.cpp."""
+"""Token and position embeddings. Kernels: cpu/embedding.cpp, kernels/embedding.cu."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random tensors as pure functions of (seed, stream, offset). Kernel: cpu/fill.cpp, numerics/philox.h."""
+"""Random tensors as pure functions of (seed, stream, offset). Kernels: cpu/fill.cpp, kernels/fill.cu; numerics/philox.h."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GELU in its tanh form (Hendrycks and Gimpel 2016). Kernel: cpu/gelu.cpp."""
+"""GELU in its tanh form (Hendrycks and Gimpel 2016). Kernels: cpu/gelu.cpp, kernels/gelu.cu."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LayerNorm (Ba, Kiros and Hinton 2016, equation 4). Kernel: cpu/layernorm.cpp."""
+"""LayerNorm (Ba, Kiros and Hinton 2016, equation 4). Kernels: cpu/layernorm.cpp, kernels/layernorm.cu."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrix products and the gradient of a bias. Kernels: cpu/matmul.cpp, cpu/bias.cpp."""
+"""Matrix products and the gradient of a bias. Kernels: matmul and bias in cpu/ and kernels/."""
 
 from __future__ import annotations
 

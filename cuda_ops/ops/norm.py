@@ -1,4 +1,4 @@
-"""The gradient norm. Kernel: cpu/norm.cpp."""
+"""The gradient norm. Kernels: cpu/norm.cpp, kernels/norm.cu."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""out = a + b: the residual connection, and the node of every tree over lanes. Kernel: cpu/residual.cpp."""
+"""out = a + b: the residual connection, and the node of every tree over lanes. Kernels: cpu/residual.cpp, kernels/residual.cu."""
 
 from __future__ import annotations
 

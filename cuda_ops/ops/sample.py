@@ -1,4 +1,4 @@
-"""Drawing tokens from logits. Kernel: cpu/sample.cpp."""
+"""Drawing tokens from logits. Kernels: cpu/sample.cpp, kernels/sample.cu."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The elementary functions one by one, for tests of a backend. Kernel: cpu/unary.cpp."""
+"""The elementary functions one by one, for tests of a backend. Kernels: cpu/unary.cpp, kernels/unary.cu."""
 
 from __future__ import annotations
 

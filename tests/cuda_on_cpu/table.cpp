@@ -7,7 +7,7 @@
 #include "../../cuda_ops/kernels/kernels.h"
 
 namespace samebits {
-// Weak, so that a library can be linked and tested while some kernels are still being written.
+// Weak, so that a library of some .cu files alone can be linked (build_shim(only=...)).
 namespace device {
 #define KERNEL(name, arguments) __attribute__((weak)) void name(Stream cuda_stream, SAMEBITS_UNPACK arguments);
 #include "../../cuda_ops/kernels.inc"
