@@ -134,6 +134,8 @@ def row_cases(model: str, width: int, vocabulary: int, tokens: int) -> list[Case
     partials = torch.empty((n + 4095) // 4096)
     big, all_logits = 4.0 * x.numel(), 4.0 * logits.numel()
 
+    scalars = torch.tensor([1.0, 1e-3, 0.1, 0.05])
+
     def adamw() -> None:
         ops.adamw(p, m, s, d, scalars, 0.9, 0.95, 1e-8, 0.1)
 

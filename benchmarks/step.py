@@ -1,6 +1,7 @@
 """One training step of the GPT against PyTorch, side by side.
 
     python -m benchmarks.step --configs 4x128,6x384,124M --rounds 3
+    python -m benchmarks.step --device cuda --configs "124M x8" --sides "samebits;compiled" --rounds 1
 
 Each side runs in a process of its own, rounds interleaved; medians over rounds of the median step. Our side is the trainer
 itself with the fingerprint of every step; PyTorch is fp32, eager and torch.compile, with fused AdamW and clip_grad_norm_.
@@ -41,6 +42,8 @@ CONFIGS = {
     "4x128": (4, 4, 128, 256, 16, 1024, 1024),
     "6x384": (6, 6, 384, 256, 8, 4096, 4096),
     "124M": (12, 12, 768, 1024, 1, 50257, 50304),
+    "124M x8": (12, 12, 768, 1024, 8, 50257, 50304),
+    "tiny": (2, 2, 32, 32, 2, 300, 304),
 }
 SIDES = ("samebits", "samebits, recompute", "eager", "compiled")
 Step = Callable[[], object]
@@ -77,20 +80,22 @@ def recipe_of(name: str) -> Recipe:
     return parse_recipe({"name": "benchmark", "description": name, "bits": bits}, name)
 
 
-def ours(recipe: Recipe, tokens: Path, threads: int, recompute: bool) -> Step:
+def ours(recipe: Recipe, tokens: Path, threads: int, recompute: bool, device: str) -> Step:
     """A function that does one step with our trainer."""
     sequences = recipe.bits.batch.sequences
     ops.set_threads(threads)
-    trainer = Trainer(recipe, Execution(micro_batch=sequences, recompute=recompute, threads=threads), Ranks(), tokens)
+    trainer = Trainer(
+        recipe, Execution(micro_batch=sequences, recompute=recompute, threads=threads), Ranks(device), tokens
+    )
     trainer.initialise()
     return trainer.train_step
 
 
-def theirs(recipe: Recipe, tokens: Path, compiled: bool) -> Step:
+def theirs(recipe: Recipe, tokens: Path, compiled: bool, device: str) -> Step:
     """A function that does one step with PyTorch on the same windows."""
     config, batches = recipe.bits.model, Batches(recipe, tokens)
     torch.manual_seed(1)
-    model = TorchGpt(config)
+    model = TorchGpt(config).to(device)
     for p in model.parameters():
         torch.nn.init.normal_(p, 0.0, 0.02)
     decay = [p for p in model.parameters() if p.dim() > 1]
@@ -104,7 +109,7 @@ def theirs(recipe: Recipe, tokens: Path, compiled: bool) -> Step:
         nonlocal count
         count += 1
         x, y = batches.get(count, 0, recipe.bits.batch.sequences)
-        loss = loss_of(x.long(), y.long())
+        loss = loss_of(x.long().to(device), y.long().to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -124,7 +129,7 @@ def warm_up(compiled: bool) -> None:
     optimizer.step()
 
 
-def measure(side: str, name: str, threads: int, seconds: float) -> dict[str, float]:
+def measure(side: str, name: str, threads: int, seconds: float, device: str) -> dict[str, float]:
     """Run one side in this process."""
     torch.set_num_threads(threads)
     recipe = recipe_of(name)
@@ -141,9 +146,9 @@ def measure(side: str, name: str, threads: int, seconds: float) -> dict[str, flo
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again here
         before = status_mib("VmRSS")
         if side.startswith("samebits"):
-            step = ours(recipe, Path(folder), threads, side.endswith("recompute"))
+            step = ours(recipe, Path(folder), threads, side.endswith("recompute"), device)
         else:
-            step = theirs(recipe, Path(folder), side == "compiled")
+            step = theirs(recipe, Path(folder), side == "compiled", device)
         step()
         times: list[float] = []
         began = time.perf_counter()
@@ -153,6 +158,8 @@ def measure(side: str, name: str, threads: int, seconds: float) -> dict[str, flo
             times.append(time.perf_counter() - clock)
     per_second = bits.batch.sequences * bits.model.context / statistics.median(times)
     peak = status_mib("VmHWM")
+    if device == "cuda":  # of the GPU's memory
+        before, peak = 0.0, torch.cuda.max_memory_reserved() / 2**20
     return {"tokens_per_second": per_second, "own_mib": peak - before, "peak_mib": peak}
 
 
@@ -202,17 +209,21 @@ def main() -> None:
     parser.add_argument("--configs", default="4x128,6x384,124M", help=f"of {', '.join(CONFIGS)}")
     parser.add_argument("--sides", default=";".join(SIDES), help="separated by ;")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of steps per process")
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
     parser.add_argument("--one", choices=SIDES, help="run one side here and print its numbers as JSON")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.one, args.configs, args.threads, args.seconds)))
+        print(json.dumps(measure(args.one, args.configs, args.threads, args.seconds, args.device)))
         return
-    flags = ["--threads", str(args.threads), "--seconds", str(args.seconds)]
+    flags = ["--threads", str(args.threads), "--seconds", str(args.seconds), "--device", args.device]
     lines = [
-        header(args.threads, f"{args.rounds} rounds"),
+        header(
+            args.threads,
+            f"{args.rounds} rounds" + (f", {torch.cuda.get_device_name()}" if args.device == "cuda" else ""),
+        ),
         "",
         "| model | side | tokens/s | MiB beyond imports | MiB in all | speed ratio | memory ratio | ratio in all |",
         "|---|---|---|---|---|---|---|---|",
