@@ -49,15 +49,10 @@ class Comparison:
         rows = [("", ["equal: everything that both sides have"] if r.equal else [])]
         rows += [("first artefact", [r.artefact] if r.artefact else [])]
         rows += [("first step", [f"{r.step}: {', '.join(r.columns)}"] if r.step else [])]
-        rows += [
-            ("sound side", [r.sound] if r.sound else []),
-            (
-                "first tensor",
-                [f"step {r.tensor_step or r.step}: {r.tensor.words()}" if r.step else r.tensor.words()]
-                if r.tensor
-                else [],
-            ),
-        ]
+        rows += [("sound side", [r.sound] if r.sound else [])]
+        if r.tensor:
+            where = f"step {r.tensor_step or r.step}: " if r.step else ""
+            rows += [("first tensor", [where + r.tensor.words()])]
         rows += [("cause", r.causes), ("note", r.notes)]
         return [row for row in rows if row[1]]
 

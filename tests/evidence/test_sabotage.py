@@ -6,6 +6,8 @@ and the tensor. A control that does not fire is a failure here.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -326,4 +328,15 @@ def test_equal_runs_are_equal(settings: dict[str, dict[str, Path]], sound: dict[
     shutil.copytree(sound[""].path, tmp_path / "copy")
     output = run("-m", "pipeline.compare", str(sound[""].path), str(tmp_path / "copy"))
     assert "equal: everything that both sides have" in output
+    changed = tmp_path / "changed"
+    shutil.copytree(sound[""].path, changed)
+    lines = chain.read(changed / f"chain_{STEPS:06d}.tsv")
+    chain.write(changed / f"chain_{STEPS:06d}.tsv", [*lines[:-1], dataclasses.replace(lines[-1], loss=1.0)])
+    flags = ["--no-replay", "--json", str(tmp_path / "found.json"), "--html", str(tmp_path / "found.html")]
+    output = run("-m", "pipeline.compare", str(sound[""].path), str(changed), *flags, code=1)
+    assert f"{STEPS}: loss" in output
+    assert json.loads((tmp_path / "found.json").read_text())["columns"] == ["loss"]
+    page = (tmp_path / "found.html").read_text()
+    assert "<svg" in page
+    assert "its link is broken" in page
     assert "no such run" in run("-m", "pipeline.compare", str(sound[""].path), str(tmp_path / "absent"), code=2)
