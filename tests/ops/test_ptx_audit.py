@@ -222,11 +222,12 @@ def test_contraction_is_seen(tmp_path: Path) -> None:
 HUNGRY = """
 __global__ void f(float* x, int n) {
   float a[64];
+  x += 64 * threadIdx.x;
 #pragma unroll
   for (int k = 0; k < 64; k++) a[k] = x[k];
   for (int i = 0; i < n; i++) {
 #pragma unroll
-    for (int k = 0; k < 64; k++) a[k] = a[k] * x[i];
+    for (int k = 0; k < 64; k++) a[k] = a[k] * x[i] + a[(k + 7) % 64];
   }
 #pragma unroll
   for (int k = 0; k < 64; k++) x[k] = a[k];
