@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,6 +35,13 @@ ALLOWED = re.compile(
 )
 FLOAT = re.compile(r"\.(f16|bf16|f32|f64|tf32)|\.(ftz|approx)\b")
 
+# What ptxas -v says of a kernel: name, architecture, spill stores and loads, registers, the rest.
+ENTRY = re.compile(
+    r"Compiling entry function '(\w+)' for 'sm_(\d+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?"
+    r"Used (\d+) registers([^\n]*)",
+    re.DOTALL,
+)
+
 
 def audit(ptx: str) -> list[str]:
     """Float instructions of a PTX text that are not allowed."""
@@ -52,10 +60,10 @@ def body(ptx: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith((".version", ".target")))
 
 
-def to_ptx(source: Path, *extra: str, arch: str = "90") -> str:
-    """PTX under the project's flags; `extra` come last and win."""
+def to_ptx(source: Path, *extra: str, arch: str = "90", base: Iterable[str] = flags.DEVICE_ARITHMETIC) -> str:
+    """PTX under the project's flags, where each is said outright and -use_fast_math cannot undo it; `extra` come last."""
     nvcc = toolkit.find_nvcc()
-    command = [str(nvcc), "-std=c++17", *flags.DEVICE_ARITHMETIC, f"-arch=compute_{arch}", "-ptx", *extra, str(source)]
+    command = [str(nvcc), "-std=c++17", *base, f"-arch=compute_{arch}", "-ptx", *extra, str(source)]
     done = subprocess.run([*command, "-o", "-"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -95,15 +103,10 @@ exec {nvcc} "$@"
 
     def resources(self) -> dict[str, dict[str, tuple[int, int, int]]]:
         """kernel -> architecture -> registers, shared bytes, spilled bytes"""
-        entry = re.compile(
-            r"Compiling entry function '(\w+)' for 'sm_(\d+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?"
-            r"Used (\d+) registers([^\n]*)",
-            re.DOTALL,
-        )
         found: dict[str, dict[str, tuple[int, int, int]]] = {}
         for path in KERNELS:
             text = (self.library / f"{path.stem}.log").read_text()
-            for name, arch, stores, loads, registers, rest in entry.findall(text):
+            for name, arch, stores, loads, registers, rest in ENTRY.findall(text):
                 shared = re.search(r"(\d+) bytes smem", rest)
                 usage = int(registers), int(shared[1]) if shared else 0, int(stores) + int(loads)
                 found.setdefault(f"{path.stem} {name}", {})[arch] = usage
@@ -205,15 +208,52 @@ SABOTAGE = {
 def test_sabotage_is_seen(tmp_path: Path, what: str) -> None:
     text, extra, expected = SABOTAGE[what]
     (tmp_path / "f.cu").write_text(text)
-    found = audit(to_ptx(tmp_path / "f.cu", *extra))
+    found = audit(to_ptx(tmp_path / "f.cu", *extra, base=() if what == "fast math" else flags.DEVICE_ARITHMETIC))
     assert any(expected in op for op in found), found
 
 
-def test_contraction_and_spills_are_seen(tmp_path: Path) -> None:
+def test_contraction_is_seen(tmp_path: Path) -> None:
     source = tmp_path / "f.cu"
     source.write_text(PLAIN)
     assert audit(to_ptx(source)) == []
     assert body(to_ptx(source)) != body(to_ptx(source, "-fmad=true"))
+
+
+HUNGRY = """
+__global__ void f(float* x, int n) {
+  float a[64];
+  x += 64 * threadIdx.x;
+#pragma unroll
+  for (int k = 0; k < 64; k++) a[k] = x[k];
+  for (int i = 0; i < n; i++) {
+#pragma unroll
+    for (int k = 0; k < 64; k++) a[k] = a[k] * x[i] + a[(k + 7) % 64];
+  }
+#pragma unroll
+  for (int k = 0; k < 64; k++) x[k] = a[k];
+}
+"""
+
+
+def test_spills_are_seen(tmp_path: Path) -> None:
+    """64 values in 32 registers."""
+    (tmp_path / "f.cu").write_text(HUNGRY)
+    command = [
+        str(toolkit.find_nvcc()),
+        "-arch=sm_90",
+        "-maxrregcount=32",
+        "-Xptxas",
+        "-v",
+        "-cubin",
+        "f.cu",
+        "-o",
+        "f.o",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    ((_, arch, stores, loads, registers, _),) = ENTRY.findall(done.stderr)
+    assert (arch, registers) == ("90", "32")
+    assert int(stores) > 0
+    assert int(loads) > 0
 
 
 if __name__ == "__main__":
