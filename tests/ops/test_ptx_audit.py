@@ -65,8 +65,7 @@ class Compiled:
     """A library for all architectures in a folder, with the PTX of each file and what ptxas said of each kernel."""
 
     def __init__(self, folder: Path) -> None:
-        self.keep, nvcc = folder / "keep", toolkit.find_nvcc()
-        self.library = folder / "build"
+        nvcc, self.library = toolkit.find_nvcc(), folder / "build"
         shutil.copytree(ROOT / "results" / "build", self.library)  # the CPU's objects need not be made again
         wrapper = folder / "toolkit" / "bin" / "nvcc"
         wrapper.parent.mkdir(parents=True)
@@ -75,9 +74,8 @@ case "$*" in
 *--dryrun*) ;;
 *.cu\\ *)
   for word in "$@"; do case "$word" in *.cu) file=$(basename "$word" .cu) ;; esac; done
-  mkdir -p {self.keep}/$file
-  {nvcc} --keep --keep-dir {self.keep}/$file -Xptxas -v "$@" 2> {self.keep}/$file/log && exit 0
-  cat {self.keep}/$file/log >&2
+  {nvcc} --keep -Xptxas -v "$@" 2> $file.log && exit 0
+  cat $file.log >&2
   exit 1 ;;
 esac
 exec {nvcc} "$@"
@@ -92,6 +90,9 @@ exec {nvcc} "$@"
             if before:
                 os.environ["CUDA_HOME"] = before
 
+    def ptx(self, path: Path, arch: str) -> str:
+        return (self.library / f"{path.name}.o.compute_{arch}.ptx").read_text()
+
     def resources(self) -> dict[str, dict[str, tuple[int, int, int]]]:
         """kernel -> architecture -> registers, shared bytes, spilled bytes"""
         entry = re.compile(
@@ -101,7 +102,7 @@ exec {nvcc} "$@"
         )
         found: dict[str, dict[str, tuple[int, int, int]]] = {}
         for path in KERNELS:
-            text = (self.keep / path.stem / "log").read_text()
+            text = (self.library / f"{path.stem}.log").read_text()
             for name, arch, stores, loads, registers, rest in entry.findall(text):
                 shared = re.search(r"(\d+) bytes smem", rest)
                 usage = int(registers), int(shared[1]) if shared else 0, int(stores) + int(loads)
@@ -138,19 +139,17 @@ def table(compiled: Compiled) -> str:
 def test_ptx_is_rounded_arithmetic_only(compiled: Compiled) -> None:
     for path in KERNELS:
         for arch in flags.ARCHS:
-            text = (compiled.keep / path.stem / f"{path.stem}.compute_{arch}.ptx").read_text()
+            text = compiled.ptx(path, arch)
             assert ".entry" in text
             assert audit(text) == [], f"{path.name} for sm_{arch}"
-    text = (compiled.keep / "layernorm" / "layernorm.compute_90.ptx").read_text()
-    assert text.count("fma.rn.f32") > 20
+    assert compiled.ptx(Path("layernorm.cu"), "90").count("fma.rn.f32") > 20
 
 
 def test_nothing_depends_on_contraction(compiled: Compiled) -> None:
     """With -fmad=true the PTX is the same: every product and sum is written as the one or the other."""
 
     def check(path: Path) -> None:
-        kept = (compiled.keep / path.stem / f"{path.stem}.compute_90.ptx").read_text()
-        assert body(to_ptx(path, "-fmad=true")) == body(kept), path.name
+        assert body(to_ptx(path, "-fmad=true")) == body(compiled.ptx(path, "90")), path.name
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(check, KERNELS))
