@@ -90,12 +90,13 @@ def test_an_elementary_function_has_its_published_fingerprint(monkeypatch: pytes
     unary_digest.ops.set_threads(2)
     good = unary_digest.published()["cos_turn"]
     assert unary_digest.digest("cos_turn") == good
+    part = unary_digest.digest("cos_turn", stride=64)
     exact = unary_digest.ops.unary
 
     def one_ulp(out, inp, function):
         exact(out, inp, function)
-        if inp.view(unary_digest.torch.int32)[5] == 2**24 + 5:
+        if inp.view(unary_digest.torch.int32)[5] == 5:
             out.view(unary_digest.torch.int32)[5] += 1
 
     monkeypatch.setattr(unary_digest.ops, "unary", one_ulp)
-    assert unary_digest.digest("cos_turn") != good
+    assert unary_digest.digest("cos_turn", stride=64) != part
