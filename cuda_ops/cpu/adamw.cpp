@@ -9,6 +9,7 @@ namespace SAMEBITS_ISA {
 
 void adamw(float* param, float* m, float* v, const float* grad, const float* scalars, int64_t n, float beta1,
            float beta2, float eps, float weight_decay) {
+  FloatEnvironment environment;
   if (scalars[0] != scalars[0]) return;
   const AdamWScalars s = adamw_scalars(scalars[0], scalars[1], beta1, beta2, eps, weight_decay, scalars[2], scalars[3]);
   parallel_for(n, [=](int64_t begin, int64_t end) {

@@ -64,7 +64,7 @@ class Alone(Ranks):
     """One rank, whatever torchrun says: for the initial weights."""
 
     def __init__(self) -> None:
-        self.rank, self.size = 0, 1
+        self.rank, self.size, self.device = 0, 1, torch.device("cpu")
 
 
 def ours(recipe: Recipe, tokens: Path, ranks: Ranks, threads: int, micro_batch: int) -> str:

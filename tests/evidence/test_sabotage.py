@@ -58,7 +58,7 @@ UNGUARDED = (
 )
 CONTROLS = [
     Control(
-        Variant("two lanes swapped", [("pipeline/trainer.py", "enumerate(self.own_lanes)", "enumerate([2, 1, 0, 3])")]),
+        Variant("two lanes swapped", [("pipeline/trainer.py", "for i in range(final + (self.exchange is None)):", "for i in [2, 1, 0, 3]:")]),
         1, "gradient/", "other code of the trainer",
     ),
     Control(
@@ -82,13 +82,11 @@ CONTROLS = [
         Variant(
             "a micro-batch that does not continue the chain",
             [
-                (
-                    "pipeline/trainer.py",
-                    "            losses = self.model.accumulate(tokens[part], targets[part], grads, self.loss_scale)\n",
-                    "            own = self.model.new_flat()\n"
-                    "            losses = self.model.accumulate(tokens[part], targets[part], own, self.loss_scale)\n"
-                    "            ops.residual_forward(grads, grads, own)\n",
-                )
+                ("pipeline/trainer.py", "            losses = model.accumulate(\n",
+                 "            own = model.new_flat()\n            losses = model.accumulate(\n"),
+                ("pipeline/trainer.py", "slots[part], grads, self.loss_scale, done if last else None\n            )\n",
+                 "slots[part], own, self.loss_scale, done if last else None\n            )\n"
+                 "            ops.residual_forward(grads, grads, own)\n"),
             ],
         ),
         1, "lane.0/gradient/ln_f.bias", "other code of the trainer",
@@ -111,7 +109,8 @@ CONTROLS = [
     Control(
         Variant(
             "flush to zero by a foreign library",
-            [("cuda_ops/cpu/adamw.cpp", *UNGUARDED), ("cuda_ops/cpu/adamw.cpp", "parallel_for(n, ", "unguarded(n, ")],
+            [("cuda_ops/cpu/adamw.cpp", *UNGUARDED), ("cuda_ops/cpu/adamw.cpp", "parallel_for(n, ", "unguarded(n, "),
+             ("cuda_ops/cpu/adamw.cpp", "  FloatEnvironment environment;\n", "")],
             kernel="adamw", env={"LD_PRELOAD": "foreign.so"},
         ),
         2, "after/optimizer.v.", "other sources", hidden=1,
@@ -230,14 +229,14 @@ def altered_run(setting: dict[str, Path], out: Path, step: int, after: bool) -> 
         flipped.append(at)
         weights.view(torch.int32)[at] += 1
 
-    fingerprint = trainer._fingerprint
+    update = trainer.update
 
-    def late(signal: int) -> tuple[int, int]:
-        if after and trainer.step == step:
+    def late() -> None:
+        update()
+        if after and trainer.step == step - 1:
             flip()
-        return fingerprint(signal)
 
-    trainer._fingerprint = late  # type: ignore[method-assign]
+    trainer.update = late  # type: ignore[assignment]
     while trainer.step < STEPS:
         if not after and trainer.step == step - 1:
             flip()
