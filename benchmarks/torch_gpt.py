@@ -27,7 +27,9 @@ class Block(nn.Module):
         )
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.attn["proj"](y.transpose(1, 2).reshape(b, t, c))
-        return x + self.mlp["proj"](functional.gelu(self.mlp["fc"](self.ln_2(x)), approximate="tanh"))
+        wide = functional.gelu(self.mlp["fc"](self.ln_2(x)), approximate="tanh")
+        out: Tensor = x + self.mlp["proj"](wide)
+        return out
 
 
 class TorchGpt(nn.Module):

@@ -1,6 +1,7 @@
 """pytest tests/ops/test_benchmarks.py
 
-benchmarks/gpu.py where there is no GPU: its shapes, its limits, its table, and the whole program on CPU tensors.
+benchmarks/gpu.py where there is no GPU: its shapes, its limits, its table, and the whole program on CPU tensors; and
+that benchmarks/evidence.py measures what it says.
 """
 
 from __future__ import annotations
@@ -36,3 +37,11 @@ def test_it_runs_on_cpu_tensors() -> None:
 def test_without_a_gpu_it_says_so() -> None:
     output = run("-m", "benchmarks.gpu", "--models", "900B", code=2)
     assert output.strip().endswith("error: --models 900B: allowed are 124M, 1558M, tiny")
+
+
+def test_the_cost_of_the_evidence_is_measured() -> None:
+    """benchmarks/evidence.py with one step: its table, not its limits, which are for a quiet machine."""
+    output = run("-m", "benchmarks.evidence", "--configs", "4x128", "--steps", "1", code=None)
+    (line,) = [line for line in output.splitlines() if line.startswith("| 4x128")]
+    shares = [float(cell.strip().rstrip("%")) for cell in line.split("|")[4:7]]
+    assert all(0 < share < 100 for share in shares), line
