@@ -19,6 +19,7 @@ from pipeline import chain, unary_digest
 from pipeline.digests import EXPECTED, published
 from pipeline.gpu_proof import NEEDED, Failed, Proof, compare_chains, exit_code, first_difference, sha256
 from pipeline.proof_page import page
+from pipeline.recipe import load_recipe
 from pipeline.speed_targets import judge
 from tests.conftest import ROOT, run
 
@@ -42,14 +43,17 @@ def test_brief_proof_on_the_cpu(tmp_path: Path) -> None:
     assert found.with_suffix(".md").read_text().count("| passed |") == 6
 
 
-def test_the_published_chain_is_that_of_the_published_digests(tmp_path: Path) -> None:
-    lines = chain.read(FABLES)
-    chain.check(lines, chain.START, FABLES)
+@pytest.mark.parametrize("name", sorted(path.stem for path in FABLES.parent.glob("*.tsv")))
+def test_the_published_chains_are_those_of_the_published_digests(tmp_path: Path, name: str) -> None:
+    path, recipe = FABLES.with_stem(name), load_recipe(ROOT / "config" / "recipes" / f"{name}.yaml")
+    lines = chain.read(path)
+    chain.check(lines, chain.START, path)
+    assert len(lines) == recipe.bits.steps
     first = 0
-    for last in (250, 500, 1000):
+    for last in recipe.checkpoints:
         part = tmp_path / f"chain_{last:06d}.tsv"
         chain.write(part, lines[first:last])
-        assert sha256(part) == published("fables")[f"train/{part.name}"]
+        assert sha256(part) == published(name)[f"train/{part.name}"]
         first = last
 
 
@@ -153,6 +157,9 @@ def test_the_recipe_without_a_network_brings_what_is_needed() -> None:
 def test_mistakes_are_named() -> None:
     output = run("-m", "pipeline.gpu_proof", "--device", "cpu", "--parts", "spead", code=2)
     assert "error: --parts spead: allowed are build, ops, unary" in output
+    for part in (["--functions", "exp"], ["--device", "cuda"]):
+        output = run("-m", "pipeline.unary_digest", "--write", *part, code=2)
+        assert "error: --write publishes all functions as a CPU computes them" in output
     output = run("-m", "pipeline.unary_digest", "--functions", "tan", code=2)
     assert "error: --functions tan: allowed are exp, log" in output
 
