@@ -53,9 +53,9 @@ def device_errors(what: str) -> Iterator[None]:
         if not ours or "out of memory" in str(error):
             raise
         raise UserError(
-            f"the GPU stopped while {what}: {words[0]}. It reports late: any kernel queued before may be the cause. An index outside "
-            "its range has a line of its own above (then the tokens are damaged: prepare_text makes them again); otherwise CUDA_LAUNCH_BLOCKING=1 with "
-            "--graph 0 names the kernel, and the kernel log (Xid) a fault of the GPU. The last checkpoint is kept"
+            f"the GPU stopped while {what}: {words[0]}. It reports late: any kernel queued before may be the cause. If a line above "
+            "names an index out of range, the tokens are damaged: prepare_text makes them again. Otherwise CUDA_LAUNCH_BLOCKING=1 with --graph 0 "
+            "names the kernel, and the kernel log (Xid) a fault of the GPU. The last checkpoint is kept"
         ) from None
 
 
