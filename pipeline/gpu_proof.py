@@ -351,7 +351,11 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "evidence", help="folder of the page and its JSON")
     args = parser.parse_args()
-    missing = [package for name, package in NEEDED.items() if find_spec(name) is None and shutil.which(name) is None]
+    missing = [
+        package
+        for name, package in NEEDED.items()
+        if find_spec(name) is None and not (name == "ninja" and shutil.which(name))
+    ]
     if missing:
         raise UserError(
             f"{sys.executable} lacks {' '.join(missing)}: pip install them, or where there is no network bring a folder "
