@@ -6,6 +6,10 @@
 The limits are measured here: the FMA rate of a kernel that does nothing else (benchmarks/peak.cu) and the bandwidth of a large
 copy. The limit of an op is the longer of its operations at that rate and its bytes, each moved once, at that bandwidth;
 its share is the limit over the time. Medians over interleaved rounds, timed by events on the GPU.
+
+Left out: chain_sum, tree_sum and clip (a few thousand numbers at most: a launch, not a bandwidth), first_nonfinite (only where a
+step has failed), sample (once per token of a text), cross_entropy_forward (evaluation; the first pass of the fused op) and
+unary (for the proof only). Fill has no limit of bandwidth: its integer arithmetic is what takes time, once per run.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +30,7 @@ import torch.nn.functional as functional
 from benchmarks.table import write
 from cuda_ops import ops
 from cuda_ops.toolkit import find_nvcc
+from pipeline.atomic import write_json
 from pipeline.errors import UserError, exit_on_user_error
 
 # Width, heads and vocabulary (padded) of a model; all else follows.
@@ -34,13 +39,29 @@ MODELS = {"124M": (768, 12, 50304), "1558M": (1600, 25, 50304), "tiny": (64, 4, 
 
 @dataclass(frozen=True)
 class Case:
-    """One op: what it must do at least, ours, and PyTorch's."""
+    """One op: what it must do at least, ours, and PyTorch's. kind: matmul, attention, memory (bound by bandwidth) or fill."""
 
+    kind: str
     name: str
     operations: float
     bytes: float
     ours: Callable[[], object]
     torch: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a case, as written to --json: seconds; share = limit / ours, ratio = torch / ours."""
+
+    kind: str
+    op: str
+    operations: float
+    bytes: float
+    limit: float
+    ours: float
+    torch: float
+    share: float
+    ratio: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +98,14 @@ def matmul_case(model: str, what: str, layout: str, m: int, n: int, k: int) -> C
 
     size = 4.0 * (m * k + k * n + m * n * (2 if accumulate else 1))
     name = f"{model} {what} ({layout} {m}×{n}×{k})"
-    return Case(name, 2.0 * m * n * k, size, lambda: ops.matmul(out, a, b, layout=layout, accumulate=accumulate), other)
+    return Case(
+        "matmul",
+        name,
+        2.0 * m * n * k,
+        size,
+        lambda: ops.matmul(out, a, b, layout=layout, accumulate=accumulate),
+        other,
+    )
 
 
 def attention_cases(model: str, width: int, heads: int, tokens: int) -> list[Case]:
@@ -92,8 +120,11 @@ def attention_cases(model: str, width: int, heads: int, tokens: int) -> list[Cas
     product = float(b * heads * t * (t + 1) * size)  # 2 operations on half of T x T
     rows, statistics_ = 4.0 * b * t * width, 8.0 * b * heads * t
     ops.attention_forward(out, row_max, row_sum, qkv, heads)
+    new, decoded, last = qkv[:, -1:].contiguous(), torch.empty(b, 1, width), q[:, :, -1:].contiguous()
+    keys, values = k.clone(), v.clone()
     return [
         Case(
+            "attention",
             f"{model} attention forward ({b}×{t})",
             2 * product,
             4 * rows + statistics_,
@@ -101,11 +132,20 @@ def attention_cases(model: str, width: int, heads: int, tokens: int) -> list[Cas
             lambda: functional.scaled_dot_product_attention(q, k, v, is_causal=True),
         ),
         Case(
+            "attention",
             f"{model} attention backward ({b}×{t})",
             5 * product,
             8 * rows + statistics_,
             lambda: ops.attention_backward(dqkv, dout, out, qkv, row_max, row_sum, heads),
             lambda: torch.autograd.grad(kept, leaves, gradient, retain_graph=True),
+        ),
+        Case(
+            "memory",
+            f"{model} attention cached ({b}×1 after {t - 1})",
+            4.0 * b * t * width,
+            2 * rows,
+            lambda: ops.attention_cached(decoded, keys, values, new, heads, t - 1),
+            lambda: functional.scaled_dot_product_attention(last, k, v),
         ),
     ]
 
@@ -133,8 +173,14 @@ def row_cases(model: str, width: int, vocabulary: int, tokens: int) -> list[Case
     ops.layernorm_forward(y, mean, rstd, x, w, bias)
     partials = torch.empty((n + 4095) // 4096)
     big, all_logits = 4.0 * x.numel(), 4.0 * logits.numel()
+    distinct, places = torch.unique(targets, return_inverse=True)  # the rows of the embedding that have a gradient
+    slots, rows, long_rows, long_slots = places.int().view(b, t), distinct.int(), distinct.long(), places.view(-1)
+    dwte, dwpe, fingerprint = torch.zeros(len(rows), c), torch.zeros(t, c), torch.empty(1, dtype=torch.int64)
+    some = 4.0 * dwte.numel()
 
-    scalars = torch.tensor([1.0, 1e-3, 0.1, 0.05])
+    def torch_embedding_backward() -> None:
+        dwte.index_add_(0, long_slots, g.view(-1, c))
+        dwpe.add_(g.sum(0))
 
     def adamw() -> None:
         ops.adamw(p, m, s, d, scalars, 0.9, 0.95, 1e-8, 0.1)
@@ -145,6 +191,8 @@ def row_cases(model: str, width: int, vocabulary: int, tokens: int) -> list[Case
 
     cases = [
         ("embedding", 2 * big, lambda: ops.embedding_forward(y, tokens_in, wte, wpe, 0), lambda: wte[long_in] + wpe),
+        ("embedding backward", big + 2 * (some + 4.0 * t * c), lambda: ops.embedding_backward(dwte, dwpe, g, slots), torch_embedding_backward),
+        ("embedding add", 3 * some, lambda: ops.embedding_add(wte, dwte, rows), lambda: wte.index_add_(0, long_rows, dwte)),
         ("layernorm forward", 2 * big, lambda: ops.layernorm_forward(y, mean, rstd, x, w, bias), lambda: functional.layer_norm(x, (c,), w, bias)),
         (
             "layernorm backward", 3 * big, lambda: ops.layernorm_backward(y, dw, db, g, None, x, w, mean, rstd),
@@ -157,9 +205,18 @@ def row_cases(model: str, width: int, vocabulary: int, tokens: int) -> list[Case
         ("cross entropy + gradient", 2 * all_logits, lambda: ops.cross_entropy_fused(losses, logits, targets, 1.0, vocabulary), torch_cross_entropy),
         ("adamw", 28.0 * n, adamw, adam.step),
         ("gradient norm", 4.0 * n, lambda: ops.norm_partials(partials, p), lambda: torch.linalg.vector_norm(p)),
-        ("fingerprint", 4.0 * n, lambda: ops.fingerprint(p), lambda: p.view(torch.int32).sum()),
+        ("fingerprint", 4.0 * n, lambda: ops.fingerprint_into(fingerprint, p), lambda: p.view(torch.int32).sum()),
     ]  # fmt: skip
-    return [Case(f"{model} {name}", 0.0, size, ours, other) for name, size, ours, other in cases]
+    found = [Case("memory", f"{model} {name}", 0.0, size, ours, other) for name, size, ours, other in cases]
+    fill = Case(
+        "fill",
+        f"{model} fill normal",
+        0.0,
+        4.0 * n,
+        lambda: ops.fill_normal(d, 1, 2, 0, 0.0, 0.02),
+        lambda: d.normal_(0.0, 0.02),
+    )
+    return [*found, fill]  # last: what it writes is read above
 
 
 def seconds(function: Callable[[], object], repeats: int) -> float:
@@ -223,22 +280,23 @@ def measure_limits(device: str) -> Limits:
         return Limits(counted[0] / best, copy)
 
 
-def row(case: Case, limits: Limits, ours: float, other: float) -> str:
+def row(case: Case, limits: Limits, ours: float, other: float) -> Row:
     limit = limits.seconds(case.operations, case.bytes)
-    return (
-        f"| {case.name} | {case.operations / 1e9:.2f} | {case.bytes / 1e6:.1f} | {limit * 1e6:.1f} | {ours * 1e6:.1f} | "
-        f"{other * 1e6:.1f} | {limit / ours:.2f} | {other / ours:.2f} |"
-    )
+    return Row(case.kind, case.name, case.operations, case.bytes, limit, ours, other, limit / ours, other / ours)
 
 
-def table(limits: Limits, rows: list[str], about: str) -> list[str]:
+def table(limits: Limits, rows: list[Row], about: str) -> list[str]:
     head = ["op", "GFLOP", "MB", "limit µs", "samebits µs", "PyTorch µs", "share of the limit", "ratio"]
     return [
         f"{about}. Limits of this run: {limits.operations / 1e12:.2f} TFLOP/s (fma), {limits.bytes / 1e9:.0f} GB/s (copy).",
         "",
         f"| {' | '.join(head)} |",
         "|---" * len(head) + "|",
-        *rows,
+        *(
+            f"| {r.op} | {r.operations / 1e9:.2f} | {r.bytes / 1e6:.1f} | {r.limit * 1e6:.1f} | {r.ours * 1e6:.1f} | "
+            f"{r.torch * 1e6:.1f} | {r.share:.2f} | {r.ratio:.2f} |"
+            for r in rows
+        ),
     ]
 
 
@@ -261,7 +319,8 @@ def main() -> None:
     parser.add_argument("--models", default="124M,1558M", help=f"of {', '.join(MODELS)}, with commas")
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="write the table to this file as well")
+    parser.add_argument("--json", type=Path, help="write limits and rows to this file")
     args = parser.parse_args()
     unknown = set(args.models.split(",")) - set(MODELS)
     if unknown:
@@ -281,6 +340,8 @@ def main() -> None:
     name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     about = f"{name}, torch {torch.__version__}, fp32, TF32 off, {args.tokens} tokens, {args.rounds} interleaved rounds, medians"
     write(table(limits, rows, about), args.out)
+    if args.json:
+        write_json(args.json, {"about": about, "limits": asdict(limits), "rows": [asdict(r) for r in rows]})
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from benchmarks.torch_gpt import TorchGpt
 from cuda_ops import ops
 from pipeline.atomic import write_json
 from pipeline.batches import Batches
+from pipeline.captured import EAGER_CALLS
 from pipeline.execution import Execution
 from pipeline.ranks import Ranks
 from pipeline.recipe import Recipe, parse_recipe
@@ -130,7 +131,7 @@ def warm_up(compiled: bool) -> None:
 
 
 def measure(side: str, name: str, threads: int, seconds: float, device: str) -> dict[str, float]:
-    """Run one side in this process."""
+    """Run one side in this process. On a GPU grown_mib is what its memory grew by after the third step, which records the graphs."""
     torch.set_num_threads(threads)
     recipe = recipe_of(name)
     bits = recipe.bits
@@ -149,7 +150,9 @@ def measure(side: str, name: str, threads: int, seconds: float, device: str) -> 
             step = ours(recipe, Path(folder), threads, side.endswith("recompute"), device)
         else:
             step = theirs(recipe, Path(folder), side == "compiled", device)
-        step()
+        for _ in range(EAGER_CALLS + 1):  # the last one records the graphs
+            step()
+        steady = torch.cuda.max_memory_reserved() / 2**20 if device == "cuda" else None
         times: list[float] = []
         began = time.perf_counter()
         while time.perf_counter() - began < seconds or len(times) < 3:
@@ -158,9 +161,10 @@ def measure(side: str, name: str, threads: int, seconds: float, device: str) -> 
             times.append(time.perf_counter() - clock)
     per_second = bits.batch.sequences * bits.model.context / statistics.median(times)
     peak = status_mib("VmHWM")
-    if device == "cuda":  # of the GPU's memory
+    if steady is not None:  # of the GPU's memory
         before, peak = 0.0, torch.cuda.max_memory_reserved() / 2**20
-    return {"tokens_per_second": per_second, "own_mib": peak - before, "peak_mib": peak}
+    found = {"tokens_per_second": per_second, "own_mib": peak - before, "peak_mib": peak}
+    return found if steady is None else found | {"grown_mib": peak - steady}
 
 
 def rounds_of(name: str, sides: list[str], rounds: int, flags: list[str]) -> dict[str, dict[str, float]]:
@@ -213,6 +217,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of steps per process")
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
+    parser.add_argument("--json", type=Path, help="write the numbers of every model and side to this file")
     parser.add_argument("--one", choices=SIDES, help="run one side here and print its numbers as JSON")
     args = parser.parse_args()
     if args.one:
@@ -228,9 +233,14 @@ def main() -> None:
         "| model | side | tokens/s | MiB beyond imports | MiB in all | speed ratio | memory ratio | ratio in all |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    measured = []
     for name in args.configs.split(","):
-        lines += rows_of(name, rounds_of(name, args.sides.split(";"), args.rounds, flags))
+        found = rounds_of(name, args.sides.split(";"), args.rounds, flags)
+        lines += rows_of(name, found)
+        measured += [{"model": name, "side": side, **values} for side, values in found.items()]
     write(lines, args.out)
+    if args.json:
+        write_json(args.json, {"rows": measured})
 
 
 if __name__ == "__main__":

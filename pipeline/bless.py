@@ -1,7 +1,8 @@
-"""Publish the digests of a run: by hand only, and with a reason in the commit.
+"""Publish the digests and the chain of a run: by hand only, and with a reason in the commit.
 
 python -m pipeline.bless --recipe config/recipes/fables.yaml
 config/expected/fables.json: 14 digests, 3 changed: train/step_000200.safetensors, …
+config/expected/chains/fables.tsv: 1000 steps
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline import chain
 from pipeline.atomic import write_json
 from pipeline.digests import EXPECTED, entries, published
 from pipeline.errors import exit_on_user_error
@@ -22,12 +24,17 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
-    new = {f"{e.stage}/{e.artefact}": e.digest for e in entries(recipe, args.run or run_dir(recipe))}
+    run = args.run or run_dir(recipe)
+    new = {f"{e.stage}/{e.artefact}": e.digest for e in entries(recipe, run)}
     old = published(recipe.name)
     changed = sorted(key for key in {*new, *old} if new.get(key) != old.get(key))
     path = EXPECTED / f"{recipe.name}.json"
     write_json(path, new)
     print(f"{path}: {len(new)} digests, {len(changed)} changed" + (f": {', '.join(changed)}" if changed else ""))
+    lines = [line for step in recipe.checkpoints for line in chain.read(run / f"chain_{step:06d}.tsv")]
+    steps = EXPECTED / "chains" / f"{recipe.name}.tsv"
+    chain.write(steps, lines)
+    print(f"{steps}: {len(lines)} steps")
     return 0
 
 

@@ -1,6 +1,10 @@
-"""Which device a rank runs on."""
+"""Which device a rank runs on, and what is said when it stops."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -34,6 +38,25 @@ def device_of(devices: str, rank: int = 0, local_rank: int = 0) -> torch.device:
     ops.require_cuda(device.index)
     torch.cuda.set_device(device)
     return device
+
+
+@contextmanager
+def device_errors(what: str) -> Iterator[None]:
+    """Turn an error of the GPU itself into a UserError; `what` is what was queued. Too little memory is not one: memory.py."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error).splitlines() or [""]
+        ours = isinstance(error, torch.AcceleratorError) or re.search(
+            r"\bCUDA( driver)? error|: cannot be launched:", str(error)
+        )
+        if not ours or "out of memory" in str(error):
+            raise
+        raise UserError(
+            f"the GPU stopped while {what}: {words[0]}. It reports late: any kernel queued before may be the cause. If a line above "
+            "names an index out of range, the tokens are damaged: prepare_text makes them again. Otherwise CUDA_LAUNCH_BLOCKING=1 with --graph 0 "
+            "names the kernel, and the kernel log (Xid) a fault of the GPU. The last checkpoint is kept"
+        ) from None
 
 
 def gpus_apart(devices: str, local_ranks: int) -> bool:

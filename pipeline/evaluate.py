@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.atomic import write_json
+from pipeline.devices import device_errors
 from pipeline.errors import UserError, exit_on_user_error
 from pipeline.paths import run_dir, tokens_dir
 from pipeline.receipt import receipt
@@ -156,7 +157,10 @@ def main() -> int:
     recipe = load_recipe(args.recipe)
     step = args.checkpoint.name.removeprefix("step_").split(".")[0]
     out = args.out or run_dir(recipe) / f"eval_{step}.json"
-    with receipt(out.parent / "receipts" / f"evaluate_{step}.json", f"evaluate {step}"):
+    with (
+        receipt(out.parent / "receipts" / f"evaluate_{step}.json", f"evaluate {step}"),
+        device_errors(f"evaluating {args.checkpoint}"),
+    ):
         from cuda_ops import ops
 
         ops.set_threads(args.threads)

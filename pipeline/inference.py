@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.checkpoint import Checkpoint
 from pipeline.devices import device_of
 from pipeline.errors import UserError
+from pipeline.execution import check_device
 from pipeline.memory import Memory, OutOfMemory, gib
 from pipeline.models.gpt import Gpt
 from pipeline.recipe import Recipe, recipe_id
@@ -18,6 +19,8 @@ def load_model(
     """The recipe's model with the weights of a checkpoint; batch sequences at a time."""
     if checkpoint.recipe_id != recipe_id(recipe):
         raise UserError(f"{path}: a checkpoint of recipe {checkpoint.recipe_id[:12]}, this is {recipe_id(recipe)[:12]}")
+
+    check_device(recipe, device)
 
     def model_in(memory: Memory, batch: int, decode_batch: int) -> Gpt:
         return Gpt(recipe.bits.model, batch, training=False, decode_batch=decode_batch, memory=memory)

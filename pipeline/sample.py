@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.atomic import write_json
+from pipeline.devices import device_errors
 from pipeline.errors import UserError, exit_on_user_error
 from pipeline.paths import run_dir, tokens_dir
 from pipeline.philox import Stream
@@ -90,7 +91,7 @@ def main() -> int:
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     out = args.out or run_dir(recipe) / "samples.json"
-    with receipt(out.parent / "receipts" / "sample.json", "sample"):
+    with receipt(out.parent / "receipts" / "sample.json", "sample"), device_errors(f"sampling from {args.checkpoint}"):
         from cuda_ops import ops
         from pipeline.checkpoint import load
         from pipeline.inference import load_model

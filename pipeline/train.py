@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import chain
 from pipeline.atomic import sha256_of
+from pipeline.devices import device_errors
 from pipeline.errors import UserError, exit_on_user_error
 from pipeline.execution import Execution
 from pipeline.memory import is_out_of_memory
@@ -196,7 +197,7 @@ def main() -> int:
     folder = args.receipt or args.out.parent / "receipts" / f"train_{args.steps_to:06d}.json"
     own = folder if ranks.first else folder.with_name(f"{folder.stem}.rank{ranks.rank}.json")
     try:
-        with receipt(own, f"train {args.steps_to}") as facts:
+        with receipt(own, f"train {args.steps_to}") as facts, device_errors(f"training up to step {args.steps_to}"):
             code = Segment(args, recipe, execution, ranks).run(facts)
     except NotFinite as error:
         print(f"error: not finite at {error}. The last checkpoint is kept", file=sys.stderr)

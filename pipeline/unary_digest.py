@@ -66,6 +66,8 @@ def main() -> int:
     unknown = sorted(set(args.functions.split(",")) - set(ops.FUNCTIONS))
     if unknown:
         raise UserError(f"--functions {','.join(unknown)}: allowed are {', '.join(ops.FUNCTIONS)}")
+    if args.write and (args.device != "cpu" or set(args.functions.split(",")) != set(ops.FUNCTIONS)):
+        raise UserError("--write publishes all functions as a CPU computes them: leave out --device and --functions")
     ops.set_threads(args.threads)
     expected = {} if args.write else published()
     found: dict[str, str] = {}

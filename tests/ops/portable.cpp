@@ -1,5 +1,5 @@
-// The kernels without torch: fills inputs, runs forward and backward kernels, and prints the fingerprint of each result.
-// Built for this machine and for others by test_portable.py; every build must print the same lines.
+// The kernels without torch: fills inputs, runs forward and backward kernels, and prints the fingerprint of each
+// result. Built for this machine and for others by test_portable.py; every build must print the same lines.
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

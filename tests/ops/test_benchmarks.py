@@ -6,7 +6,10 @@ that benchmarks/evidence.py measures what it says.
 
 from __future__ import annotations
 
-from benchmarks.gpu import MODELS, Case, Limits, products, row
+import json
+from pathlib import Path
+
+from benchmarks.gpu import MODELS, Case, Limits, products, row, table
 from tests.conftest import run
 
 
@@ -23,15 +26,21 @@ def test_the_limit_is_the_slower_of_arithmetic_and_memory() -> None:
     limits = Limits(operations=100.0, bytes=10.0)
     assert limits.seconds(1000.0, 10.0) == 10.0
     assert limits.seconds(10.0, 1000.0) == 100.0
-    case = Case("an op", 1000.0, 10.0, lambda: None, lambda: None)
-    assert row(case, limits, 20.0, 30.0).endswith("| 0.50 | 1.50 |")
+    case = Case("memory", "an op", 1000.0, 10.0, lambda: None, lambda: None)
+    found = row(case, limits, 20.0, 30.0)
+    assert (found.limit, found.share, found.ratio) == (10.0, 0.5, 1.5)
+    assert table(limits, [found], "about")[-1].endswith("| 0.50 | 1.50 |")
 
 
-def test_it_runs_on_cpu_tensors() -> None:
-    output = run("-m", "benchmarks.gpu", "--device", "cpu", "--models", "tiny", "--tokens", "16", "--rounds", "1")
+def test_it_runs_on_cpu_tensors(tmp_path: Path) -> None:
+    size = ["--models", "tiny", "--tokens", "16", "--rounds", "1"]
+    output = run("-m", "benchmarks.gpu", "--device", "cpu", *size, "--json", str(tmp_path / "ops.json"))
     rows = [line for line in output.splitlines() if line.startswith("| tiny ")]
-    assert len(rows) == 15 + 2 + 11
-    assert all(float(line.split("|")[5]) > 0 for line in rows)
+    assert len(rows) == 15 + 3 + 14
+    found = json.loads((tmp_path / "ops.json").read_text())["rows"]
+    assert [row["op"] for row in found] == [line.split("|")[1].strip() for line in rows]
+    assert {row["kind"] for row in found} == {"matmul", "attention", "memory", "fill"}
+    assert all(row["ours"] > 0 and row["share"] == row["limit"] / row["ours"] for row in found)
 
 
 def test_without_a_gpu_it_says_so() -> None:

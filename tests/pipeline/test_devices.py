@@ -8,6 +8,7 @@ one rank; and every way a device can be missing, unfit or too small is one messa
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from pipeline import chain
 from pipeline.captured import Captured
 from pipeline.devices import device_of
 from pipeline.errors import UserError
-from pipeline.execution import Execution
+from pipeline.execution import CUDA_HEAD_SIZE, Execution
 from pipeline.ranks import Ranks
 from pipeline.recipe import load_recipe
 from pipeline.trainer import Trainer, bytes_needed
@@ -247,6 +248,48 @@ def test_too_little_memory_says_how_much_and_what_lowers_it(tiny: dict[str, Path
 def test_the_count_of_bytes_is_what_is_allocated(tiny: dict[str, Path]) -> None:
     trainer = Trainer(load_recipe(tiny["recipe"]), Execution(micro_batch=2), Ranks(), tiny["tokens"])
     assert trainer.model.memory.bytes == bytes_needed(trainer.recipe, Execution(micro_batch=2), 1, tiny["tokens"])
+
+
+STOPS = """
+import torch
+from pipeline import train, trainer
+step = trainer.Trainer.train_step
+def stops(self, signal=0):
+    if self.step == 2:
+        raise ERROR
+    return step(self, signal)
+trainer.Trainer.train_step = stops
+from pipeline.errors import exit_on_user_error
+exit_on_user_error(train.main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("torch.AcceleratorError('CUDA error: unspecified launch failure')", 2),
+        ("RuntimeError('gelu_kernel: cannot be launched: invalid argument')", 2),
+        ("RuntimeError('a mistake of our own')", 1),  # the control: keeps its traceback
+    ],
+)
+def test_a_gpu_that_stops_is_one_message(tiny: dict[str, Path], tmp_path: Path, error: str, code: int) -> None:
+    output = run("-c", STOPS.replace("ERROR", error), *command(tiny, tmp_path)[2:], code=code)
+    assert ("error: the GPU stopped while training up to step 6: " in output) == (code == 2)
+    assert ("CUDA_LAUNCH_BLOCKING=1" in output) == (code == 2)
+    assert ("Traceback" in output) == (code == 1)
+
+
+def test_heads_that_a_gpu_cannot_hold_are_refused(tiny: dict[str, Path], tmp_path: Path) -> None:
+    (limit,) = re.findall(r"C / H > (\d+)", (ROOT / "cuda_ops" / "kernels" / "attention_tile.h").read_text())
+    assert int(limit) == CUDA_HEAD_SIZE
+    wide = tmp_path / "wide.yaml"
+    wide.write_text(tiny["recipe"].read_text().replace("channels: 32", "channels: 514"))  # of 2 heads
+    recipe = load_recipe(wide)
+    Execution().check(recipe)
+    with pytest.raises(UserError, match=r"--device cuda: heads of 257 \(514 channels / 2 heads\).*up to 256"):
+        Execution(device="cuda").check(recipe)
+    wide.write_text(wide.read_text().replace("channels: 514", "channels: 512"))
+    Execution(device="cuda").check(load_recipe(wide))
 
 
 # ---------------------------------------------------------------- launcher

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.recipe import load_recipe
 from tests.conftest import ROOT
 
 EVERYTHING = {
@@ -104,17 +105,22 @@ def test_execution_reruns_nothing(project: Path) -> None:
     assert "device=cuda" in snakemake(project, "-n", *gpu, "--forcerun", "train")
 
 
-def test_profiles_name_rules_that_exist() -> None:
+def test_profiles_name_rules_that_exist_and_ranks_that_a_recipe_has() -> None:
     rules = {
         name
         for path in (ROOT / "workflow" / "rules").glob("*.smk")
         for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)
     }
+    shipped = {load_recipe(path).bits.batch.lanes for path in (ROOT / "config" / "recipes").glob("*.yaml")}
     profiles = sorted((ROOT / "config" / "execution").glob("*/profile.yaml"))
-    assert len(profiles) >= 3
+    assert len(profiles) >= 4
     for path in profiles:
         content = yaml.safe_load(path.read_text())
         assert set(content["set-resources"]) <= rules, path
+        ranks = content["set-resources"]["train"]["ranks"]
+        assert (
+            any(lanes % ranks == 0 for lanes in shipped) or f"lanes are a multiple of {ranks};" in path.read_text()
+        ), path
         taken = [resources.get("gpu", 0) for resources in content["set-resources"].values()]
         assert max(taken) <= content.get("resources", {}).get("gpu", 0), path
 
@@ -155,6 +161,9 @@ def test_a_published_digest_that_differs_fails_and_names_the_first(project: Path
             "12 digests, 12 changed"
             in subprocess.run(run, cwd=project, capture_output=True, text=True, check=True).stdout
         )
+        lines = (project / "config" / "expected" / "chains" / "tiny.tsv").read_text().splitlines()
+        runs = [(project / "results" / "runs" / "tiny" / f"chain_{n:06d}.tsv").read_text().splitlines() for n in (3, 6)]
+        assert lines == runs[0] + runs[1][1:]
         assert "tiny: all 12 digests equal the published ones" in snakemake(project)
         text = expected.read_text()
         key = re.search(r'"train/chain_000006.tsv": "(\w)', text)
@@ -167,6 +176,7 @@ def test_a_published_digest_that_differs_fails_and_names_the_first(project: Path
         assert (project / "results" / "runs" / "tiny" / "step_000006.safetensors").exists()
     finally:
         expected.unlink()
+        (expected.parent / "chains" / "tiny.tsv").unlink()
     assert "verify" in would_run(project)
     snakemake(project)
 
