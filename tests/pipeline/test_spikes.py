@@ -24,7 +24,7 @@ from pipeline.execution import Execution
 from pipeline.outliers import IN_A_ROW, WINDOW, Outliers
 from pipeline.ranks import Ranks
 from pipeline.recipe import canonical, load_recipe, recipe_id
-from pipeline.spikes import marks
+from pipeline.spikes import marks, work
 from pipeline.trainer import Trainer
 from tests.conftest import ROOT, run
 
@@ -184,6 +184,16 @@ def test_the_page_of_a_spike(skipping: dict[str, Path], tmp_path: Path) -> None:
     loss = np.mean([sample["loss"] for sample in looked["samples"]])
     assert loss == pytest.approx(looked["loss"], rel=1e-5)
     assert len(looked["lanes"]) == recipe.bits.batch.lanes
+    # What it would take: from the checkpoint if it lies before both steps, else from the initial weights.
+    each = 6.0 * recipe.bits.model.parameters * 8 * recipe.bits.model.context
+    assert work(recipe, tmp_path, STEPS) == each * (STEPS - WINDOW)
+    assert work(recipe, tmp_path, WINDOW + 1) == each * (WINDOW + 1)
     first = (tmp_path / "spikes.json").read_bytes()
     run("-m", "pipeline.spikes", *flags, "--z", "0.3", "--replays", "1")
     assert (tmp_path / "spikes.json").read_bytes() == first
+    least = min(work(recipe, tmp_path, spike["step"]) for spike in found)
+    for limit, looked_at in ((least, 1), (0.9 * least, 0)):
+        run("-m", "pipeline.spikes", *flags, "--z", "0.3", "--replays", "1", "--most-flops", str(limit))
+        marked = json.loads((tmp_path / "spikes.json").read_text())["spikes"]
+        assert len(marked) == len(found)
+        assert [work(recipe, tmp_path, s["step"]) for s in marked if "parameters" in s] == [least] * looked_at
