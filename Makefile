@@ -2,7 +2,7 @@
 # make test           the test suite, from nothing
 # make lint           formatting, types, workflow lint
 # make gpu-proof      where there is a GPU: the published bits on it, and its speed (docs/gpu.md)
-# make evidence       every proof of docs/evidence that a CPU can give, at full size; about half an hour on two quiet cores
+# make evidence       every proof of docs/evidence that a CPU can give, at full size; about an hour on two busy cores
 #
 # All build .venv from the hash-locked requirements.lock first, if it is missing or stale.
 

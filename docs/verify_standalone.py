@@ -18,27 +18,27 @@ from pathlib import Path
 
 DTYPES = {"F32": "torch.float32", "F64": "torch.float64", "F16": "torch.float16", "BF16": "torch.bfloat16"}
 DTYPES |= {"I64": "torch.int64", "I32": "torch.int32", "I16": "torch.int16", "I8": "torch.int8", "U8": "torch.uint8"}
+DAMAGE = (struct.error, ValueError, KeyError, TypeError, AttributeError)  # what a file that is not whole may raise
 
 
-def tensors(path):
-    """(name, dtype, shape, bytes) of each tensor of a safetensors file, by name; and the metadata."""
-    content = path.read_bytes()
+def digest_of(path):
+    """The digest of a file, a safetensors file by its tensors; and the project's metadata in it."""
+    content, whole = path.read_bytes(), hashlib.sha256()
+    if path.suffix != ".safetensors":
+        return hashlib.sha256(content).hexdigest(), None
     (size,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + size])
     about = json.loads(header.pop("__metadata__", {}).get("samebits", "{}"))
     body = memoryview(content)[8 + size :]
-    found = [(name, h["dtype"], h["shape"], body[slice(*h["data_offsets"])]) for name, h in sorted(header.items())]
-    return found, about
-
-
-def checkpoint_digest(path):
-    whole = hashlib.sha256()
-    found, about = tensors(path)
-    for name, dtype, shape, content in found:
-        one = hashlib.sha256(f"{DTYPES[dtype]} {shape}\n".encode())
-        one.update(content)
+    for name, entry in sorted(header.items()):
+        begin, end = entry["data_offsets"]
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{name} has the unknown dtype {entry['dtype']}")
+        if end > len(body):
+            raise ValueError(f"{name} ends at byte {end} of {len(body)}: truncated")
+        one = hashlib.sha256(f"{DTYPES[entry['dtype']]} {entry['shape']}\n".encode() + body[begin:end])
         whole.update(f"{name} {one.hexdigest()}\n".encode())
-    return whole.hexdigest(), about
+    return whole.hexdigest(), dict(about)
 
 
 def follow(path, link, links):
@@ -47,43 +47,50 @@ def follow(path, link, links):
         content, recorded = row.rsplit("\t", 1)
         link = hashlib.sha256(f"{link}\t{content}".encode()).hexdigest()
         if link != recorded:
-            raise ValueError(f"{path.name}: step {content.split(chr(9))[0]} does not follow from the line before")
+            raise ValueError(f"step {content.split(chr(9))[0]} does not follow from the line before")
         links[int(content.split("\t")[0])] = link
     return link
 
 
 def main(run, expected=None):
-    digests = json.loads((expected or run / "digests.json").read_text())
     found, problems, links, link = {}, [], {}, "0" * 64
-    for path in sorted(run.glob("chain_*.tsv")):
-        try:
+    source = expected or run / "digests.json"
+    try:
+        digests = dict(json.loads(source.read_text()))
+    except (OSError, *DAMAGE) as error:
+        sys.exit(f"{source}: not a list of digests: {error}")
+    try:
+        for path in sorted(run.glob("chain_*.tsv")):
             link = follow(path, link, links)
-        except ValueError as error:
-            problems.append(str(error))
-            break
+    except DAMAGE as error:
+        problems.append(f"{path.name}: {error}")
     print(f"chain: {len(links)} links from step 1, each follows" if not problems else problems[0])
     for key, digest in digests.items():
-        path = run / key.split("/", 1)[1]
-        if key.split("/")[0] not in ("train", "evaluate", "sample"):
+        stage, _, name = key.partition("/")
+        path = run / name
+        if name and stage not in ("train", "evaluate", "sample"):
             continue  # the recipe's id, and data that lies elsewhere
-        if not path.exists():
-            problems.append(f"{key}: missing")
+        if not name or not path.is_file():
+            problems.append(f"{key}: {'missing' if name else 'not of the form stage/file'}")
             continue
-        if path.suffix == ".safetensors":
-            found[key], about = checkpoint_digest(path)
-            if links and links.get(about.get("step")) != about.get("link"):
-                problems.append(f"{key}: its link is not the chain's at step {about.get('step')}")
-        else:
-            found[key] = hashlib.sha256(path.read_bytes()).hexdigest()
-        print(f"{path.name}  {found[key][:12]}  {'equal' if found[key] == digest else 'DIFFERS from ' + digest[:12]}")
-        if found[key] != digest:
-            problems.append(f"{key}: differs")
-    for name in re.findall(r"^([0-9a-f]{64}  .+)$", (run / "SHA256SUMS").read_text(), re.M):
-        digest, file = name.split("  ", 1)
-        if not (run / file).exists() or hashlib.sha256((run / file).read_bytes()).hexdigest() != digest:
+        try:
+            found[key], about = digest_of(path)
+            if links and about is not None and links.get(about.get("step"), 0) != about.get("link"):
+                problems.append(f"{key}: its metadata has not the chain's link at step {about.get('step')}")
+        except DAMAGE as error:
+            problems.append(f"{key}: not a whole checkpoint: {error}")
+            continue
+        print(f"{name}  {found[key][:12]}  {'equal' if found[key] == digest else f'DIFFERS from {digest}'}")
+        problems += [] if found[key] == digest else [f"{key}: differs"]
+    sums = run / "SHA256SUMS"
+    problems += [] if sums.is_file() else ["SHA256SUMS: missing"]
+    text = sums.read_text(errors="replace") if sums.is_file() else ""
+    for digest, file in re.findall(r"^([0-9a-f]{64})  (.+)$", text, re.M):
+        if not (run / file).is_file() or hashlib.sha256((run / file).read_bytes()).hexdigest() != digest:
             problems.append(f"SHA256SUMS: {file} differs")
+    problems += [] if found else [f"{source}: names no file that is whole, so nothing was checked"]
     print("\n".join(problems) if problems else f"{run.name}: {len(found)} artefacts checked, all equal")
-    return 1 if problems or not found else 0
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline import forensics
 from pipeline.differences import COLUMNS, Difference, between, broken_link, difference, first_line, keys
 from pipeline.errors import UserError
-from pipeline.observe import Trace, step_shapes
+from pipeline.observe import Trace, bytes_digest, step_shapes
+from pipeline.rerun import checkpoints_of
 from pipeline.sides import Side
 
 if TYPE_CHECKING:
@@ -99,7 +100,6 @@ class Comparison:
             r.growth = [self._distance(step) for step in sorted(set(a.lines) & set(b.lines)) if step >= r.step][:64]
         if not both and not (a.lines and b.lines):
             raise UserError(f"{a.path} and {b.path} have nothing in common that could be compared")
-        r.equal = not r.artefact and not r.step and not r.causes
         if a.recipe and b.recipe and a.recipe.bits != b.recipe.bits:
             mine_bits, its_bits = a.recipe.bits.model_dump(mode="json"), b.recipe.bits.model_dump(mode="json")
             found = keys(mine_bits, its_bits)
@@ -108,8 +108,7 @@ class Comparison:
             r.causes.append("other recipe; give --recipe-a and --recipe-b to see which key")
         data = [key for key in both if mine[key] != its[key] and key.split("/")[0] in ("download", "prepare_text")]
         r.causes += [f"other data: {key}" for key in data[:1]]
-        if r.causes and not r.equal and a.recipe_id != b.recipe_id:
-            r.equal = False
+        r.equal = not r.artefact and not r.step and not r.causes
 
     def _distance(self, step: int) -> dict[str, Any]:
         x, y = self.a.lines[step], self.b.lines[step]
@@ -223,15 +222,14 @@ class Comparison:
                 "the lines from here on differ in their links alone: an earlier line is missing or was altered"
             )
             return
-        traces = [a.traced(step, further)]
-        traces.append(traces[0] if a.same_setting(b) else b.traced(step, further))
+        traces = self._pair(step, further)
         agrees = [trace.about["line"] == side.lines[step].content() for trace, side in zip(traces, (a, b), strict=True)]
         self._traces(*traces)
         r.step, r.equal, r.columns = step, False, columns
         self._further_back(step)
         if all(agrees):
             r.notes.append(
-                "each side's own code gives its recorded line again: both runs can be reproduced, each by its own means"
+                "each side gives its recorded line again, by its own code and from its own checkpoint: both can be reproduced"
             )
             return
         for side, trace, good in zip((a, b), traces, agrees, strict=True):
@@ -246,12 +244,10 @@ class Comparison:
         r.tensor_step = step
         while r.tensor and r.tensor.name.startswith("before/") and r.tensor_step > max(1, step - FURTHER_BACK):
             earlier = r.tensor_step - 1
-            pair = [side.traced(earlier, 0) for side in (self.a, self.b)]
+            pair = self._pair(earlier, 0)
             network, _ = between(*(trace.tensors for trace in pair))
             if not network:
-                r.causes.append(
-                    f"the checkpoint of step {earlier} was altered: computed again, the step that made it is equal"
-                )
+                self._altered_checkpoint(earlier, pair[0])
                 return
             r.network, r.tensor, r.tensor_step = network, network[0], earlier
             r.causes = [cause for cause in r.causes if cause != BEFORE]
@@ -261,6 +257,32 @@ class Comparison:
             r.notes.append(
                 f"the weights differ from step {step} on, the moments from step {r.tensor_step}: no chain shows those"
             )
+
+    def _pair(self, step: int, further: int) -> tuple[Trace, Trace]:
+        """A step computed again for both sides: once if they would compute it alike, from the same state."""
+        a, b = self.a, self.b
+        mine = a.traced(step, further)
+        alike = a.same_setting(b) and a.start(step) == b.start(step)
+        return mine, mine if alike else b.traced(step, further)
+
+    def _altered_checkpoint(self, step: int, truth: Trace) -> None:
+        """Both sides compute a step alike, yet the state after it differs: the side whose checkpoint is not that state was altered."""
+        from pipeline.checkpoint import load
+
+        r = self.result
+        after = {s.name.removeprefix("after/"): s.sha256 for s in truth.tensors if s.name.startswith("after/")}
+        altered = []
+        for side in (self.a, self.b):
+            path = checkpoints_of(side.folder).get(step)
+            tensors = load(path).tensors if path else {}
+            if any(name in after and bytes_digest(tensor) != after[name] for name, tensor in tensors.items()):
+                altered.append(side.name)
+        where = f" on side {altered[0]}" if len(altered) == 1 else ""
+        r.causes.append(
+            f"the checkpoint of step {step} was altered{where}: computed again, the step that made it is equal"
+        )
+        if where:
+            r.sound = f"{'B' if altered == ['A'] else 'A'}: step {step} computed again gives the state it went on from"
 
     def _altered_in_memory(self, side: Side, truth: Trace) -> None:
         """A side whose line its own code does not give: hold its records against the step computed again."""

@@ -62,6 +62,11 @@ def step_shapes(recipe: Recipe, lanes: list[int] | None = None) -> dict[str, tup
     return found
 
 
+def bytes_digest(tensor: Tensor) -> str:
+    """The SHA-256 of a tensor's bytes, as a trace has it."""
+    return hashlib.sha256(tensor.contiguous().view(-1).numpy().data).hexdigest()
+
+
 @dataclass
 class Seen:
     """One tensor of a trace. sample: elements 0, stride, 2 stride, ... of the flattened tensor."""

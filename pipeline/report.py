@@ -9,7 +9,6 @@ The page is for reading: it holds times and hosts, so it has no digest. It loads
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from pipeline import chain
 from pipeline.atomic import write_bytes
+from pipeline.charts import BLUE, GREEN, GREY, ORANGE, subplots, svg
 from pipeline.digests import EXPECTED, published
 from pipeline.errors import exit_on_user_error
 from pipeline.paths import run_dir, tokens_dir
@@ -24,20 +24,11 @@ from pipeline.receipt import read_receipts
 from pipeline.recipe import Recipe, load_recipe, recipe_id
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#767676"  # Okabe and Ito 2008: safe for colour-blind eyes
 
 
 def curves(lines: list[chain.Line], evals: list[dict[str, Any]], floor: float, spikes: list[dict[str, Any]]) -> str:
     """Loss, learning rate and gradient norm as inline SVG; spikes are marked."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams |= {"svg.hashsalt": "samebits", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}
-    figure, (loss, rate, norm) = plt.subplots(
-        3, 1, figsize=(8, 6.4), sharex=True, height_ratios=[3, 1, 1], layout="constrained"
-    )
+    figure, (loss, rate, norm) = subplots(3, (8, 6.4), sharex=True, height_ratios=[3, 1, 1])
     steps = [line.step for line in lines]
     loss.plot(steps, [line.loss for line in lines], color=BLUE, linewidth=0.9, label="training, each step")
     loss.plot(
@@ -65,14 +56,7 @@ def curves(lines: list[chain.Line], evals: list[dict[str, Any]], floor: float, s
         marked = [spike for spike in spikes if name in spike["z"]]
         values = [spike[name] for spike in marked]
         axes.plot([spike["step"] for spike in marked], values, "v", color=ORANGE, markersize=4, zorder=3)
-    for axes in (loss, rate, norm):
-        axes.grid(alpha=0.25, linewidth=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return svg(figure)
 
 
 def summary(recipe: Recipe, run: Path, tokens: Path) -> dict[str, Any]:

@@ -70,8 +70,7 @@ class Side:
         if (self.path / "digests.json").exists():
             self.digests = _json(self.path / "digests.json")
         if (self.path / "provenance.json").exists():
-            parameters = _json(self.path / "provenance.json")["predicate"]["buildDefinition"]["externalParameters"]
-            self.recipe = parse_recipe(parameters["recipe"], str(self.path / "provenance.json"))
+            self.recipe = _recipe_in(self.path / "provenance.json")
         trained = [item for item in read_receipts(self.path / "receipts") if "recipe_id" in item]
         names = ("recipe_id", "numerics", "sources", "flags", "ops", "code", "isa")
         self.made_by = {name: str(trained[-1][name]) for name in names} if trained else {}
@@ -81,7 +80,7 @@ class Side:
         for step, file in self.checkpoints.items():
             from pipeline.digests import checkpoint_digest
 
-            self.files[f"train/{file.name}"] = checkpoint_digest(file)
+            self.files[_key(step)] = checkpoint_digest(file)
             self.recipe_id = _about(self.checkpoints[step]).get("recipe_id", "")
 
     def _read_tensors(self) -> None:
@@ -92,8 +91,15 @@ class Side:
             return
         from pipeline.digests import checkpoint_digest
 
-        self.checkpoints = {int(about["step"]): self.path}
-        self.files = {f"train/step_{int(about['step']):06d}.safetensors": checkpoint_digest(self.path)}
+        step = about.get("step")
+        if not isinstance(step, int):
+            raise UserError(f"{self.path}: its metadata has step {step!r}; expected a number, as checkpoints have")
+        self.checkpoints, self.files = {step: self.path}, {_key(step): checkpoint_digest(self.path)}
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoints lie."""
+        return self.path if self.path.is_dir() else self.path.parent
 
     def artefacts(self) -> dict[str, str]:
         """Digests in the order in which the artefacts come to be; what lies there counts, not what the list says."""
@@ -108,6 +114,13 @@ class Side:
         mine, its = ((s.recipe_path, s.tokens, s.code, s.build, s.env) for s in (self, other))
         return mine == its
 
+    def start(self, step: int) -> str:
+        """The digest of the checkpoint from which a step is computed again; "" for the initial weights."""
+        from pipeline.digests import checkpoint_digest
+
+        before = {number: path for number, path in checkpoints_of(self.folder).items() if number < step}
+        return checkpoint_digest(before[max(before)]) if before else ""
+
     def replay(self, step: int, out: Path, *flags: str) -> None:
         """A step of this side again, by its own code, library, tokens and environment, in a process of its own."""
         if self.recipe_path is None:
@@ -121,8 +134,7 @@ class Side:
             "--step",
             str(step),
         ]
-        folder = self.path if self.path.is_dir() else self.path.parent
-        command += ["--run", str(folder.resolve()), *flags, "--trace", str(out)]
+        command += ["--run", str(self.folder.resolve()), *flags, "--trace", str(out)]
         command += ["--tokens", str(self.tokens.resolve())] if self.tokens else []
         env = os.environ | {"PYTHONPATH": str(self.code)} | self.env
         if self.build:
@@ -150,6 +162,23 @@ def _rank(key: str) -> tuple[int, int, str]:
     return (ORDER.index(stage) if stage in ORDER else len(ORDER), int(digits or 0) if stage == "train" else 0, name)
 
 
+def _key(step: int) -> str:
+    return f"train/step_{step:06d}.safetensors"
+
+
+def _recipe_in(path: Path) -> Recipe:
+    """The recipe that a provenance.json names."""
+    content: Any = _json(path)
+    for key in ("predicate", "buildDefinition", "externalParameters", "recipe"):
+        content = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: no predicate.buildDefinition.externalParameters.recipe in it: not a statement of a run; remove it and "
+            "give --recipe"
+        )
+    return parse_recipe(content, str(path))
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -169,4 +198,6 @@ def _about(path: Path) -> dict[str, Any]:
             about: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
     except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: neither a checkpoint nor a trace of this project: {error}") from None
+    if not isinstance(about, dict):
+        raise UserError(f"{path}: its metadata is {about!r}; expected an object with a step")
     return about

@@ -1,12 +1,13 @@
 """Mark the steps whose loss or gradient norm is an outlier, and say what they read and where in the network the norm grew.
 
     python -m pipeline.spikes --recipe config/recipes/fables.yaml
-    step 469: norm 0.7413, z 7.2 above the 64 steps before
-    results/runs/fables/spikes.json: 5 spikes
+    step 469: norm 1.1820, z 9.3 above the 64 steps before
+    results/runs/fables/spikes.json: 7 spikes
 
-Training goes on unchanged: marks are a function of the chain (pipeline/outliers.py), and the chain's bytes are what they were. For the largest
---replays of them the step and the one before are computed again from the nearest checkpoint, and the norm of every parameter's
-gradient is compared. spikes.json is deterministic, but not among the published digests: which steps are replayed is a choice.
+Training goes on unchanged: marks are a function of the chain (pipeline/outliers.py), and the chain's bytes are what they were. For
+the largest --replays of them the step and the one before are computed again from the nearest checkpoint, and the norm of every
+parameter's gradient is compared; --most-flops leaves out those that would take longer. spikes.json is deterministic, but not
+among the published digests: which steps are replayed is a choice.
 """
 
 from __future__ import annotations
@@ -87,6 +88,13 @@ def gradient_norms(again: Rerun) -> tuple[dict[str, float], list[float], list[fl
     return norms, [math.sqrt(lanes[k]) for k in sorted(lanes)], [math.fsum(row) / context for row in rows]
 
 
+def work(recipe: Recipe, run: Path, step: int) -> float:
+    """Floating-point operations, about, to compute a step and the one before again: 6 per parameter and token, from the nearest checkpoint."""
+    bits = recipe.bits
+    start = max((number for number in checkpoints_of(run) if number < step - 1), default=0)
+    return 6.0 * bits.model.parameters * bits.batch.sequences * bits.model.context * (step - start)
+
+
 def look(recipe: Recipe, tokens: Path, run: Path, spike: dict[str, Any]) -> None:
     """Compute a spike's step and the one before again; adds what grew to the spike."""
     step = spike["step"]
@@ -110,6 +118,9 @@ def main() -> int:
     parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
     parser.add_argument("--z", type=float, default=6.0, help="the least z-score of a spike")
     parser.add_argument("--replays", type=int, default=0, help="how many of the largest to compute again")
+    parser.add_argument(
+        "--most-flops", type=float, help="leave out those that take more (default: however long it takes)"
+    )
     parser.add_argument("--out", type=Path, help="file to write (default: spikes.json of the run)")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
@@ -123,7 +134,10 @@ def main() -> int:
         for spike in found:
             spike["samples"] = samples_of(recipe, batches, tokenizer, spike["step"])
     largest = sorted(found, key=lambda spike: (-max(spike["z"].values()), spike["step"]))
-    for spike in largest[: args.replays]:
+    near = [
+        spike for spike in largest if args.most_flops is None or work(recipe, run, spike["step"]) <= args.most_flops
+    ]
+    for spike in near[: args.replays]:
         look(recipe, tokens, run, spike)
     for spike in found:
         words = ", ".join(f"{name} {spike[name]:.4f}, z {z:.1f}" for name, z in spike["z"].items())

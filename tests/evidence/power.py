@@ -1,6 +1,6 @@
 """The power of the harness: how many results the same training has, ours and stock PyTorch's, over ways of running it.
 
-    python -m tests.evidence.power             writes docs/evidence/power.json, some four minutes
+    python -m tests.evidence.power             writes docs/evidence/power.json; half an hour on two busy cores
     samebits                        108 cells: 1 digest
     PyTorch, deterministic          108 cells: ...
 
@@ -114,7 +114,8 @@ def worker(side: str) -> None:
     for threads, micro_batch in itertools.product(THREADS, MICRO_BATCHES):
         found = [run(recipe, tokens, ranks, threads, micro_batch) for _ in range(1 if side == "samebits" else 2)]
         if ranks.first:
-            cell = {"threads": threads, "micro_batch": micro_batch, "digest": found[0], "repeats": len(set(found)) == 1}
+            cell = {"threads": threads, "micro_batch": micro_batch, "digest": found[0]}
+            cell |= {"repeats": len(set(found)) == 1} if len(found) > 1 else {}
             print(MARK + json.dumps(cell), flush=True)
     ranks.close()
 
@@ -144,12 +145,12 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     def over(axis: str) -> int:
         return len({c["digest"] for c in found if all(c[k] == v for k, v in base.items() if k != axis)})
 
+    repeats = [c["repeats"] for c in found if "repeats" in c]  # of the cells that were run twice
     return {
         "cells": len(found),
         "distinct": len({c["digest"] for c in found}),
         "distinct_over": {axis: over(axis) for axis in base},
-        "cells_that_repeat": sum(c["repeats"] for c in found),
-    }
+    } | ({"cells_that_repeat": sum(repeats)} if repeats else {})
 
 
 def main() -> None:

@@ -30,6 +30,9 @@ def test_the_summary_counts_digests() -> None:
         {"threads": t, "micro_batch": 1, "ranks": r, "isa": "v3", "digest": d, "repeats": True}
         for t, r, d in ((1, 1, "a"), (2, 1, "b"), (1, 2, "a"), (2, 2, "c"))
     ]
+    cells[3]["repeats"] = False
     found = summary(cells)
-    assert (found["cells"], found["distinct"], found["cells_that_repeat"]) == (4, 3, 4)
+    assert (found["cells"], found["distinct"], found["cells_that_repeat"]) == (4, 3, 3)
     assert found["distinct_over"] == {"threads": 2, "micro_batch": 1, "ranks": 1, "isa": 1}
+    once = [{key: value for key, value in cell.items() if key != "repeats"} for cell in cells]
+    assert "cells_that_repeat" not in summary(once)

@@ -139,6 +139,60 @@ def test_the_verifier_agrees_and_sees_every_kind_of_damage(finished: Path, tmp_p
     assert "SHA256SUMS: digests.json differs" in output
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("stripped", "train/step_000003.safetensors: its metadata has not the chain's link at step None"),
+        ("another link", "train/step_000003.safetensors: its metadata has not the chain's link at step 3"),
+        ("truncated", "train/step_000003.safetensors: not a whole checkpoint: wte.weight ends at byte"),
+        ("cut in its header", "train/step_000003.safetensors: not a whole checkpoint"),
+        ("dtype", "train/step_000003.safetensors: not a whole checkpoint: wte.weight has the unknown dtype F99"),
+        ("no sums", "SHA256SUMS: missing"),
+        ("key", "samples.json: not of the form stage/file"),
+        ("no list", "digests.json: not a list of digests"),
+        ("nothing", "so nothing was checked"),
+        ("chain", "chain_000003.tsv: "),
+    ],
+)
+def test_the_verifier_names_what_is_not_whole(finished: Path, tmp_path: Path, name: str, said: str) -> None:
+    """Exit code 1 and a sentence; the listed digests of what was altered are made right where the damage allows it."""
+    import safetensors.torch
+
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    path, digests = folder / "step_000003.safetensors", json.loads((folder / "digests.json").read_text())
+    content = path.read_bytes()
+    tensors = safetensors.torch.load_file(path)
+    if name == "stripped":
+        path.write_bytes(safetensors.torch.save(tensors))
+    elif name == "another link":
+        path.write_bytes(safetensors.torch.save(tensors, {"samebits": json.dumps({"step": 3, "link": "0" * 64})}))
+    elif name == "truncated":
+        path.write_bytes(content[:-8])
+    elif name == "cut in its header":
+        path.write_bytes(content[:5])
+    elif name == "dtype":
+        at = content.index(b'"wte.weight":{"dtype":"F32",')
+        path.write_bytes(content[:at] + content[at:].replace(b'"F32"', b'"F99"', 1))
+    elif name == "no sums":
+        (folder / "SHA256SUMS").unlink()
+    elif name == "key":
+        digests["samples.json"] = digests.pop("sample/samples.json")
+    elif name == "no list":
+        digests = [1]
+    elif name == "nothing":
+        digests = {"recipe/bits": digests["recipe/bits"]}
+    else:
+        (folder / "chain_000003.tsv").write_text("step\tloss\nwrong\n")
+    (folder / "digests.json").write_text(json.dumps(digests))
+    if name != "no sums":
+        (folder / "SHA256SUMS").write_text("")
+    code, output = verify(folder)
+    assert code == 1, output
+    assert said in output
+    assert "Traceback" not in output
+
+
 def test_the_container_does_not_matter_but_the_tensors_do(finished: Path, tmp_path: Path) -> None:
     """The same tensors in another safetensors file have one digest: what the verifier hashes is content."""
     import safetensors

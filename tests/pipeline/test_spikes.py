@@ -18,31 +18,29 @@ import torch
 
 from pipeline import chain
 from pipeline.checkpoint import load, save, tensor_digest
+from pipeline.digests import published
 from pipeline.errors import UserError
 from pipeline.execution import Execution
 from pipeline.outliers import IN_A_ROW, WINDOW, Outliers
 from pipeline.ranks import Ranks
 from pipeline.recipe import canonical, load_recipe, recipe_id
-from pipeline.spikes import marks
+from pipeline.spikes import marks, work
 from pipeline.trainer import Trainer
 from tests.conftest import ROOT, run
 
-PUBLISHED = {
-    "fables": "1ade87ffa7638c48b77ef33a4fab14dce20142d4b3911364a0ff6dff08974887",
-    "shakespeare_char": "773bf01cae0e2584a36747b0bbd4e0e64d072d89741bf86bf7b92d0d850d936b",
-    "shakespeare_gpt2": "a1e0c7099463dd7821a572ca4469bdd8416f46c209f7ce219bdc08f145b481cd",
-}
+RECIPES = sorted(path.stem for path in (ROOT / "config" / "recipes").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_younger_key_moves_no_published_recipe(name: str) -> None:
     recipe = load_recipe(ROOT / "config" / "recipes" / f"{name}.yaml")
-    assert recipe_id(recipe) == PUBLISHED[name]
+    expected = published(name)["recipe/bits"]
+    assert recipe_id(recipe) == expected
     assert "skip" not in canonical(recipe.bits)
     optimizer = recipe.bits.optimizer.model_copy(update={"skip_norm_z": 6.0})
     bits = recipe.bits.model_copy(update={"optimizer": optimizer})
     assert '"skip_norm_z":6.0' in canonical(bits)
-    assert recipe_id(recipe.model_copy(update={"bits": bits})) != PUBLISHED[name]
+    assert recipe_id(recipe.model_copy(update={"bits": bits})) != expected
 
 
 def test_scores_agree_with_numpy() -> None:
@@ -186,6 +184,16 @@ def test_the_page_of_a_spike(skipping: dict[str, Path], tmp_path: Path) -> None:
     loss = np.mean([sample["loss"] for sample in looked["samples"]])
     assert loss == pytest.approx(looked["loss"], rel=1e-5)
     assert len(looked["lanes"]) == recipe.bits.batch.lanes
+    # What it would take: from the checkpoint if it lies before both steps, else from the initial weights.
+    each = 6.0 * recipe.bits.model.parameters * 8 * recipe.bits.model.context
+    assert work(recipe, tmp_path, STEPS) == each * (STEPS - WINDOW)
+    assert work(recipe, tmp_path, WINDOW + 1) == each * (WINDOW + 1)
     first = (tmp_path / "spikes.json").read_bytes()
     run("-m", "pipeline.spikes", *flags, "--z", "0.3", "--replays", "1")
     assert (tmp_path / "spikes.json").read_bytes() == first
+    least = min(work(recipe, tmp_path, spike["step"]) for spike in found)
+    for limit, looked_at in ((least, 1), (0.9 * least, 0)):
+        run("-m", "pipeline.spikes", *flags, "--z", "0.3", "--replays", "1", "--most-flops", str(limit))
+        marked = json.loads((tmp_path / "spikes.json").read_text())["spikes"]
+        assert len(marked) == len(found)
+        assert [work(recipe, tmp_path, s["step"]) for s in marked if "parameters" in s] == [least] * looked_at

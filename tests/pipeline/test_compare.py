@@ -1,0 +1,75 @@
+"""pytest tests/pipeline/test_compare.py
+
+What pipeline.compare reads: equal lines of other recipes are no equality, and a file that is not what it should be is an error that names it.
+What it finds when runs part is in tests/evidence/test_sabotage.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from pipeline import chain
+from pipeline.checkpoint import KEY
+from pipeline.comparison import Comparison
+from pipeline.errors import UserError
+from pipeline.sides import Side
+from tests.conftest import ROOT, run
+
+RECIPE = ROOT / "tests" / "recipes" / "tiny.yaml"
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    """A chain of two steps, of no particular recipe."""
+    path, link, made = tmp_path / "chain_000002.tsv", chain.START, []
+    for step in (1, 2):
+        made.append(chain.Line(step, 5.5, 1e-3, 0.7, step).linked(link))
+        link = made[-1].link
+    chain.write(path, made)
+    return path
+
+
+@pytest.mark.parametrize(("key", "other"), [("steps: 6", "steps: 7"), ("", "")], ids=["another key", "one recipe"])
+def test_equal_lines_of_other_recipes_are_not_equal(lines: Path, tmp_path: Path, key: str, other: str) -> None:
+    changed = tmp_path / "tiny.yaml"
+    changed.write_text(RECIPE.read_text().replace(key, other) if key else RECIPE.read_text())
+    found = Comparison(Side("A", lines, RECIPE).read(), Side("B", lines, changed).read())
+    found.run(None)
+    assert found.result.equal == (not key)
+    assert found.result.causes == (["other recipe: bits.steps: 6 and 7"] if key else [])
+    output = run(
+        "-m", "pipeline.compare", str(lines), str(lines), "--recipe-a", str(RECIPE), "--recipe-b", str(changed), code=1 if key else 0
+    )  # fmt: skip
+    assert ("equal:" in output) == (not key)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "expected an object"),
+        ("{}", "not a statement of a run"),
+        (json.dumps({"predicate": {"buildDefinition": {"externalParameters": []}}}), "not a statement of a run"),
+        (json.dumps({"predicate": {"buildDefinition": {"externalParameters": {"recipe": {}}}}}), "provenance.json"),
+    ],
+)
+def test_a_malformed_statement(lines: Path, content: str, said: str) -> None:
+    (lines.parent / "provenance.json").write_text(content)
+    with pytest.raises(UserError, match=said):
+        Side("A", lines.parent).read()
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [({}, "step None"), ({"step": "3"}, "step '3'"), ([], "expected an object"), (None, "neither a checkpoint")],
+)
+def test_a_checkpoint_without_its_metadata(tmp_path: Path, about: object, said: str) -> None:
+    path = tmp_path / "some.safetensors"
+    path.write_bytes(safetensors.torch.save({"w": torch.zeros(1)}, None if about is None else {KEY: json.dumps(about)}))
+    with pytest.raises(UserError, match=said):
+        Side("A", path).read()
