@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -116,7 +117,7 @@ def attention_cases(model: str, width: int, heads: int, tokens: int) -> list[Cas
     q, k, v = (p.reshape(b, t, heads, size).transpose(1, 2).contiguous() for p in qkv.split(width, dim=2))
     leaves = [p.clone().requires_grad_() for p in (q, k, v)]
     gradient = dout.view(b, t, heads, size).transpose(1, 2).contiguous()
-    kept = functional.scaled_dot_product_attention(*leaves, is_causal=True)
+    kept = functional.scaled_dot_product_attention(leaves[0], leaves[1], leaves[2], is_causal=True)
     product = float(b * heads * t * (t + 1) * size)  # 2 operations on half of T x T
     rows, statistics_ = 4.0 * b * t * width, 8.0 * b * heads * t
     ops.attention_forward(out, row_max, row_sum, qkv, heads)
@@ -232,7 +233,7 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
         function()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1e3 / repeats
+    return float(start.elapsed_time(end)) / 1e3 / repeats
 
 
 def measure(case: Case, rounds: int) -> tuple[float, float]:
@@ -251,7 +252,7 @@ def compile_peak(folder: Path) -> ctypes.CDLL:
         raise UserError("the peak is measured with nvcc, which is not installed; install the CUDA toolkit")
     source, library = Path(__file__).parent / "peak.cu", folder / "peak.so"
     major, minor = torch.cuda.get_device_capability()
-    command = [nvcc, "-O3", f"-arch=sm_{major}{minor}", "-shared", "-Xcompiler=-fPIC", source, "-o", library]
+    command = [nvcc, "-O3", f"-arch=sm_{major}{minor}", "-shared", "-Xcompiler=-fPIC", str(source), "-o", str(library)]
     subprocess.run(command, check=True)
     found = ctypes.CDLL(str(library))
     found.peak_launch.restype = ctypes.c_double
@@ -304,7 +305,7 @@ def groups(model: str, tokens: int) -> list[Callable[[], list[Case]]]:
     """What makes the cases of a model, a group at a time, so that its tensors are freed before the next."""
     width, heads, vocabulary = MODELS[model]
     made: list[Callable[[], list[Case]]] = [
-        lambda shape=shape: [matmul_case(model, *shape)] for shape in products(width, vocabulary, tokens)
+        partial(lambda shape: [matmul_case(model, *shape)], shape) for shape in products(width, vocabulary, tokens)
     ]
     return [
         *made,
