@@ -43,7 +43,7 @@ def test_brief_proof_on_the_cpu(tmp_path: Path) -> None:
     assert found.with_suffix(".md").read_text().count("| passed |") == 6
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in FABLES.parent.glob("*.tsv")))
+@pytest.mark.parametrize("name", sorted({path.stem for path in FABLES.parent.glob("*.tsv")} | {"shakespeare_char"}))
 def test_the_published_chains_are_those_of_the_published_digests(tmp_path: Path, name: str) -> None:
     path, recipe = FABLES.with_stem(name), load_recipe(ROOT / "config" / "recipes" / f"{name}.yaml")
     lines = chain.read(path)
