@@ -252,7 +252,16 @@ def compile_peak(folder: Path) -> ctypes.CDLL:
         raise UserError("the peak is measured with nvcc, which is not installed; install the CUDA toolkit")
     source, library = Path(__file__).parent / "peak.cu", folder / "peak.so"
     major, minor = torch.cuda.get_device_capability()
-    command = [nvcc, "-O3", f"-arch=sm_{major}{minor}", "-shared", "-Xcompiler=-fPIC", str(source), "-o", str(library)]
+    command = [
+        str(nvcc),
+        "-O3",
+        f"-arch=sm_{major}{minor}",
+        "-shared",
+        "-Xcompiler=-fPIC",
+        str(source),
+        "-o",
+        str(library),
+    ]
     subprocess.run(command, check=True)
     found = ctypes.CDLL(str(library))
     found.peak_launch.restype = ctypes.c_double
