@@ -1,7 +1,7 @@
 """A recipe: what defines the bits of a run, and which artefacts the run leaves.
 
     python -m pipeline.recipe config/recipes/fables.yaml
-    fables  recipe_id 3f0c…  812,672 parameters, 600 steps of 16 x 128 tokens in 4 lanes
+    fables  recipe_id 1ade…  875,264 parameters, 1000 steps of 16 x 128 tokens in 4 lanes
 
 `bits:` defines every bit of the result; `artifacts:` says which results exist. How a machine runs it (ranks,
 micro-batch, threads, device) is not in this file and may never change a bit. The schema is strict: an unknown

@@ -1,6 +1,6 @@
 """Draw texts from a checkpoint.
 
-    python -m pipeline.sample --recipe config/recipes/fables.yaml --checkpoint results/runs/fables/step_000800.safetensors
+    python -m pipeline.sample --recipe config/recipes/fables.yaml --checkpoint results/runs/fables/step_001000.safetensors
     results/runs/fables/samples.json: 4 samples of 120 tokens
 
 Token number n of draw d of prompt p is decided by uniform number (p * draws + d) * length + n of the stream SAMPLE: a pure

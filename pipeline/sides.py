@@ -136,6 +136,8 @@ class Side:
         ]
         command += ["--run", str(self.folder.resolve()), *flags, "--trace", str(out)]
         command += ["--tokens", str(self.tokens.resolve())] if self.tokens else []
+        start = max((k for k in self.checkpoints if k < step), default=0)
+        print(f"side {self.name}: computing step {step} again, {step - 1 - start} steps on the way", file=sys.stderr)
         env = os.environ | {"PYTHONPATH": str(self.code)} | self.env
         if self.build:
             env["SAMEBITS_BUILD"] = str(self.build.resolve())

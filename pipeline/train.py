@@ -2,8 +2,8 @@
 
     python -m pipeline.train --recipe config/recipes/fables.yaml --steps-to 200 --previous none \\
         --out results/runs/fables/step_000200.safetensors --chain results/runs/fables/chain_000200.tsv
-    step 200/800  loss 0.6132  norm 0.52  lr 2.8e-03  21,000 tokens/s  eta 58 s
-    results/runs/fables/step_000200.safetensors  sha256 1c5e…  chain 77ab…
+    step 200/1000  loss 0.6132  norm 0.52  lr 2.8e-03  21,000 tokens/s  eta 58 s
+    results/runs/fables/step_000200.safetensors  file sha256 1c5e…  link of the last step 77ab…
 
 Kill it at any instant and run it again, on any number of ranks: it goes on from the last rolling checkpoint and ends with the
 same bits. Exit code 2: something to mend, with one message. 3: the loss or a gradient was not finite. 130, 143: interrupted after a checkpoint.
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import chain
 from pipeline.atomic import sha256_of
+from pipeline.code_digest import code_digest
 from pipeline.devices import device_errors
 from pipeline.errors import UserError, exit_on_user_error
 from pipeline.execution import Execution
@@ -38,8 +39,8 @@ NOT_FINITE = 3
 
 
 def state_key(recipe: Recipe, tokens: Path, ops_digest: str) -> str:
-    """What a rolling checkpoint depends on: the bits, the tokens, the arithmetic."""
-    parts = [recipe_id(recipe), sha256_of(tokens / "tokens.json"), ops_digest]
+    """What a rolling checkpoint depends on: the bits, the tokens, the arithmetic, the code around it."""
+    parts = [recipe_id(recipe), sha256_of(tokens / "tokens.json"), ops_digest, code_digest("pipeline.trainer")]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
@@ -162,7 +163,7 @@ class Segment:
             digest = save(self.args.out, state)
             chain.write(self.args.chain, self.lines)
             self.rolling.clear()
-            print(f"{self.args.out}  sha256 {digest[:12]}  chain {trainer.link[:12]}")
+            print(f"{self.args.out}  file sha256 {digest[:12]}  link of the last step {trainer.link[:12]}")
         facts |= {
             "steps": progress.done,
             "resumed_from": self.resumed,

@@ -2,9 +2,9 @@
 
     python -m pipeline.verify --recipe config/recipes/fables.yaml
     stage         artefact                  digest        expected
-    train         step_000800.safetensors   1c5e0a61b2f0  1c5e0a61b2f0  equal
+    train         step_001000.safetensors   aa05f265817f  aa05f265817f  equal
     …
-    fables: all 14 digests equal the published ones
+    fables: all 15 digests equal the published ones
 
 Everything is hashed again from the files. Exit code 0 only if all are equal; a run that nobody has published (your own text)
 is shown as such and is no failure.

@@ -191,7 +191,8 @@ def disturb(run: Run, rng: random.Random, counts: Counter[str], faults: int) -> 
             wait(left, 60)
         if rng.random() < 0.4 and not run.out.exists():
             what = damage(rng, run.state)
-            counts[what] += bool(what)
+            if what:
+                counts[what] += 1
 
 
 def every_damage(run: Run, expected: str, places: tuple[float, ...]) -> dict[str, int]:
