@@ -2,7 +2,7 @@
 be lost.
 
     python -m tests.evidence.faults            writes docs/evidence/faults.json, some ten minutes
-    200 faults in 3 runs: 3 runs with the bits of the undisturbed one
+    200 faults in 10 runs: 10 runs with the bits of the undisturbed one
 
 A run of tests/recipes/tiny.yaml with a rolling checkpoint every step, so that many kills fall into a write, is
 disturbed until it is done: kill -9 of all ranks or of one, SIGTERM, then often a flipped bit or a cut in a file of
@@ -321,7 +321,7 @@ def experiment(faults: int, steps: int, seed: int, folder: Path, tokens: Path) -
 def main() -> None:
     parser = argparse.ArgumentParser(description="Faults at random.")
     parser.add_argument("--faults", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=100, help="of a run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--places", type=float, nargs="+", default=(0.0, 0.3, 0.7, 1.0), help="where each file is damaged"

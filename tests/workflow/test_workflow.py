@@ -147,7 +147,7 @@ def test_edits_rerun_exactly_what_depends(project: Path) -> None:
         assert would_run(project) == EVERYTHING - {"compile"}
     with edited(recipe, "temperature: 1.0", "temperature: 0.5"):
         assert would_run(project) == {"sample", "digest", "verify", "report"}
-    with edited(project / "pipeline" / "report.py", '"#0072b2"', '"#0072b3"'):
+    with edited(project / "pipeline" / "charts.py", '"#0072b2"', '"#0072b3"'):
         assert would_run(project) == {"report"}
     assert would_run(project, "--forcerun", "sample") == {"sample", "digest", "verify", "report"}
     assert would_run(project) == set()
