@@ -21,9 +21,9 @@ from torch import Tensor
 from pipeline.devices import device_of, gpus_apart
 from pipeline.errors import UserError
 
-TIMEOUT = timedelta(
-    seconds=600
-)  # of a collective whose peer lives but does not come: a long checkpoint, a stopped process
+# Of a collective whose peer lives but does not come: a long checkpoint, a stopped process.
+TIMEOUT = timedelta(seconds=600)
+LAUNCHER = "SAMEBITS_LAUNCHER"  # environment of the ranks: the process that started them
 
 
 class Moving(Protocol):
@@ -113,7 +113,7 @@ def stop_with_parent() -> None:
     """Ask Linux for a SIGTERM when the launcher ends, however it ends, so that no worker outlives it."""
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG
     ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM)
-    if os.getppid() == 1:  # it ended before we asked
+    if os.getppid() != int(os.environ.get(LAUNCHER, os.getppid())):  # it ended before we asked
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -124,6 +124,7 @@ def launch(ranks: int, module: str) -> None:
     """
     if ranks == 1 or "RANK" in os.environ:
         return
+    os.environ[LAUNCHER] = str(os.getpid())  # for stop_with_parent; in a container it may well be 1
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TORCHELASTIC_LOG_LEVEL", "CRITICAL")  # the ranks speak for themselves
     from torch.distributed.elastic.multiprocessing.api import SignalException

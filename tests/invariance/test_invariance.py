@@ -88,6 +88,18 @@ def test_ranks(tiny: dict[str, Path], tmp_path: Path, reference: str, ranks: int
         assert result(out) == reference, flags
 
 
+def test_ranks_of_a_launcher_that_is_process_1(tiny: dict[str, Path], tmp_path: Path, reference: str) -> None:
+    """As in a container, where the ranks' parent has number 1 and yet is no init that took over orphans."""
+    apart = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs unshare and the right to make a process namespace")
+    program = [*apart, sys.executable, *command(tiny, tmp_path, "--ranks", "2")]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert result(tmp_path) == reference
+
+
 @pytest.mark.parametrize(
     "env",
     [
