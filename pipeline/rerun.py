@@ -57,7 +57,6 @@ class Rerun:
             self.trainer.restore(load(self.origin), self.origin)
         else:
             self.trainer.initialise()
-            self.trainer.link = chain.START
         self.steps_on_the_way = step - 1 - self.trainer.step
         for _ in range(self.steps_on_the_way):
             self.advance()

@@ -93,7 +93,6 @@ class Segment:
         previous = 0
         if args.previous == "none":
             self.trainer.initialise()
-            self.trainer.link = chain.START
         else:
             path = Path(args.previous)
             self.trainer.restore(load(path), path)

@@ -20,7 +20,7 @@ from torch import Tensor
 from cuda_ops import ops
 from pipeline.batches import Batches
 from pipeline.captured import Captured, CudaGraph
-from pipeline.chain import Line
+from pipeline.chain import START, Line
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.exchange import Exchange
@@ -266,6 +266,8 @@ class Trainer:
     # ------------------------------------------------------------------ state
 
     def initialise(self) -> None:
+        """The state before step 1, with the link that a chain begins from."""
+        self.link = START
         self.model.initialise(self.recipe.bits.seed, self.recipe.bits.init)
 
     def _whole(self, shard: Tensor) -> Tensor:

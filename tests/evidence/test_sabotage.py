@@ -223,7 +223,6 @@ def altered_run(setting: dict[str, Path], out: Path, step: int, after: bool) -> 
     """A run in which the largest weight of a matrix moves by an ulp, in memory, before a step or after its update; its index."""
     trainer = Trainer(load_recipe(setting["recipe"]), Execution(), Ranks(), setting["tokens"])
     trainer.initialise()
-    trainer.link = chain.START
     lines: list[chain.Line] = []
     flipped: list[tuple[int, ...]] = []
 
@@ -278,7 +277,6 @@ def checkpointed_run(setting: dict[str, Path], out: Path, altered: bool) -> Path
     """A run with a checkpoint of every step; altered: of the first one a bit is flipped, and the run resumes from it."""
     trainer = Trainer(load_recipe(setting["recipe"]), Execution(), Ranks(), setting["tokens"])
     trainer.initialise()
-    trainer.link = chain.START
     lines: list[chain.Line] = []
     while trainer.step < STEPS:
         line = trainer.train_step()[0].linked(trainer.link)

@@ -31,7 +31,6 @@ def recorded(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     out = tmp_path_factory.mktemp("recorded")
     trainer = Trainer(load_recipe(tiny["recipe"]), Execution(), Ranks(), tiny["tokens"])
     trainer.initialise()
-    trainer.link = chain.START
     lines = []
     for _ in range(STEPS):
         lines.append(trainer.train_step()[0].linked(trainer.link))
