@@ -23,13 +23,13 @@ import numpy as np
 from benchmarks.step import CONFIGS, recipe_of
 from benchmarks.table import header, write
 from cuda_ops import ops
-from pipeline import chain
-from pipeline.atomic import write_json
-from pipeline.execution import Execution
-from pipeline.ranks import Ranks
-from pipeline.receipt import receipt
-from pipeline.shards import write_shard
-from pipeline.trainer import Trainer
+from pipeline.base import chain
+from pipeline.base.files import write_json
+from pipeline.data.shards import write_shard
+from pipeline.machine.execution import Execution
+from pipeline.machine.ranks import Ranks
+from pipeline.records.receipt import receipt
+from pipeline.training.trainer import Trainer
 
 SEGMENT = 200
 LIMITS = {"fingerprint": 2.0, "chain": 0.5, "receipt": 0.5}  # percent

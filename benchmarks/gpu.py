@@ -30,9 +30,9 @@ import torch.nn.functional as functional
 
 from benchmarks.table import write
 from cuda_ops import ops
+from cuda_ops.errors import UserError, exit_on_user_error
 from cuda_ops.toolkit import find_nvcc
-from pipeline.atomic import write_json
-from pipeline.errors import UserError, exit_on_user_error
+from pipeline.base.files import write_json
 
 # Width, heads and vocabulary (padded) of a model; all else follows.
 MODELS = {"124M": (768, 12, 50304), "1558M": (1600, 25, 50304), "tiny": (64, 4, 256)}

@@ -29,14 +29,14 @@ import torch
 from benchmarks.table import header, write
 from benchmarks.torch_gpt import TorchGpt
 from cuda_ops import ops
-from pipeline.atomic import write_json
-from pipeline.batches import Batches
-from pipeline.captured import EAGER_CALLS
-from pipeline.execution import Execution
-from pipeline.ranks import Ranks
+from pipeline.base.files import write_json
+from pipeline.data.shards import write_shard
+from pipeline.data.windows import Batches
+from pipeline.machine.execution import Execution
+from pipeline.machine.graphs import EAGER_CALLS
+from pipeline.machine.ranks import Ranks
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.shards import write_shard
-from pipeline.trainer import Trainer
+from pipeline.training.trainer import Trainer
 
 # layers, heads, channels, context, sequences, vocabulary, padded vocabulary
 CONFIGS = {

@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 from cuda_ops import ops
-from pipeline.atomic import write_bytes
-from pipeline.receipt import machine
+from pipeline.base.files import write_bytes
+from pipeline.records.receipt import machine
 
 
 def header(threads: int, method: str) -> str:

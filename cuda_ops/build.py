@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from cuda_ops import flags
+from cuda_ops.errors import UserError
 from cuda_ops.toolkit import Toolkit, choose
-from pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "samebits_ops.so"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from cuda_ops import build
-from pipeline.errors import UserError
+from cuda_ops.errors import UserError
 
 
 def build_folder() -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cuda_ops import flags
-from pipeline.errors import UserError
+from cuda_ops.errors import UserError
 
 
 @dataclass(frozen=True)

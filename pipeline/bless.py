@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline import chain
-from pipeline.atomic import write_json
-from pipeline.digests import EXPECTED, entries, published
-from pipeline.errors import exit_on_user_error
-from pipeline.paths import run_dir
+from cuda_ops.errors import exit_on_user_error
+from pipeline.base import chain
+from pipeline.base.files import write_json
 from pipeline.recipe import load_recipe
+from pipeline.recipe.paths import run_dir
+from pipeline.records.digests import EXPECTED, entries, published
 
 
 def main() -> int:

@@ -23,10 +23,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline.atomic import write_bytes
-from pipeline.comparison import Comparison
-from pipeline.errors import UserError, exit_on_user_error
-from pipeline.sides import ROOT, Side
+from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.base.files import write_bytes
+from pipeline.evidence.comparison import Comparison
+from pipeline.evidence.sides import ROOT, Side
 
 
 def flags() -> argparse.ArgumentParser:
@@ -78,7 +78,7 @@ def main() -> int:
     if args.json:
         write_bytes(args.json, (json.dumps(plain(asdict(found.result)), indent=2, sort_keys=True) + "\n").encode())
     if args.html:
-        from pipeline.compare_page import page
+        from pipeline.pages.compare_page import page
 
         write_bytes(args.html, page(found).encode())
         print(f"{args.html}: the same with pictures")

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from cuda_ops import build, flags
-from pipeline.errors import exit_on_user_error
+from cuda_ops.errors import exit_on_user_error
 
 
 def main() -> int:

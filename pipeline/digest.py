@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.atomic import sha256_of, write_bytes, write_json
-from pipeline.digests import entries, run_files
-from pipeline.errors import exit_on_user_error
-from pipeline.paths import run_dir
-from pipeline.provenance import statement
+from cuda_ops.errors import exit_on_user_error
+from pipeline.base.files import sha256_of, write_bytes, write_json
 from pipeline.recipe import load_recipe
+from pipeline.recipe.paths import run_dir
+from pipeline.records.digests import entries, run_files
+from pipeline.records.provenance import statement
 
 
 def main() -> int:

@@ -24,13 +24,13 @@ from urllib.parse import urlparse
 
 import yaml
 
-from pipeline import fables
-from pipeline.atomic import atomic_write, sha256_of, write_json
-from pipeline.documents import documents_of, text_of
-from pipeline.errors import UserError, exit_on_user_error
-from pipeline.paths import data_dir
-from pipeline.philox import Stream
+from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.base.files import atomic_write, sha256_of, write_json
+from pipeline.base.philox import Stream
+from pipeline.data import fables
+from pipeline.data.documents import documents_of, text_of
 from pipeline.recipe import FileSource, GeneratedSource, HuggingFaceSource, UrlSource, load_recipe
+from pipeline.recipe.paths import data_dir
 
 ATTEMPTS = 4
 

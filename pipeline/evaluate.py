@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.atomic import write_json
-from pipeline.devices import device_errors
-from pipeline.errors import UserError, exit_on_user_error
-from pipeline.paths import run_dir, tokens_dir
-from pipeline.receipt import receipt
+from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.base.files import write_json
+from pipeline.data.shards import read_shard
+from pipeline.machine.devices import device_errors
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.shards import read_shard
+from pipeline.recipe.paths import run_dir, tokens_dir
+from pipeline.records.receipt import receipt
 
 if TYPE_CHECKING:
     from pipeline.models.gpt import Gpt
@@ -128,8 +128,8 @@ def choices(model: Gpt, questions: list[dict[str, Any]], batch: int) -> dict[str
 
 def evaluate(recipe: Recipe, checkpoint: Path, tokens_folder: Path, batch: int, device: str = "cpu") -> dict[str, Any]:
     """The content of eval_<n>.json."""
-    from pipeline.checkpoint import load
-    from pipeline.inference import load_model
+    from pipeline.base.checkpoint import load
+    from pipeline.scoring.model import load_model
 
     about = json.loads((tokens_folder / "tokens.json").read_text(encoding="utf-8"))
     tokens = read_shard(tokens_folder / "val_000000.bin", recipe.bits.model.vocab_size)

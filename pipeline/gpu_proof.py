@@ -8,7 +8,7 @@
 
 Parts: build, ops (every op's test natively), unary (2^32 inputs of each elementary function), fables and shakespeare_char (every
 step and digest), ranks (one and two ranks on one GPU, a CPU and a GPU in one job), sanitizer (memcheck and racecheck on a small
-recipe), speed (pipeline/speed_targets.py). A part that fails or outlasts its time is named and the others go on. Exit code 1 if a
+recipe), speed (pipeline/evidence/speed_targets.py). A part that fails or outlasts its time is named and the others go on. Exit code 1 if a
 part failed, a speed target is not met (`--speed report` only lists it) or, on a GPU, a part was skipped; 2 if the device cannot
 be used. `--device cpu --brief` goes the same way where there is no GPU.
 """
@@ -30,7 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, exit_on_user_error
+from cuda_ops.errors import UserError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED = ROOT / "config" / "expected"
@@ -118,8 +118,7 @@ class Proof:
 
     def tokens(self, name: str) -> Path:
         """Corpus and tokens of a recipe, made once; those of `make reproduction` serve, since every step proves them."""
-        from pipeline import paths
-        from pipeline.recipe import load_recipe
+        from pipeline.recipe import load_recipe, paths
 
         made = ROOT / paths.tokens_dir(load_recipe(self.recipe(name)))
         if (made / "tokens.json").exists():
@@ -172,8 +171,8 @@ class Proof:
     def train(self, name: str) -> str:
         """The recipe whole, in its published segments; brief: three steps. All steps and digests are compared."""
         from pipeline import recipe as recipes
-        from pipeline.checkpoint import load
-        from pipeline.digests import checkpoint_digest, published
+        from pipeline.base.checkpoint import load
+        from pipeline.records.digests import checkpoint_digest, published
 
         recipe, want = recipes.load_recipe(self.recipe(name)), published(name)
         if self.brief:
@@ -235,7 +234,7 @@ class Proof:
 
     def speed(self) -> str:
         """Ops at the shapes of GPT-2 124M and 1558M and the step of 124M beside PyTorch's, judged; a CPU has no targets."""
-        from pipeline.speed_targets import judge
+        from pipeline.evidence.speed_targets import judge
 
         rows: dict[str, list[dict[str, Any]]] = {}
         models = ["--models", "tiny", "--tokens", "64", "--rounds", "1"] if self.brief else ["--models", "124M,1558M"]
@@ -306,14 +305,14 @@ def kill_tree(pid: int) -> None:
 
 
 def sha256(path: Path) -> str:
-    from pipeline.atomic import sha256_of
+    from pipeline.base.files import sha256_of
 
     return sha256_of(path)
 
 
 def compare_chains(found: Path, reference: Path) -> str:
     """Every line of a chain from step 1 against the same steps of another; Failed names the first that differs."""
-    from pipeline import chain
+    from pipeline.base import chain
 
     ours, theirs = chain.read(found), {line.step: line for line in chain.read(reference)}
     if not ours:
@@ -372,7 +371,7 @@ def main() -> int:
         if not torch.cuda.is_available():
             raise UserError("--device cuda: torch sees no GPU here; --device cpu --brief goes the same way without one")
     from cuda_ops.build import source_digest
-    from pipeline.proof_page import machine, page
+    from pipeline.pages.proof_page import machine, page
 
     began, here = time.monotonic(), machine(args.device)
     proof.gpu = here.get("gpu", {}).get("name", "")

@@ -13,11 +13,11 @@ import json
 import re
 from pathlib import Path
 
-from pipeline.atomic import sha256_of, write_bytes
-from pipeline.documents import documents_of
-from pipeline.errors import UserError, exit_on_user_error
-from pipeline.paths import RESULTS
+from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.base.files import sha256_of, write_bytes
+from pipeline.data.documents import documents_of
 from pipeline.recipe import Recipe, load_recipe, parse_recipe
+from pipeline.recipe.paths import RESULTS
 
 FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
 

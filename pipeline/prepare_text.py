@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.atomic import sha256_of, write_bytes, write_json
-from pipeline.errors import UserError, exit_on_user_error
-from pipeline.paths import GPT2_BPE, data_dir, tokens_dir, train_shards
+from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.base.files import sha256_of, write_bytes, write_json
+from pipeline.data.shards import write_shard
+from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 from pipeline.recipe import BpeTokenizer as BpeRecipe
 from pipeline.recipe import Recipe, Split, load_recipe
-from pipeline.shards import write_shard
-from pipeline.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
+from pipeline.recipe.paths import GPT2_BPE, data_dir, tokens_dir, train_shards
 
 CHUNK = 256  # documents that a worker encodes at a time
 

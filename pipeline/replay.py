@@ -19,13 +19,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline import chain
-from pipeline.atomic import write_bytes
-from pipeline.checkpoint import KEY
-from pipeline.errors import UserError, exit_on_user_error
-from pipeline.paths import run_dir, tokens_dir
+from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.base import chain
+from pipeline.base.checkpoint import KEY
+from pipeline.base.files import write_bytes
+from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
 from pipeline.recipe import load_recipe
-from pipeline.rerun import Rerun, checkpoints_of, lines_of
+from pipeline.recipe.paths import run_dir, tokens_dir
 
 
 def verdict(again: Rerun, line: chain.Line, known: dict[int, chain.Line]) -> tuple[str, bool]:
@@ -56,7 +56,7 @@ def verdict(again: Rerun, line: chain.Line, known: dict[int, chain.Line]) -> tup
 
 def further(again: Rerun, steps: int, seen: list[Any], elements: int) -> None:
     """Steps after the one in question: a sample of the weights after each, to see a difference grow."""
-    from pipeline.observe import Collector
+    from pipeline.evidence.trace import Collector
 
     for _ in range(min(steps, again.trainer.recipe.bits.steps - again.trainer.step)):
         line = again.advance()
@@ -88,7 +88,7 @@ def main() -> int:
     run = args.run or run_dir(recipe)
     if args.check and args.lane is not None:
         raise UserError("--check needs the whole step: leave --lane out")
-    from pipeline.observe import TRACE_BYTES, Collector, Trace, step_shapes
+    from pipeline.evidence.trace import TRACE_BYTES, Collector, Trace, step_shapes
 
     shapes = step_shapes(recipe, None if args.lane is None else [args.lane])
     if args.list:
@@ -100,7 +100,7 @@ def main() -> int:
         ops.set_threads(args.threads)
     checkpoints = checkpoints_of(run)
     if args.checkpoint:
-        from pipeline.checkpoint import load
+        from pipeline.base.checkpoint import load
 
         checkpoints = {load(args.checkpoint).step: args.checkpoint}
         if min(checkpoints) >= args.step:

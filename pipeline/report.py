@@ -14,16 +14,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pipeline import chain
-from pipeline.atomic import write_bytes
-from pipeline.charts import BLUE, GREEN, GREY, ORANGE, subplots, svg
-from pipeline.digests import EXPECTED, published
-from pipeline.errors import exit_on_user_error
-from pipeline.paths import run_dir, tokens_dir
-from pipeline.receipt import read_receipts
+from cuda_ops.errors import exit_on_user_error
+from pipeline.base import chain
+from pipeline.base.files import write_bytes
+from pipeline.pages.charts import BLUE, GREEN, GREY, ORANGE, subplots, svg
 from pipeline.recipe import Recipe, load_recipe, recipe_id
+from pipeline.recipe.paths import run_dir, tokens_dir
+from pipeline.records.digests import EXPECTED, published
+from pipeline.records.receipt import read_receipts
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
+TEMPLATES = Path(__file__).resolve().parent / "pages" / "templates"
 
 
 def curves(lines: list[chain.Line], evals: list[dict[str, Any]], floor: float, spikes: list[dict[str, Any]]) -> str:

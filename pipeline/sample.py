@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipeline.atomic import write_json
-from pipeline.devices import device_errors
-from pipeline.errors import UserError, exit_on_user_error
-from pipeline.paths import run_dir, tokens_dir
-from pipeline.philox import Stream
-from pipeline.receipt import receipt
+from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.base.files import write_json
+from pipeline.base.philox import Stream
+from pipeline.data.tokenizers import Tokenizer, load_tokenizer
+from pipeline.machine.devices import device_errors
 from pipeline.recipe import Recipe, Samples, load_recipe
-from pipeline.tokenizers import Tokenizer, load_tokenizer
+from pipeline.recipe.paths import run_dir, tokens_dir
+from pipeline.records.receipt import receipt
 
 if TYPE_CHECKING:
     from pipeline.models.gpt import Gpt
@@ -93,8 +93,8 @@ def main() -> int:
     out = args.out or run_dir(recipe) / "samples.json"
     with receipt(out.parent / "receipts" / "sample.json", "sample"), device_errors(f"sampling from {args.checkpoint}"):
         from cuda_ops import ops
-        from pipeline.checkpoint import load
-        from pipeline.inference import load_model
+        from pipeline.base.checkpoint import load
+        from pipeline.scoring.model import load_model
 
         ops.set_threads(args.threads)
         tokenizer = load_tokenizer(args.tokens or tokens_dir(recipe))

@@ -4,7 +4,7 @@
     step 469: norm 1.1820, z 9.3 above the 64 steps before
     results/runs/fables/spikes.json: 7 spikes
 
-Training goes on unchanged: marks are a function of the chain (pipeline/outliers.py), and the chain's bytes are what they were. For
+Training goes on unchanged: marks are a function of the chain (pipeline/training/outliers.py), and the chain's bytes are what they were. For
 the largest --replays of them the step and the one before are computed again from the nearest checkpoint, and the norm of every
 parameter's gradient is compared; --most-flops leaves out those that would take longer. spikes.json is deterministic, but not
 among the published digests: which steps are replayed is a choice.
@@ -17,18 +17,18 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import chain
-from pipeline.atomic import write_json
-from pipeline.errors import exit_on_user_error
-from pipeline.outliers import WINDOW, Outliers
-from pipeline.paths import run_dir, tokens_dir
+from cuda_ops.errors import exit_on_user_error
+from pipeline.base import chain
+from pipeline.base.files import write_json
+from pipeline.data.tokenizers import load_tokenizer
+from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.rerun import Rerun, checkpoints_of, lines_of
-from pipeline.tokenizers import load_tokenizer
+from pipeline.recipe.paths import run_dir, tokens_dir
+from pipeline.training.outliers import WINDOW, Outliers
 
 if TYPE_CHECKING:
-    from pipeline.batches import Batches
-    from pipeline.tokenizers import Tokenizer
+    from pipeline.data.tokenizers import Tokenizer
+    from pipeline.data.windows import Batches
 
 SHOWN_TOKENS = 32  # of each sample; the whole window is step, sample and offset away
 
@@ -128,7 +128,7 @@ def main() -> int:
     lines = [line for _, line in sorted(lines_of(run).items())]
     found = marks(lines, args.z)
     if found:
-        from pipeline.batches import Batches
+        from pipeline.data.windows import Batches
 
         batches, tokenizer = Batches(recipe, tokens), load_tokenizer(tokens)
         for spike in found:

@@ -19,20 +19,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import chain
-from pipeline.atomic import sha256_of
-from pipeline.code_digest import code_digest
-from pipeline.devices import device_errors
-from pipeline.errors import UserError, exit_on_user_error
-from pipeline.execution import Execution
-from pipeline.memory import is_out_of_memory
-from pipeline.paths import RESULTS, tokens_dir
-from pipeline.ranks import Ranks, launch
-from pipeline.receipt import made_by, receipt
+from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.base import chain
+from pipeline.base.files import sha256_of
+from pipeline.machine.devices import device_errors
+from pipeline.machine.execution import Execution
+from pipeline.machine.memory import is_out_of_memory
+from pipeline.machine.ranks import Ranks, launch
 from pipeline.recipe import Recipe, load_recipe, recipe_id
+from pipeline.recipe.paths import RESULTS, tokens_dir
+from pipeline.records.code_digest import code_digest
+from pipeline.records.receipt import made_by, receipt
 
 if TYPE_CHECKING:
-    from pipeline.checkpoint import Checkpoint
+    from pipeline.base.checkpoint import Checkpoint
 
 STOP, SAVE = 1, 2  # signal bits that the ranks share after each step
 NOT_FINITE = 3
@@ -40,7 +40,7 @@ NOT_FINITE = 3
 
 def state_key(recipe: Recipe, tokens: Path, ops_digest: str) -> str:
     """What a rolling checkpoint depends on: the bits, the tokens, the arithmetic, the code around it."""
-    parts = [recipe_id(recipe), sha256_of(tokens / "tokens.json"), ops_digest, code_digest("pipeline.trainer")]
+    parts = [recipe_id(recipe), sha256_of(tokens / "tokens.json"), ops_digest, code_digest("pipeline.training.trainer")]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
@@ -80,8 +80,8 @@ class Segment:
 
     def __init__(self, args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks) -> None:
         from cuda_ops import ops
-        from pipeline.checkpoint import Rolling, load
-        from pipeline.trainer import new_trainer
+        from pipeline.base.checkpoint import Rolling, load
+        from pipeline.training.trainer import new_trainer
 
         ops.set_threads(execution.threads_per_rank)
         tokens = args.tokens or tokens_dir(recipe)
@@ -105,7 +105,7 @@ class Segment:
 
     def _saved(self, step: int) -> tuple[Checkpoint, list[chain.Line]]:
         """A rolling checkpoint and the chain that leads to it; a UserError says which of the two is damaged."""
-        from pipeline.checkpoint import load
+        from pipeline.base.checkpoint import load
 
         state, path = load(self.rolling.path(step)), self.rolling.chain_path(step)
         lines = chain.read(path)
@@ -123,7 +123,7 @@ class Segment:
 
     def save_rolling(self) -> None:
         """A rolling checkpoint: the chain first, so that a sound checkpoint always has one."""
-        from pipeline.checkpoint import save
+        from pipeline.base.checkpoint import save
 
         state = self.trainer.checkpoint()
         if self.ranks.first:
@@ -133,7 +133,7 @@ class Segment:
 
     def run(self, facts: dict[str, Any]) -> int:
         from cuda_ops import ops
-        from pipeline.checkpoint import save
+        from pipeline.base.checkpoint import save
 
         received: list[int] = []
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -192,7 +192,7 @@ def main() -> int:
     ranks = Ranks(execution.device)
     if ranks.size != execution.ranks:
         raise UserError(f"--ranks {execution.ranks}, but torchrun started {ranks.size}")
-    from pipeline.trainer import NotFinite
+    from pipeline.training.trainer import NotFinite
 
     folder = args.receipt or args.out.parent / "receipts" / f"train_{args.steps_to:06d}.json"
     own = folder if ranks.first else folder.with_name(f"{folder.stem}.rank{ranks.rank}.json")

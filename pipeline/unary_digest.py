@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 from cuda_ops import ops
-from pipeline.atomic import write_json
-from pipeline.digests import EXPECTED
-from pipeline.errors import UserError, exit_on_user_error
+from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.base.files import write_json
+from pipeline.records.digests import EXPECTED
 
 PUBLISHED = EXPECTED / "unary.json"
 TURN_END = 0x3F800000  # the bits of 1.0

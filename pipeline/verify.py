@@ -17,11 +17,11 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pipeline.atomic import write_bytes
-from pipeline.digests import EXPECTED, Entry, entries, published
-from pipeline.errors import exit_on_user_error
-from pipeline.paths import run_dir
+from cuda_ops.errors import exit_on_user_error
+from pipeline.base.files import write_bytes
 from pipeline.recipe import load_recipe
+from pipeline.recipe.paths import run_dir
+from pipeline.records.digests import EXPECTED, Entry, entries, published
 
 
 def compare(found: list[Entry], expected: dict[str, str]) -> list[tuple[str, str, str, str, str]]:

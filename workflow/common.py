@@ -23,9 +23,9 @@ class Run:
     """The recipe of this invocation and where its results lie."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        from pipeline import own_text, paths
-        from pipeline.errors import UserError
-        from pipeline.recipe import load_recipe
+        from cuda_ops.errors import UserError
+        from pipeline import own_text
+        from pipeline.recipe import load_recipe, paths
 
         try:
             named = ROOT / "config" / "recipes" / f"{config['recipe']}.yaml"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from cuda_ops import flags, library
+from cuda_ops.errors import UserError
 from cuda_ops.ops._registry import compiled
 from cuda_ops.toolkit import arch_for
-from pipeline.errors import UserError
 
 
 def device_archs() -> list[str]:

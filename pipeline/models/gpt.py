@@ -20,14 +20,14 @@ from torch import Tensor
 
 from cuda_ops import ops
 from pipeline import recipe
-from pipeline.memory import Memory
-from pipeline.philox import Stream
+from pipeline.base.philox import Stream
+from pipeline.machine.memory import Memory
 
 # The lm head walks the tokens in pieces: logits of about this many bytes, but of enough rows for an efficient product.
 # Every sum over tokens is a chain that the next piece continues, so the size cannot change a bit.
 LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, 128
 
-# Is shown each tensor of a training step as it is computed; pipeline/observe.py names them.
+# Is shown each tensor of a training step as it is computed; pipeline/evidence/trace.py names them.
 Observer = Callable[[str, Tensor], None]
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cuda_ops import ops
-from pipeline.lanes import LaneCounter, tree_over_rows
+from pipeline.training.lanes import LaneCounter, tree_over_rows
 from tests.evidence import trees
 from tests.evidence.common import save
 from tests.evidence.trees import Tree

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.atomic import write_json
+from pipeline.base.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EVIDENCE = ROOT / "docs" / "evidence"

@@ -29,8 +29,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import chain, train
-from pipeline.checkpoint import load, tensor_digest
+from pipeline import train
+from pipeline.base import chain
+from pipeline.base.checkpoint import load, tensor_digest
 from tests.evidence.common import EVIDENCE, ROOT, TINY, prepared, save
 
 DAMAGE = ("flip", "cut")

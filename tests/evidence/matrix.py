@@ -19,11 +19,11 @@ import tempfile
 from pathlib import Path
 
 from cuda_ops import flags
-from pipeline.batches import Batches
-from pipeline.execution import Execution
-from pipeline.ranks import Ranks
+from pipeline.data.windows import Batches
+from pipeline.machine.execution import Execution
+from pipeline.machine.ranks import Ranks
 from pipeline.recipe import load_recipe
-from pipeline.trainer import Trainer
+from pipeline.training.trainer import Trainer
 from tests.evidence.common import ROOT, prepared, save
 
 RECIPE = ROOT / "tests" / "recipes" / "odd.yaml"

@@ -1,5 +1,5 @@
 // A whole training run of a tiny GPT without torch or Python: the kernels, called in the order of
-// pipeline/models/gpt.py and pipeline/trainer.py. test_matrix.py builds it for each compiler, level and architecture;
+// pipeline/models/gpt.py and pipeline/training/trainer.py. test_matrix.py builds it for each compiler, level and architecture;
 // every build must print the lines that the trainer writes to chain.tsv for the same recipe: step, loss, lr, norm (bits
 // in hex) and fingerprint.
 //

@@ -30,11 +30,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.torch_gpt import TorchGpt
 from cuda_ops import ops
-from pipeline.batches import Batches
-from pipeline.execution import Execution
-from pipeline.ranks import Ranks
+from pipeline.data.windows import Batches
+from pipeline.machine.execution import Execution
+from pipeline.machine.ranks import Ranks
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.trainer import Trainer
+from pipeline.training.trainer import Trainer
 from tests.evidence.common import ROOT, TINY, prepared, save
 
 THREADS, MICRO_BATCHES, WORLDS = (1, 2, 3), (1, 2, 4, 8), (1, 2, 4)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.atomic import write_bytes
-from pipeline.errors import UserError
+from cuda_ops.errors import UserError
+from pipeline.base.files import write_bytes
 from tests.conftest import run
 
 

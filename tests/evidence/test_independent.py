@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.execution import Execution
-from pipeline.ranks import Ranks
+from pipeline.machine.execution import Execution
+from pipeline.machine.ranks import Ranks
 from pipeline.recipe import load_recipe
-from pipeline.trainer import Trainer
+from pipeline.training.trainer import Trainer
 from tests.bits import assert_bits_equal
 from tests.conftest import ROOT
 from tests.evidence import independent

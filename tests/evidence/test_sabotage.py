@@ -21,14 +21,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline import chain
-from pipeline.checkpoint import load, save
-from pipeline.comparison import Comparison, Result
-from pipeline.execution import Execution
-from pipeline.ranks import Ranks
+from pipeline.base import chain
+from pipeline.base.checkpoint import load, save
+from pipeline.evidence.comparison import Comparison, Result
+from pipeline.evidence.sides import Side
+from pipeline.machine.execution import Execution
+from pipeline.machine.ranks import Ranks
 from pipeline.recipe import load_recipe
-from pipeline.sides import Side
-from pipeline.trainer import Trainer
+from pipeline.training.trainer import Trainer
 from tests.conftest import ROOT, run
 from tests.evidence.variants import LEVEL, Variant
 
@@ -59,17 +59,17 @@ UNGUARDED = (
 )
 CONTROLS = [
     Control(
-        Variant("two lanes swapped", [("pipeline/trainer.py", "for i in range(final + (self.exchange is None)):", "for i in [2, 1, 0, 3]:")]),
+        Variant("two lanes swapped", [("pipeline/training/trainer.py", "for i in range(final + (self.exchange is None)):", "for i in [2, 1, 0, 3]:")]),
         1, "gradient/", "other code of the trainer",
     ),
     Control(
         Variant(
-            "left fold", [("pipeline/lanes.py", "while self._waiting and self._waiting[-1][0] == level:", "while self._waiting:")]
+            "left fold", [("pipeline/training/lanes.py", "while self._waiting and self._waiting[-1][0] == level:", "while self._waiting:")]
         ),
         1, "gradient/", "other code of the trainer",
     ),
     Control(
-        Variant("counter of the order off by one", [("pipeline/batches.py", "words(2 * epoch", "words(1 + 2 * epoch")]),
+        Variant("counter of the order off by one", [("pipeline/data/windows.py", "words(2 * epoch", "words(1 + 2 * epoch")]),
         1, "lane.0/tokens", "other data",
     ),
     Control(
@@ -83,9 +83,9 @@ CONTROLS = [
         Variant(
             "a micro-batch that does not continue the chain",
             [
-                ("pipeline/trainer.py", "            losses = model.accumulate(\n",
+                ("pipeline/training/trainer.py", "            losses = model.accumulate(\n",
                  "            own = model.new_flat()\n            losses = model.accumulate(\n"),
-                ("pipeline/trainer.py", "slots[part], grads, self.loss_scale, done if last else None\n            )\n",
+                ("pipeline/training/trainer.py", "slots[part], grads, self.loss_scale, done if last else None\n            )\n",
                  "slots[part], own, self.loss_scale, done if last else None\n            )\n"
                  "            ops.residual_forward(grads, grads, own)\n"),
             ],

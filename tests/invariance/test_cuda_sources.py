@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import chain
-from pipeline.checkpoint import load, tensor_digest
+from pipeline.base import chain
+from pipeline.base.checkpoint import load, tensor_digest
 from tests.conftest import ROOT, run
 
 STEPS = 10

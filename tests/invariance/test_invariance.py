@@ -20,12 +20,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import chain
-from pipeline.checkpoint import load, tensor_digest
-from pipeline.execution import Execution
-from pipeline.ranks import Ranks
+from pipeline.base import chain
+from pipeline.base.checkpoint import load, tensor_digest
+from pipeline.machine.execution import Execution
+from pipeline.machine.ranks import Ranks
 from pipeline.recipe import load_recipe
-from pipeline.trainer import NotFinite, Trainer
+from pipeline.training.trainer import NotFinite, Trainer
 from tests.conftest import ROOT, run
 
 STEPS = 6
@@ -212,7 +212,7 @@ def test_a_polite_stop_saves_and_goes_on(
     tiny: dict[str, Path], tmp_path: Path, reference: str, number: signal.Signals
 ) -> None:
     slow = (
-        "import sys, time\nfrom pipeline import train\nfrom pipeline.trainer import Trainer\nstep = Trainer.train_step\n"
+        "import sys, time\nfrom pipeline import train\nfrom pipeline.training.trainer import Trainer\nstep = Trainer.train_step\n"
         "def slowly(self, signal=0):\n  print('step', flush=True); time.sleep(0.5)\n  return step(self, signal)\n"
         "Trainer.train_step = slowly\n"
         f"sys.argv[1:] = {command(tiny, tmp_path)[2:]!r}\nsys.exit(train.main())\n"
@@ -300,7 +300,7 @@ def test_controls_fire(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -
     assert in_process(tiny, Execution(), sabotage=swapped_lanes) != good
     with monkeypatch.context() as patch:
         from cuda_ops import ops
-        from pipeline.lanes import LaneCounter
+        from pipeline.training.lanes import LaneCounter
 
         def left_fold(self: LaneCounter, gradient: torch.Tensor) -> None:
             if self._waiting:

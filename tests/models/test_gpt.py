@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.torch_gpt import TorchGpt
 from cuda_ops import ops
-from pipeline.execution import Execution
+from pipeline.machine.execution import Execution
+from pipeline.machine.ranks import Ranks
 from pipeline.models.gpt import Gpt, embedding_slots
-from pipeline.ranks import Ranks
 from pipeline.recipe import Gpt as Config
 from pipeline.recipe import Init, load_recipe
-from pipeline.trainer import Trainer
+from pipeline.training.trainer import Trainer
 from tests.bits import assert_bits_equal
 
 
@@ -144,10 +144,10 @@ NO_ATEN = """
 import sys, torch
 from pathlib import Path
 from torch.utils._python_dispatch import TorchDispatchMode
-from pipeline.execution import Execution
-from pipeline.ranks import Ranks
+from pipeline.machine.execution import Execution
+from pipeline.machine.ranks import Ranks
 from pipeline.recipe import load_recipe
-from pipeline.trainer import Trainer
+from pipeline.training.trainer import Trainer
 MOVES = {'detach', 'view', 'slice', 'select', 'unbind', 'empty', 'zeros', 'zero_', 'copy_', 'clone', 'fill_', 'as_strided',
          'alias', '_local_scalar_dense', 'item', 'unsqueeze', '_unsafe_view', 'reshape', 'expand', 'lift_fresh', 'clone', '_to_copy',
          'empty_strided', 'stack', 'new_empty', 't', 'split', 'contiguous'}

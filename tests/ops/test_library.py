@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cuda_ops import build, ops
-from pipeline.errors import UserError
+from cuda_ops.errors import UserError
 from tests.conftest import ROOT, run
 
 f, i32 = torch.randn, torch.int32
@@ -123,7 +123,7 @@ def test_a_stale_library_is_refused(tmp_path: Path) -> None:
     for folder in ("cuda_ops", "pipeline"):
         shutil.copytree(ROOT / folder, copy / folder)
     gelu = copy / "cuda_ops" / "numerics" / "scalar.h"
-    script = "from cuda_ops import library\nfrom pipeline.errors import UserError\ntry:\n  library.load()\n"
+    script = "from cuda_ops import library\nfrom cuda_ops.errors import UserError\ntry:\n  library.load()\n"
     script += "except UserError as e:\n  print('refused:', e)\n"
     env = {"SAMEBITS_BUILD": str(tmp_path), "PYTHONPATH": str(copy)}
     gelu.write_text(gelu.read_text() + "\n// a comment\n")

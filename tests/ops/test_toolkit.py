@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cuda_ops import flags, ops, toolkit
-from pipeline.errors import UserError
+from cuda_ops.errors import UserError
 
 CUDA_TORCH = torch.version.cuda is not None
 

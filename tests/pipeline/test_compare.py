@@ -13,11 +13,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline import chain
-from pipeline.checkpoint import KEY
-from pipeline.comparison import Comparison
-from pipeline.errors import UserError
-from pipeline.sides import Side
+from cuda_ops.errors import UserError
+from pipeline.base import chain
+from pipeline.base.checkpoint import KEY
+from pipeline.evidence.comparison import Comparison
+from pipeline.evidence.sides import Side
 from tests.conftest import ROOT, run
 
 RECIPE = ROOT / "tests" / "recipes" / "tiny.yaml"

@@ -20,16 +20,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import fables
-from pipeline.atomic import sha256_of
-from pipeline.batches import Batches
-from pipeline.documents import documents_of
+from cuda_ops.errors import UserError
+from pipeline.base.files import sha256_of
+from pipeline.base.philox import Philox, Stream, philox4x32
+from pipeline.data import fables
+from pipeline.data.documents import documents_of
+from pipeline.data.shards import read_shard, write_shard
+from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer
+from pipeline.data.windows import Batches
 from pipeline.download import fetch, hugging_face
-from pipeline.errors import UserError
-from pipeline.philox import Philox, Stream, philox4x32
 from pipeline.recipe import HuggingFaceSource, load_recipe
-from pipeline.shards import read_shard, write_shard
-from pipeline.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer
 from tests.conftest import run
 
 NASTY = "naïve Straße\r\n\t \u0130\u0131 e\u0301 日本語 🙂👩‍👩‍👧 don't  1234,5 __x__\x00 <|endoftext|> end "

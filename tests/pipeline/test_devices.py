@@ -22,14 +22,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline import chain
-from pipeline.captured import Captured
-from pipeline.devices import device_of
-from pipeline.errors import UserError
-from pipeline.execution import CUDA_HEAD_SIZE, Execution
-from pipeline.ranks import Ranks
+from cuda_ops.errors import UserError
+from pipeline.base import chain
+from pipeline.machine.devices import device_of
+from pipeline.machine.execution import CUDA_HEAD_SIZE, Execution
+from pipeline.machine.graphs import Captured
+from pipeline.machine.ranks import Ranks
 from pipeline.recipe import load_recipe
-from pipeline.trainer import Trainer, bytes_needed
+from pipeline.training.trainer import Trainer, bytes_needed
 from tests.conftest import ROOT, run
 from tests.invariance.test_invariance import command, in_process
 
@@ -105,11 +105,12 @@ RANK = """
 import sys, torch
 from pathlib import Path
 from cuda_ops import ops
-from pipeline import chain, exchange
-from pipeline.execution import Execution
-from pipeline.ranks import Ranks
+from pipeline.base import chain
+from pipeline.training import exchange
+from pipeline.machine.execution import Execution
+from pipeline.machine.ranks import Ranks
 from pipeline.recipe import load_recipe
-from pipeline.trainer import Trainer
+from pipeline.training.trainer import Trainer
 exchange.RANGE = int(sys.argv[3])
 started = []
 start = exchange.Exchange.start
@@ -221,11 +222,11 @@ def test_a_gpu_or_library_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyP
 SMALL = """
 import re, resource, sys
 from pathlib import Path
-import pipeline.trainer, pipeline.checkpoint
+import pipeline.training.trainer, pipeline.base.checkpoint
 from pipeline import train
 size = int(re.search(r'VmSize:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (size + 80 * 2**20, -1))
-from pipeline.errors import exit_on_user_error
+from cuda_ops.errors import exit_on_user_error
 exit_on_user_error(train.main)
 """
 
@@ -252,14 +253,15 @@ def test_the_count_of_bytes_is_what_is_allocated(tiny: dict[str, Path]) -> None:
 
 STOPS = """
 import torch
-from pipeline import train, trainer
+from pipeline import train
+from pipeline.training import trainer
 step = trainer.Trainer.train_step
 def stops(self, signal=0):
     if self.step == 2:
         raise ERROR
     return step(self, signal)
 trainer.Trainer.train_step = stops
-from pipeline.errors import exit_on_user_error
+from cuda_ops.errors import exit_on_user_error
 exit_on_user_error(train.main)
 """
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import chain, unary_digest
-from pipeline.digests import EXPECTED, published
+from pipeline import unary_digest
+from pipeline.base import chain
+from pipeline.evidence.speed_targets import judge
 from pipeline.gpu_proof import NEEDED, Failed, Proof, compare_chains, exit_code, first_difference, sha256
-from pipeline.proof_page import page
+from pipeline.pages.proof_page import page
 from pipeline.recipe import load_recipe
-from pipeline.speed_targets import judge
+from pipeline.records.digests import EXPECTED, published
 from tests.conftest import ROOT, run
 from tests.pipeline.test_devices import alive
 

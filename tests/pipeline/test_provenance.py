@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.atomic import sha256_of, write_json
-from pipeline.digests import checkpoint_digest, run_files
-from pipeline.provenance import statement
+from pipeline.base.files import sha256_of, write_json
 from pipeline.recipe import load_recipe, parse_recipe, recipe_id
+from pipeline.records.digests import checkpoint_digest, run_files
+from pipeline.records.provenance import statement
 from tests.conftest import ROOT, run
 
 VERIFIER = ROOT / "docs" / "verify_standalone.py"

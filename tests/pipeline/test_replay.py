@@ -11,14 +11,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline import chain
-from pipeline.checkpoint import save
-from pipeline.execution import Execution
-from pipeline.observe import Collector, Trace, step_shapes
-from pipeline.ranks import Ranks
+from pipeline.base import chain
+from pipeline.base.checkpoint import save
+from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
+from pipeline.evidence.trace import Collector, Trace, step_shapes
+from pipeline.machine.execution import Execution
+from pipeline.machine.ranks import Ranks
 from pipeline.recipe import load_recipe
-from pipeline.rerun import Rerun, checkpoints_of, lines_of
-from pipeline.trainer import Trainer
+from pipeline.training.trainer import Trainer
 from tests.bits import assert_bits_equal
 from tests.conftest import run
 
@@ -111,8 +111,8 @@ def test_the_command(tiny: dict[str, Path], recorded: Path, tmp_path: Path) -> N
 def test_mistakes_are_named(tiny: dict[str, Path], recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
+    from cuda_ops.errors import UserError
     from pipeline import replay
-    from pipeline.errors import UserError
 
     base = ["replay", "--recipe", str(tiny["recipe"]), "--tokens", str(tiny["tokens"]), "--run", str(recorded)]
     for flags, message in (

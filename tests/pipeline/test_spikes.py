@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import chain
-from pipeline.checkpoint import load, save, tensor_digest
-from pipeline.digests import published
-from pipeline.errors import UserError
-from pipeline.execution import Execution
-from pipeline.outliers import IN_A_ROW, WINDOW, Outliers
-from pipeline.ranks import Ranks
+from cuda_ops.errors import UserError
+from pipeline.base import chain
+from pipeline.base.checkpoint import load, save, tensor_digest
+from pipeline.machine.execution import Execution
+from pipeline.machine.ranks import Ranks
 from pipeline.recipe import canonical, load_recipe, recipe_id
+from pipeline.records.digests import published
 from pipeline.spikes import marks, work
-from pipeline.trainer import Trainer
+from pipeline.training.outliers import IN_A_ROW, WINDOW, Outliers
+from pipeline.training.trainer import Trainer
 from tests.conftest import ROOT, run
 
 RECIPES = sorted(path.stem for path in (ROOT / "config" / "recipes").glob("*.yaml"))

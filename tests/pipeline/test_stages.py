@@ -19,17 +19,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import chain
-from pipeline.atomic import atomic_write
-from pipeline.checkpoint import Checkpoint, load, save
-from pipeline.errors import UserError
+from cuda_ops.errors import UserError
+from pipeline.base import chain
+from pipeline.base.checkpoint import Checkpoint, load, save
+from pipeline.base.files import atomic_write
 from pipeline.evaluate import choices, windows
-from pipeline.execution import Execution
-from pipeline.inference import load_model
-from pipeline.lanes import LaneCounter, lanes_of, tree_over_rows
+from pipeline.machine.execution import Execution
 from pipeline.recipe import Schedule, load_recipe, parse_recipe, recipe_id
 from pipeline.sample import draw
-from pipeline.schedule import bias_correction, cos_pi, learning_rate
+from pipeline.scoring.model import load_model
+from pipeline.training.lanes import LaneCounter, lanes_of, tree_over_rows
+from pipeline.training.schedule import bias_correction, cos_pi, learning_rate
 from tests.bits import assert_bits_equal
 from tests.conftest import ROOT, run
 
@@ -94,8 +94,8 @@ def test_a_full_disk_keeps_the_earlier_file(tmp_path: Path) -> None:
     path = tmp_path / "kept.bin"
     path.write_bytes(b"earlier")
     code = (
-        "import resource, signal\nfrom pathlib import Path\nfrom pipeline.atomic import write_bytes\n"
-        "from pipeline.errors import exit_on_user_error\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import resource, signal\nfrom pathlib import Path\nfrom pipeline.base.files import write_bytes\n"
+        "from cuda_ops.errors import exit_on_user_error\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
         f"exit_on_user_error(lambda: write_bytes(Path({str(path)!r}), bytes(1 << 20)))\n"
     )

@@ -195,8 +195,8 @@ def _bad(project: Path, old: str, new: str) -> str:
 
 def test_a_text_of_ones_own(project: Path) -> None:
     """The recipe over another text: its own name, nothing published, and no failure."""
-    from pipeline.fables import Teller
-    from pipeline.philox import Stream
+    from pipeline.base.philox import Stream
+    from pipeline.data.fables import Teller
 
     teller = Teller(99, Stream.CORPUS)
     (project / "My Own.txt").write_text("".join(teller.story(i).text for i in range(150)))

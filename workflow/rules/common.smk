@@ -16,7 +16,7 @@ validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.json"))
 RUN = Run(config)
 
 from cuda_ops.build import source_digest
-from pipeline.code_digest import code_digest
+from pipeline.records.code_digest import code_digest
 from pipeline.recipe import digest_of, recipe_id
 
 BITS = RUN.recipe.bits

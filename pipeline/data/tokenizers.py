@@ -1,0 +1,227 @@
+"""Text to tokens and back: characters, a byte-level BPE of our own, and GPT-2's.
+
+Each is fully described by a JSON value (tokenizer.json), so that what a shard was made with can be read again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from cuda_ops.errors import UserError
+from pipeline.base.files import sha256_of
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer(Protocol):
+    """separator: the token that starts every document, or None."""
+
+    vocab_size: int
+    separator: int | None
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Iterable[int]) -> str: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
+class CharTokenizer:
+    """One token per Unicode code point of the corpus, numbered in code point order."""
+
+    separator: int | None = None
+
+    def __init__(self, characters: str) -> None:
+        self.characters = characters
+        self.vocab_size = len(characters)
+        self._ids = {character: i for i, character in enumerate(characters)}
+
+    @classmethod
+    def train(cls, texts: Iterable[str]) -> CharTokenizer:
+        return cls("".join(sorted(set().union(*texts))))
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return [self._ids[character] for character in text]
+        except KeyError as error:
+            raise UserError(
+                f"character {error.args[0]!r} is not in the corpus; it knows {self.vocab_size}: {self.characters!r}"
+            ) from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return "".join(self.characters[i] for i in ids)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "char", "characters": self.characters}
+
+
+# Words with their leading space, numbers, punctuation, white space; bytes beyond ASCII count as letters.
+WORDS = re.compile(rb" ?[A-Za-z\x80-\xff]+| ?[0-9]+| ?[^\sA-Za-z0-9\x80-\xff]+|\s+")
+
+
+class BpeTokenizer:
+    """Byte-level BPE (Sennrich, Haddow and Birch 2016, algorithm 1, over bytes).
+
+    Tokens 0..255 are the bytes, 256 is <|endoftext|>, then the merges in the order they were learnt.
+    """
+
+    separator: int | None = 256
+
+    def __init__(self, merges: list[tuple[int, int]]) -> None:
+        self.merges = merges
+        self.vocab_size = 257 + len(merges)
+        self._ranks = {pair: 257 + i for i, pair in enumerate(merges)}
+        self._bytes = [bytes([i]) for i in range(256)] + [b""]
+        for left, right in merges:
+            self._bytes.append(self._bytes[left] + self._bytes[right])
+        self._cache: dict[bytes, list[int]] = {}
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
+        """Merge the most frequent pair until vocab_size; of equally frequent ones the first by bytes."""
+        counts = Counter(word for text in texts for word in WORDS.findall(text.encode()))
+        words = [list(word) for word in sorted(counts)]
+        weights = [counts[word] for word in sorted(counts)]
+        strings = [bytes([i]) for i in range(256)] + [b""]
+        pairs: Counter[tuple[int, int]] = Counter()
+        where: dict[tuple[int, int], set[int]] = defaultdict(set)
+        for i, word in enumerate(words):
+            for pair in itertools.pairwise(word):
+                pairs[pair] += weights[i]
+                where[pair].add(i)
+        merges: list[tuple[int, int]] = []
+        while len(merges) < vocab_size - 257:
+            if not pairs:
+                raise UserError(
+                    f"the text gives only {257 + len(merges)} tokens; vocab_size {vocab_size} is too large for it"
+                )
+            most = max(pairs.values())
+            best = min((p for p, n in pairs.items() if n == most), key=lambda p: (strings[p[0]], strings[p[1]], p))
+            token = 257 + len(merges)
+            merges.append(best)
+            strings.append(strings[best[0]] + strings[best[1]])
+            for i in sorted(where.pop(best)):
+                word = words[i]
+                for pair in itertools.pairwise(word):
+                    pairs[pair] -= weights[i]
+                    if pairs[pair] == 0:
+                        del pairs[pair]
+                merged = _merge(word, best, token)
+                words[i] = merged
+                for pair in itertools.pairwise(merged):
+                    pairs[pair] += weights[i]
+                    where[pair].add(i)
+        return cls(merges)
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for word in WORDS.findall(text.encode()):
+            known = self._cache.get(word)
+            if known is None:
+                known = self._cache[word] = self._encode_word(word)
+            ids += known
+        return ids
+
+    def _encode_word(self, word: bytes) -> list[int]:
+        ids = list(word)
+        while len(ids) > 1:
+            rank, pair = min((self._ranks.get(pair, self.vocab_size), pair) for pair in itertools.pairwise(ids))
+            if rank == self.vocab_size:
+                break
+            ids = _merge(ids, pair, rank)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        ids = list(ids)
+        pieces = [END_OF_TEXT.encode() if i == self.separator else self._bytes[i] for i in ids]
+        return b"".join(pieces).decode(errors="replace")
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "bpe", "merges": [list(pair) for pair in self.merges]}
+
+
+def _merge(ids: list[int], pair: tuple[int, int], token: int) -> list[int]:
+    """ids with each non-overlapping `pair`, from the left, replaced by `token`."""
+    out, i = [], 0
+    while i < len(ids):
+        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
+            out.append(token)
+            i += 2
+        else:
+            out.append(ids[i])
+            i += 1
+    return out
+
+
+# GPT-2's splitting pattern, in the possessive form that tiktoken uses.
+GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+
+class Gpt2Tokenizer:
+    """GPT-2's encoding by tiktoken, over vocabulary files that the caller has verified."""
+
+    separator: int | None = 50256
+    vocab_size = 50257
+
+    def __init__(self, folder: Path) -> None:
+        import tiktoken
+
+        self.files = {name: sha256_of(folder / name) for name in ("encoder.json", "vocab.bpe")}
+        self._encoding = tiktoken.Encoding(
+            "gpt2",
+            pat_str=GPT2_PATTERN,
+            mergeable_ranks=_gpt2_ranks(folder),
+            special_tokens={END_OF_TEXT: 50256},
+            explicit_n_vocab=50257,
+        )
+
+    def encode(self, text: str) -> list[int]:
+        return self._encoding.encode_ordinary(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._encoding.decode(list(ids))
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "gpt2", "files": self.files}
+
+
+def _gpt2_ranks(folder: Path) -> dict[bytes, int]:
+    """Byte strings to ranks. The 2019 files write each byte as a printable character: 33-126, 161-172 and 174-255 stand
+    for themselves, the other 68 bytes in order for code points 256 and up."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    byte_of = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    ranks = {
+        bytes(byte_of[character] for character in word): rank
+        for word, rank in vocabulary.items()
+        if word != END_OF_TEXT
+    }
+    merges = (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
+    for i, line in enumerate(merges):
+        word = "".join(line.split())
+        if vocabulary[word] != 256 + i:
+            raise UserError(f"{folder}: vocab.bpe and encoder.json disagree on {word!r}")
+    return ranks
+
+
+def load_tokenizer(tokens_dir: Path, gpt2_folder: Path | None = None) -> Tokenizer:
+    """The tokenizer that the shards in tokens_dir were made with."""
+    path = tokens_dir / "tokenizer.json"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; run python -m pipeline.prepare_text")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["kind"] == "char":
+        return CharTokenizer(content["characters"])
+    if content["kind"] == "bpe":
+        return BpeTokenizer([(left, right) for left, right in content["merges"]])
+    from pipeline.recipe.paths import GPT2_BPE
+
+    tokenizer = Gpt2Tokenizer(gpt2_folder or GPT2_BPE)
+    if tokenizer.files != content["files"]:
+        raise UserError(f"{path}: made with other vocabulary files than those in {gpt2_folder or GPT2_BPE}")
+    return tokenizer

@@ -1,0 +1,107 @@
+"""One step of a run again, from the nearest checkpoint before it: what replay, compare and the page of spikes rest on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cuda_ops.errors import UserError
+from pipeline.base import chain
+from pipeline.recipe import Recipe, recipe_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.gpt import Observer
+    from pipeline.training.trainer import Trainer
+
+
+def checkpoints_of(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a run folder or a folder of rolling ones, by step."""
+    found = ((re.fullmatch(r"step_(\d+)\.safetensors", path.name), path) for path in folder.glob("step_*.safetensors"))
+    return {int(match[1]): path for match, path in sorted(found, key=lambda item: item[1].name) if match}
+
+
+def lines_of(folder: Path) -> dict[int, chain.Line]:
+    """The chain of a folder by step: chain_<step>.tsv one after another; rolling ones overlap."""
+    return {line.step: line for path in sorted(folder.glob("chain_*.tsv")) for line in chain.read(path)}
+
+
+class Rerun:
+    """A trainer that stands just before a step.
+
+    known: the recorded chain, if there is one; the steps on the way are held against it. steps_on_the_way: how many it took.
+    """
+
+    def __init__(
+        self, recipe: Recipe, tokens: Path, step: int, checkpoints: dict[int, Path], *,
+        micro_batch: int = 4, known: dict[int, chain.Line] | None = None,
+    ) -> None:  # fmt: skip
+        from pipeline.base.checkpoint import load
+        from pipeline.machine.execution import Execution
+        from pipeline.machine.ranks import Ranks
+        from pipeline.training.trainer import Trainer
+
+        if not 1 <= step <= recipe.bits.steps:
+            raise UserError(f"--step {step}: expected 1 to {recipe.bits.steps}")
+        self.trainer: Trainer = Trainer(recipe, Execution(micro_batch=micro_batch), Ranks(), tokens)
+        self.known = known or {}
+        self.origin: Path | None = None
+        self.parted: tuple[chain.Line, chain.Line] | None = (
+            None  # the first step on the way that is not the recorded one
+        )
+        before = [k for k in checkpoints if k < step]
+        if before:
+            self.origin = checkpoints[max(before)]
+            self.trainer.restore(load(self.origin), self.origin)
+        else:
+            self.trainer.initialise()
+        self.steps_on_the_way = step - 1 - self.trainer.step
+        for _ in range(self.steps_on_the_way):
+            self.advance()
+
+    def advance(self, observe: Observer | None = None) -> chain.Line:
+        """The next step, linked; an observer sees its tensors, and the state before it."""
+        trainer = self.trainer
+        if observe:
+            self._see_state(observe)
+        trainer.observe = observe
+        line, _ = trainer.train_step()
+        trainer.observe = None
+        line = line.linked(trainer.link)
+        trainer.link = line.link
+        recorded = self.known.get(line.step)
+        if recorded and self.parted is None and recorded.content() != line.content():
+            self.parted = (line, recorded)
+        return line
+
+    def lane(self, lane: int, observe: Observer) -> float:
+        """One lane of the next step; returns the sum of its losses. The state does not move."""
+        lanes = self.trainer.recipe.bits.batch.lanes
+        if not 0 <= lane < lanes:
+            raise UserError(f"--lane {lane}: the recipe has lanes 0 to {lanes - 1}")
+        self._see_state(observe)
+        self.trainer.observe = observe
+        total = self.trainer.one_lane(lane)
+        self.trainer.observe = None
+        return total
+
+    def _see_state(self, observe: Observer) -> None:
+        trainer = self.trainer
+        flats: dict[str, Tensor] = {"": trainer.model.parameters, "optimizer.m.": trainer.m, "optimizer.v.": trainer.v}
+        for part, flat in flats.items():
+            for name, view in trainer.model.named(flat).items():
+                observe(f"before/{part}{name}", view)
+
+    def about(self) -> dict[str, str | int]:
+        """What a trace says of this side."""
+        from cuda_ops import ops
+        from pipeline.records.code_digest import code_digest
+
+        return {
+            "recipe_id": recipe_id(self.trainer.recipe),
+            "origin": self.origin.name if self.origin else "initial weights",
+            "sources": ops.SOURCE_DIGEST,
+            "code": code_digest("pipeline.training.trainer"),
+        }

@@ -1,0 +1,205 @@
+"""One side of a comparison: what was given, what is recorded there, and how to compute a step of it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cuda_ops.errors import UserError
+from pipeline.base import chain
+from pipeline.base.checkpoint import KEY
+from pipeline.base.files import sha256_of
+from pipeline.evidence.rerun import checkpoints_of, lines_of
+from pipeline.evidence.trace import Trace
+from pipeline.recipe import Recipe, load_recipe, parse_recipe
+from pipeline.records.receipt import read_receipts
+
+ROOT = Path(__file__).resolve().parents[2]
+ORDER = ("recipe", "download", "prepare_text", "train", "evaluate", "sample")  # of the artefacts, as they come to be
+STAGES = {"step": "train", "chain": "train", "eval": "evaluate", "samples": "sample"}
+
+
+@dataclass
+class Side:
+    """path: a run folder, a checkpoint, a chain, a list of digests or a trace. env: what differs in this side's environment."""
+
+    name: str
+    path: Path
+    recipe_path: Path | None = None
+    tokens: Path | None = None
+    code: Path = ROOT
+    build: Path | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    lines: dict[int, chain.Line] = field(default_factory=dict)
+    checkpoints: dict[int, Path] = field(default_factory=dict)
+    made_by: dict[str, str] = field(default_factory=dict)
+    recipe: Recipe | None = None
+    recipe_id: str = ""
+    trace: Trace | None = None
+    traces: dict[tuple[int, int], Trace] = field(default_factory=dict)
+
+    def read(self) -> Side:
+        path = self.path
+        if not path.exists():
+            raise UserError(f"{path}: no such run, checkpoint, chain, list of digests or trace")
+        if path.is_dir():
+            self._read_folder()
+        elif path.suffix == ".tsv":
+            self.lines = {line.step: line for line in chain.read(path)}
+        elif path.suffix == ".json":
+            self.digests = _json(path)
+        else:
+            self._read_tensors()
+        if self.recipe_path:
+            self.recipe = load_recipe(self.recipe_path)
+        self.recipe_id = self.recipe_id or self.digests.get("recipe/bits", "") or self.made_by.get("recipe_id", "")
+        return self
+
+    def _read_folder(self) -> None:
+        self.lines, self.checkpoints = lines_of(self.path), checkpoints_of(self.path)
+        if not self.lines and not self.checkpoints and not (self.path / "digests.json").exists():
+            raise UserError(f"{self.path}: no step_*.safetensors, chain_*.tsv or digests.json in it: not a run")
+        if (self.path / "digests.json").exists():
+            self.digests = _json(self.path / "digests.json")
+        if (self.path / "provenance.json").exists():
+            self.recipe = _recipe_in(self.path / "provenance.json")
+        trained = [item for item in read_receipts(self.path / "receipts") if "recipe_id" in item]
+        names = ("recipe_id", "numerics", "sources", "flags", "ops", "code", "isa")
+        self.made_by = {name: str(trained[-1][name]) for name in names} if trained else {}
+        for pattern in ("chain_*.tsv", "eval_*.json", "samples.json"):
+            for file in sorted(self.path.glob(pattern)):
+                self.files[f"{STAGES[file.stem.split('_')[0]]}/{file.name}"] = sha256_of(file)
+        for step, file in self.checkpoints.items():
+            from pipeline.records.digests import checkpoint_digest
+
+            self.files[_key(step)] = checkpoint_digest(file)
+            self.recipe_id = _about(self.checkpoints[step]).get("recipe_id", "")
+
+    def _read_tensors(self) -> None:
+        about = _about(self.path)
+        self.recipe_id = str(about.get("recipe_id", ""))
+        if "tensors" in about:
+            self.trace = Trace.load(self.path)
+            return
+        from pipeline.records.digests import checkpoint_digest
+
+        step = about.get("step")
+        if not isinstance(step, int):
+            raise UserError(f"{self.path}: its metadata has step {step!r}; expected a number, as checkpoints have")
+        self.checkpoints, self.files = {step: self.path}, {_key(step): checkpoint_digest(self.path)}
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoints lie."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def artefacts(self) -> dict[str, str]:
+        """Digests in the order in which the artefacts come to be; what lies there counts, not what the list says."""
+        return dict(sorted((self.digests | self.files).items(), key=lambda item: _rank(item[0])))
+
+    def altered(self) -> list[str]:
+        """Files that are not what this side's own digests.json says."""
+        return [key for key, digest in self.files.items() if self.digests.get(key, digest) != digest]
+
+    def same_setting(self, other: Side) -> bool:
+        """Whether a step computed again would be computed alike."""
+        mine, its = ((s.recipe_path, s.tokens, s.code, s.build, s.env) for s in (self, other))
+        return mine == its
+
+    def start(self, step: int) -> str:
+        """The digest of the checkpoint from which a step is computed again; "" for the initial weights."""
+        from pipeline.records.digests import checkpoint_digest
+
+        before = {number: path for number, path in checkpoints_of(self.folder).items() if number < step}
+        return checkpoint_digest(before[max(before)]) if before else ""
+
+    def replay(self, step: int, out: Path, *flags: str) -> None:
+        """A step of this side again, by its own code, library, tokens and environment, in a process of its own."""
+        if self.recipe_path is None:
+            raise UserError(f"side {self.name} has no recipe: give --recipe-{self.name.lower()}")
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.replay",
+            "--recipe",
+            str(self.recipe_path.resolve()),
+            "--step",
+            str(step),
+        ]
+        command += ["--run", str(self.folder.resolve()), *flags, "--trace", str(out)]
+        command += ["--tokens", str(self.tokens.resolve())] if self.tokens else []
+        start = max((k for k in self.checkpoints if k < step), default=0)
+        print(f"side {self.name}: computing step {step} again, {step - 1 - start} steps on the way", file=sys.stderr)
+        env = os.environ | {"PYTHONPATH": str(self.code)} | self.env
+        if self.build:
+            env["SAMEBITS_BUILD"] = str(self.build.resolve())
+        elif self.code == ROOT:
+            env.setdefault("SAMEBITS_BUILD", str(ROOT / "results" / "build"))
+        done = subprocess.run(command, env=env, cwd=self.code, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(
+                f"side {self.name} cannot compute step {step} again:\n{(done.stdout + done.stderr)[-1500:]}"
+            )
+
+    def traced(self, step: int, further: int) -> Trace:
+        """The trace of a step and of the weights some steps further; computed once."""
+        if (step, further) not in self.traces:
+            with tempfile.TemporaryDirectory() as folder:
+                self.replay(step, Path(folder) / "trace", "--further", str(further))
+                self.traces[step, further] = Trace.load(Path(folder) / "trace")
+        return self.traces[step, further]
+
+
+def _rank(key: str) -> tuple[int, int, str]:
+    stage, _, name = key.partition("/")
+    digits = "".join(c for c in name if c.isdigit())
+    return (ORDER.index(stage) if stage in ORDER else len(ORDER), int(digits or 0) if stage == "train" else 0, name)
+
+
+def _key(step: int) -> str:
+    return f"train/step_{step:06d}.safetensors"
+
+
+def _recipe_in(path: Path) -> Recipe:
+    """The recipe that a provenance.json names."""
+    content: Any = _json(path)
+    for key in ("predicate", "buildDefinition", "externalParameters", "recipe"):
+        content = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: no predicate.buildDefinition.externalParameters.recipe in it: not a statement of a run; remove it and "
+            "give --recipe"
+        )
+    return parse_recipe(content, str(path))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object of names and digests")
+    return content
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint or trace."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
+    except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: neither a checkpoint nor a trace of this project: {error}") from None
+    if not isinstance(about, dict):
+        raise UserError(f"{path}: its metadata is {about!r}; expected an object with a step")
+    return about
