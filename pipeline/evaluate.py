@@ -138,7 +138,7 @@ def evaluate(recipe: Recipe, checkpoint: Path, tokens_folder: Path, batch: int, 
     loss = validation(model, recipe, tokens, np.load(tokens_folder / "val_documents.npy"), batch)
     per_byte = float.fromhex(loss["nats"]) / about["validation"]["bytes"]
     result: dict[str, Any] = {"step": state.step, "validation": loss | {"nats_per_byte": per_byte}}
-    if recipe.artifacts.choices and state.step == recipe.bits.steps:
+    if recipe.artifacts.wants("choices") and state.step == recipe.bits.steps:
         questions = json.loads((tokens_folder / "choices.json").read_text(encoding="utf-8"))
         result["choices"] = choices(model, questions, batch)
     return result

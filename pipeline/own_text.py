@@ -16,7 +16,7 @@ from pathlib import Path
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import sha256_of, write_bytes
 from pipeline.data.documents import documents_of
-from pipeline.recipe import Recipe, load_recipe, parse_recipe
+from pipeline.recipe import Recipe, as_written, load_recipe, parse_recipe
 from pipeline.recipe.paths import RESULTS
 
 FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -31,7 +31,7 @@ def derive(base: Recipe, path: Path) -> Recipe:
     texts = list(documents_of(path, FORMATS[path.suffix], "text"))
     if not any(texts):
         raise UserError(f"data={path}: there is no text in it")
-    content = json.loads(base.model_dump_json())
+    content = as_written(base)
     digest = sha256_of(path)
     stem = re.sub(r"[^a-z0-9_]+", "_", path.stem.lower()).strip("_") or "text"
     bits = content["bits"]
@@ -43,7 +43,7 @@ def derive(base: Recipe, path: Path) -> Recipe:
     bits["data"]["split"]["by"] = "characters" if alone else "documents"
     if alone and bits["data"]["order"] == "documents":
         bits["data"]["order"] = "random"
-    content["artifacts"]["choices"] = False
+    content["artifacts"]["scores"] = [{"kind": "loss"}]
     if bits["data"]["tokenizer"]["kind"] == "char":
         size = len(set().union(*texts))
         bits["model"] |= {"vocab_size": size, "padded_vocab_size": -(-size // 16) * 16}
@@ -54,7 +54,7 @@ def derive(base: Recipe, path: Path) -> Recipe:
 def write(recipe: Recipe) -> Path:
     """The recipe as a file under results/recipes; an equal file is left untouched."""
     path = RESULTS / "recipes" / f"{recipe.name}.yaml"
-    text = json.dumps(json.loads(recipe.model_dump_json()), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(as_written(recipe), indent=2, ensure_ascii=False) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_bytes(path, text.encode())
     return path

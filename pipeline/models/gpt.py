@@ -197,7 +197,7 @@ class Gpt:
 
     # ------------------------------------------------------------------ parameters
 
-    def initialise(self, seed: int, init: recipe.Init) -> None:
+    def initialise(self, seed: int, init: recipe.Gpt2Init) -> None:
         """GPT-2's initialisation: N(0, std) for matrices, std / sqrt(2 layers) for the two projections into the
         residual stream (section 2.3), ones and zeros for LayerNorm, zero biases, zero padded vocabulary rows.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.recipe import Recipe, digest_of
+from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.strict import digest_of
 
 RESULTS = Path("results")
 BUILD = RESULTS / "build"

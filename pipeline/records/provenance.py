@@ -14,7 +14,7 @@ from typing import Any
 
 from cuda_ops.errors import UserError
 from pipeline.base.files import sha256_of
-from pipeline.recipe import Recipe, canonical, digest_of, recipe_id
+from pipeline.recipe import Recipe, as_written, digest_of, recipe_id
 from pipeline.records.digests import run_files
 from pipeline.records.receipt import made_by, read_receipts
 
@@ -65,8 +65,7 @@ def statement(recipe: Recipe, run: Path) -> dict[str, Any]:
     found: dict[str, str] = json.loads((run / "digests.json").read_text(encoding="utf-8"))
     receipts = read_receipts(run / "receipts")
     trained = [item for item in receipts if str(item["stage"]).startswith("train")]
-    content = json.loads(canonical(recipe))
-    content["bits"] = json.loads(canonical(recipe.bits))
+    content = as_written(recipe)
     names = [*run_files(recipe), "digests.json"]
     return {
         "_type": STATEMENT,

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from pipeline.recipe import Schedule
+from pipeline.recipe.training import Decay, Phases, Schedule
 
 PI = 3.141592653589793
 
@@ -28,6 +28,13 @@ def cos_pi(x: float) -> float:
 
 def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
     """The fp32 learning rate of a step in 1 .. steps."""
+    if isinstance(schedule, Phases):
+        return float(np.float32([phase.rate for phase in schedule.phases if phase.first <= step][-1]))
+    return decayed(schedule, step, steps)
+
+
+def decayed(schedule: Decay, step: int, steps: int) -> float:
+    """Warm-up, then a decay from the peak to a fraction of it."""
     done, warmup = step - 1, schedule.warmup_steps
     if done < warmup:
         return float(np.float32(schedule.peak * float(step) / float(warmup)))

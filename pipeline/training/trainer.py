@@ -90,9 +90,9 @@ class Trainer:
         self.descend = Captured(self._descend, CudaGraph if graph else None)
         self.update = Captured(self._update, CudaGraph if graph else None)
         self.signals = torch.zeros(ranks.size, 2, dtype=torch.int64)
-        self.loss_scale = fp32(1.0 / (bits.batch.sequences * bits.model.context))
+        self.loss_scale = fp32(1.0 / bits.units)
         self.ranges = self._decay_ranges(size)
-        self.outliers = {"loss": Outliers(), "norm": Outliers()} if bits.optimizer.skips else {}
+        self.outliers = {"loss": Outliers(), "norm": Outliers()} if bits.skip else {}
         self.observe: Observer | None = None  # one rank only: sees every tensor of a step in the order of computation
         self.step = 0
         self.link = ""
@@ -230,9 +230,10 @@ class Trainer:
 
     def _skip(self, loss: float, norm: float) -> bool:
         """Whether the recipe asks that this step, an outlier, changes no weight; the same at every rank."""
-        limits = {"loss": self.recipe.bits.optimizer.skip_loss_z, "norm": self.recipe.bits.optimizer.skip_norm_z}
+        skip = self.recipe.bits.skip
+        limits = {"loss": skip.loss_z, "norm": skip.norm_z} if skip else {}
         values = {"loss": loss, "norm": norm}
-        found = [series.take(values[name], limits[name])[1] for name, series in self.outliers.items()]
+        found = [series.take(values[name], limits.get(name))[1] for name, series in self.outliers.items()]
         return any(found)  # of a list: both windows move on
 
     def _agree(self, fingerprint: int, signal: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from tests.conftest import run
 def test_the_page_is_whole_and_self_contained(tiny: dict[str, Path], tmp_path: Path, questions: bool) -> None:
     text = tiny["recipe"].read_text().replace("checkpoints: [3]", "checkpoints: []")
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(text if questions else text.replace("choices: true", "choices: false"))
+    recipe.write_text(text if questions else text.replace(", {kind: choices}", ""))
     shared = ["--recipe", str(recipe), "--tokens", str(tiny["tokens"])]
     checkpoint = str(tmp_path / "step_000006.safetensors")
     train = [

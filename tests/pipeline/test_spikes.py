@@ -21,7 +21,7 @@ from pipeline.base import chain
 from pipeline.base.checkpoint import load, save, tensor_digest
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
-from pipeline.recipe import canonical, load_recipe, recipe_id
+from pipeline.recipe import Skip, canonical, load_recipe, recipe_id
 from pipeline.records.digests import published
 from pipeline.spikes import marks, work
 from pipeline.training.outliers import IN_A_ROW, WINDOW, Outliers
@@ -37,9 +37,9 @@ def test_a_younger_key_moves_no_published_recipe(name: str) -> None:
     expected = published(name)["recipe/bits"]
     assert recipe_id(recipe) == expected
     assert "skip" not in canonical(recipe.bits)
-    optimizer = recipe.bits.optimizer.model_copy(update={"skip_norm_z": 6.0})
-    bits = recipe.bits.model_copy(update={"optimizer": optimizer})
-    assert '"skip_norm_z":6.0' in canonical(bits)
+    skip = Skip(norm_z=6.0)
+    bits = recipe.bits.model_copy(update={"skip": skip})
+    assert '"skip":{"norm_z":6.0}' in canonical(bits)
     assert recipe_id(recipe.model_copy(update={"bits": bits})) != expected
 
 
@@ -100,7 +100,7 @@ def skipping(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     text = tiny["recipe"].read_text()
     for old, new in (
         ("steps: 6", f"steps: {STEPS}"), ("checkpoints: [3]", "checkpoints: []"), ("sequences: 32", "sequences: 8"), ("3.0e-3", "3.0e-2"),
-        ("  schedule:", "  optimizer: {kind: adamw, skip_norm_z: 0.3, skip_loss_z: 1.0}\n  schedule:"),
+        ("  schedule:", "  skip: {norm_z: 0.3, loss_z: 1.0}\n  schedule:"),
     ):  # fmt: skip
         assert old in text
         text = text.replace(old, new)
@@ -161,7 +161,7 @@ def test_skipping_has_one_digest_over_ranks_kills_and_resumes(skipping: dict[str
 def test_the_page_of_a_spike(skipping: dict[str, Path], tmp_path: Path) -> None:
     """Samples, parameters and lanes of the largest spike, from a run without any skipping."""
     recipe_path = tmp_path / "plain.yaml"
-    recipe_path.write_text(skipping["recipe"].read_text().replace(", skip_norm_z: 0.3, skip_loss_z: 1.0", ""))
+    recipe_path.write_text(skipping["recipe"].read_text().replace("  skip: {norm_z: 0.3, loss_z: 1.0}\n", ""))
     recipe = load_recipe(recipe_path)
     trainer = Trainer(recipe, Execution(), Ranks(), skipping["tokens"])
     trainer.initialise()

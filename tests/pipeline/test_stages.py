@@ -25,7 +25,7 @@ from pipeline.base.checkpoint import Checkpoint, load, save
 from pipeline.base.files import atomic_write
 from pipeline.evaluate import choices, windows
 from pipeline.machine.execution import Execution
-from pipeline.recipe import Schedule, load_recipe, parse_recipe, recipe_id
+from pipeline.recipe import Decay, load_recipe, parse_recipe, recipe_id
 from pipeline.sample import draw
 from pipeline.scoring.model import load_model
 from pipeline.training.lanes import LaneCounter, lanes_of, tree_over_rows
@@ -42,7 +42,7 @@ def test_cosine_without_libm() -> None:
 
 @given(st.sampled_from(["cosine", "linear", "constant", "wsd"]), st.integers(0, 20), st.integers(20, 300))
 def test_schedules_have_llm_c_shapes(kind: str, warmup: int, steps: int) -> None:
-    schedule = Schedule(kind=kind, peak=1e-3, warmup_steps=warmup, final_fraction=0.1)
+    schedule = Decay(kind=kind, peak=1e-3, warmup_steps=warmup, final_fraction=0.1)
     rates = [learning_rate(schedule, step, steps) for step in range(1, steps + 1)]
     for step in range(1, steps + 1):
         done = step - 1
@@ -275,7 +275,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tiny: dict[str, Path], traine
         (
             "kind: cosine",
             "kind: step",
-            "bits.schedule.kind: Input should be 'cosine', 'linear', 'constant' or 'wsd', given 'step'",
+            "bits.schedule: Input tag 'step' .*'cosine', 'linear', 'constant', 'wsd', 'phases'",
         ),
         ("checkpoints: [3]", "checkpoints: [30]", r"artifacts.checkpoints \[30\] lie after the last step 6"),
         ("kind: generated, generator", "kind: invented, generator", "bits.data.source: .*'invented'"),
@@ -304,7 +304,7 @@ def test_comments_and_artifacts_do_not_change_the_bits(tiny: dict[str, Path], tm
     content = json.loads(base.model_dump_json())
     source = {"kind": "file", "path": "/a/x.txt", "sha256": "0" * 64}
     content["bits"]["data"]["source"] = source
-    content["artifacts"]["choices"] = False
+    content["artifacts"]["scores"] = [{"kind": "loss"}]
     one = parse_recipe(content, "one")
     source["path"] = "elsewhere/y.txt"
     assert recipe_id(parse_recipe(content, "two")) == recipe_id(one)

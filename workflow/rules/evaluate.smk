@@ -18,7 +18,7 @@ rule evaluate:
         tokens=lambda wildcards: RUN.tokens,
         run=lambda wildcards: RUN.folder,
         recipe=lambda wildcards: RUN.recipe_path,
-        bits=recipe_id(RUN.recipe) + str(RUN.recipe.artifacts.choices),
+        bits=recipe_id(RUN.recipe) + digest_of(RUN.recipe.artifacts),
         code=code_digest("pipeline.evaluate"),
     shell:
         "python -m pipeline.evaluate --recipe {params.recipe:q} --tokens {params.tokens:q}"

@@ -1,0 +1,146 @@
+"""`bits.data`: what a model is trained on, and in which order. A union by `kind`: text, images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from pipeline.recipe.strict import Name, NotBits, Positive, Seed, Sha256, Strict
+
+Format = Literal["text", "jsonl", "parquet"]
+Folder = Annotated[Name, NotBits(), Field(description="folder of the corpus under results/data")]
+
+
+class GeneratedSource(Strict):
+    """A corpus written by this project's own seeded generator."""
+
+    kind: Literal["generated"]
+    generator: Literal["fables"] = "fables"
+    stories: Positive = Field(description="training and validation stories together")
+    questions: Positive = Field(description="multiple-choice questions")
+    seed: Seed
+
+
+class UrlSource(Strict):
+    """One file at a URL, pinned by SHA-256."""
+
+    kind: Literal["url"]
+    url: Annotated[str, NotBits()] = Field(pattern=r"^(https?|file)://")
+    sha256: Sha256
+    bytes: Annotated[Positive, NotBits()]
+    format: Format = "text"
+    column: str = "text"
+    licence: Annotated[str, NotBits()] = ""
+
+
+class FileSource(Strict):
+    """A local file: UTF-8 text, jsonl or parquet. Its SHA-256 is part of the recipe, its path is not."""
+
+    kind: Literal["file"]
+    path: Annotated[str, NotBits()] = ""
+    sha256: Sha256
+    format: Format = "text"
+    column: str = "text"
+
+
+class HuggingFaceSource(Strict):
+    """A data set read through Hugging Face `datasets` at a fixed revision, rows in the order of its files."""
+
+    kind: Literal["huggingface"]
+    repo: str = Field(description="hub id, or the packaged builder 'parquet' or 'json' with data_files")
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    config: str | None = None
+    split: str = "train"
+    column: str = "text"
+    data_files: tuple[str, ...] = ()
+    rows: Positive | None = Field(default=None, description="take the first rows only")
+    sha256: Sha256 | None = Field(default=None, description="of the canonical documents")
+
+    @model_validator(mode="after")
+    def pinned(self) -> HuggingFaceSource:
+        if self.revision is None and not self.data_files:
+            raise ValueError("revision: a hub data set must be pinned to a 40-hex commit")
+        return self
+
+
+Source = Annotated[GeneratedSource | UrlSource | FileSource | HuggingFaceSource, Field(discriminator="kind")]
+
+
+class CharTokenizer(Strict):
+    """One token per Unicode code point of the training text, in code point order."""
+
+    kind: Literal["char"]
+
+
+class BpeTokenizer(Strict):
+    """Byte-level BPE trained here on the training split; ties broken by bytes."""
+
+    kind: Literal["bpe"]
+    vocab_size: int = Field(ge=257, le=65536, description="256 bytes + <|endoftext|> + merges")
+
+
+class Gpt2Tokenizer(Strict):
+    """GPT-2's byte-pair encoding from pinned vocabulary files (config/data/gpt2_bpe.yaml)."""
+
+    kind: Literal["gpt2"]
+
+
+Tokenizer = Annotated[CharTokenizer | BpeTokenizer | Gpt2Tokenizer, Field(discriminator="kind")]
+
+
+class Split(Strict):
+    """The last validation_permille / 1000 of the characters, or of the documents, are for validation."""
+
+    by: Literal["characters", "documents"]
+    validation_permille: int = Field(gt=0, lt=1000)
+
+
+class TextData(Strict):
+    """Documents, cut into windows of tokens."""
+
+    kind: Literal["text"] = "text"
+    name: Folder
+    source: Source
+    tokenizer: Tokenizer
+    split: Split
+    order: Literal["sequential", "permutation", "random", "documents"] = Field(
+        description=(
+            "sequential: consecutive windows; permutation: all windows once per epoch, shuffled; "
+            "random: independent offsets, as nanoGPT; documents: windows start at documents, shuffled"
+        )
+    )
+    train_shards: Annotated[Positive, NotBits()] = 1
+
+
+class GeneratedImages(Strict):
+    """Grey images written by a seeded generator: a fixed random pattern per class under noise of Philox."""
+
+    kind: Literal["generated"]
+    generator: Literal["patterns"] = "patterns"
+    training: Positive = Field(description="images of the training split")
+    validation: Positive = Field(description="images of the validation split")
+    classes: int = Field(ge=2, le=256)
+    height: Positive
+    width: Positive
+    noise: int = Field(ge=0, le=255, description="of 256 parts of a pixel, how many are noise")
+    seed: Seed
+
+
+class ImageData(Strict):
+    """Images with labels, one sample each."""
+
+    kind: Literal["images"]
+    name: Folder
+    source: GeneratedImages
+    order: Literal["sequential", "permutation"] = Field(
+        description="sequential: as they lie; permutation: all once per epoch, shuffled"
+    )
+
+
+def _kind(value: Any) -> str:
+    """`kind` of a data block; text where it is left out."""
+    return str(value.get("kind", "text") if isinstance(value, dict) else getattr(value, "kind", "text"))
+
+
+Data = Annotated[Annotated[TextData, Tag("text")] | Annotated[ImageData, Tag("images")], Discriminator(_kind)]

@@ -1,0 +1,78 @@
+"""A recipe: what defines the bits of a run, and which artefacts the run leaves.
+
+`bits:` defines every bit of the result; `artifacts:` says which results exist. How a machine runs it (ranks, micro-batch,
+threads, device) is not in this file and may never change a bit.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.recipe.artifacts import Artifacts
+from pipeline.recipe.data import Data, GeneratedSource, TextData
+from pipeline.recipe.models import Model
+from pipeline.recipe.strict import Name, Positive, Seed, Strict, digest_of
+from pipeline.recipe.training import AdamW, Batch, Gpt2Init, Init, Optimizer, Schedule, Skip
+
+
+class Bits(Strict):
+    """What may change a bit of the result; the keys marked NotBits are the exceptions."""
+
+    seed: Seed
+    numerics: Literal["fp32"] = "fp32"
+    data: Data
+    model: Model
+    init: Init = Gpt2Init()
+    optimizer: Optimizer = AdamW()
+    skip: Skip | None = None
+    schedule: Schedule
+    batch: Batch
+    steps: Positive
+
+    @model_validator(mode="after")
+    def consistent(self) -> Bits:
+        self.model.check(self.data)
+        self.schedule.check(self.steps)
+        if self.init.kind == "gpt2" and self.model.kind != "gpt":
+            raise ValueError(f"init.kind gpt2 is for model.kind gpt, given {self.model.kind}; use init.kind normal")
+        return self
+
+    @property
+    def units(self) -> int:
+        """What the loss of a step is divided by: tokens, or images."""
+        return self.batch.sequences * self.model.units
+
+
+class Recipe(Strict):
+    name: Name = Field(max_length=100)
+    description: str
+    bits: Bits
+    artifacts: Artifacts = Artifacts()
+
+    @model_validator(mode="after")
+    def within(self) -> Recipe:
+        late = [step for step in self.artifacts.checkpoints if step > self.bits.steps]
+        if late:
+            raise ValueError(f"artifacts.checkpoints {late} lie after the last step {self.bits.steps}")
+        text = isinstance(self.bits.data, TextData)
+        if self.artifacts.wants("choices") and not (
+            isinstance(self.bits.data, TextData) and isinstance(self.bits.data.source, GeneratedSource)
+        ):
+            raise ValueError("artifacts.scores: choices needs a generated text: no other source has questions")
+        if self.artifacts.wants("accuracy") and text:
+            raise ValueError("artifacts.scores: accuracy is for data.kind images")
+        if self.artifacts.samples is not None and not text:
+            raise ValueError("artifacts.samples: texts are drawn for data.kind text only")
+        return self
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Steps with a checkpoint, ascending; the last step is always one."""
+        return tuple(sorted({*self.artifacts.checkpoints, self.bits.steps}))
+
+
+def recipe_id(recipe: Recipe) -> str:
+    """What names the bits of a run: SHA-256 of the canonical form of `bits:`."""
+    return digest_of(recipe.bits)
