@@ -13,7 +13,7 @@ import torch.nn.functional as functional
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cuda_ops import ops
+from cuda_ops import ops, runtime
 from tests.bits import F, assert_bits_equal, chain
 
 
@@ -97,7 +97,7 @@ def test_threads_and_company_do_not_matter() -> None:
     qkv, dout = torch.randn(5, 70, 3 * 64), torch.randn(5, 70, 64)
     results = []
     for threads in (1, 2, 3):
-        ops.set_threads(threads)
+        runtime.set_threads(threads)
         out, row_max, row_sum = forward(qkv, 4)
         dqkv = torch.empty_like(qkv)
         ops.attention_backward(dqkv, dout, out, qkv, row_max, row_sum, 4)

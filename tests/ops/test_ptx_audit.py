@@ -179,10 +179,10 @@ def test_the_library_for_all_architectures_works_on_the_cpu(compiled: Compiled) 
     """The same results from it as from the CPU library, and one digest of sources for both."""
     script = """
 import torch
-from cuda_ops import ops
+from cuda_ops import ops, runtime
 x = torch.randn(7, 33, generator=torch.Generator().manual_seed(1)); out = torch.empty(7, 7)
 ops.matmul(out, x, x)
-print(ops.fingerprint(out), ",".join(ops.device_archs()))
+print(ops.fingerprint(out), ",".join(runtime.device_archs()))
 """
     full = run("-c", script, env={"SAMEBITS_BUILD": str(compiled.library)}).split()[-2:]
     cpu = run("-c", script, env={"SAMEBITS_BUILD": str(ROOT / "results" / "build")}).split()

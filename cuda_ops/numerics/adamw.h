@@ -1,7 +1,7 @@
-// AdamW (Loshchilov and Hutter 2019, algorithm 2), one parameter, and the scalars of a step.
+// AdamW (Loshchilov and Hutter 2019, algorithm 2), one parameter.
 #pragma once
 
-#include "scalar.h"
+#include "float.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {
@@ -41,17 +41,6 @@ SAMEBITS_HD void adamw_update(float* param, float* m, float* v, float grad, cons
   *m = first;
   *v = second;
   *param = fma_(-s.lr, fma_(s.weight_decay, *param, update), *param);
-}
-
-// Loss and norm of a step from its two sums, and the factor of the gradient; see clip in kernels.inc.
-SAMEBITS_HD void clip_scale(float* report, float* grad_scale, float loss_sum, float square_sum, float loss_scale,
-                            float clip_norm) {
-  const float loss = mul(loss_sum, loss_scale);
-  const float norm = sqrt_(square_sum);
-  const bool finite = (to_bits(loss) & 0x7f800000u) != 0x7f800000u && (to_bits(norm) & 0x7f800000u) != 0x7f800000u;
-  report[0] = loss;
-  report[1] = norm;
-  *grad_scale = !finite ? from_bits(0x7fc00000u) : norm <= clip_norm ? 1.0f : div(clip_norm, norm);
 }
 
 }  // namespace SAMEBITS_ISA

@@ -2,12 +2,12 @@
 #include "kernels.h"
 #include "parallel.h"
 
-#include "../numerics/scalar.h"
+#include "../numerics/float.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {
 
-void residual_forward(float* out, const float* a, const float* b, int64_t n) {
+void add(float* out, const float* a, const float* b, int64_t n) {
   parallel_for(n, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) out[i] = add(a[i], b[i]);
   });

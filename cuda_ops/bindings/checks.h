@@ -1,13 +1,16 @@
-// Checks of the arguments of an op: each failure says what was expected and what was given.
+// What the binding of an op is made of: checks of its arguments, each of which says what was expected and what was
+// given, the call of a kernel, and the definition of the op.
 #pragma once
 
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
+#include <string.h>
+
 #include <string>
 
+#include "../cpu/dispatch.h"
 #include "backend.h"
-#include "cpu/dispatch.h"
 
 namespace samebits {
 
@@ -95,5 +98,15 @@ class Call {
   c10::OptionalDeviceGuard guard_;
   const Kernels* kernels_;
 };
+
+// An op by its schema, with one body for both devices: what differs is the table of kernels that Call picks.
+template <class Body>
+void define(torch::Library& m, const char* schema, Body* body) {
+  const std::string name(schema, strchr(schema, '('));
+  m.def(schema);
+  for (const auto key : {c10::DispatchKey::CPU, c10::DispatchKey::CUDA}) {
+    m.impl(name.c_str(), torch::dispatch(key, body));
+  }
+}
 
 }  // namespace samebits

@@ -7,9 +7,9 @@
 
 #include <string>
 
+#include "../kernels/check.h"
+#include "../kernels/scratch.h"
 #include "backend.h"
-#include "kernels/check.h"
-#include "kernels/scratch.h"
 
 #ifndef SAMEBITS_ARCHS
 #error "built by cuda_ops/build.py, which passes the architectures as in \"80,86,90\""
@@ -36,8 +36,8 @@ struct OnCurrentStream<void (*)(Stream, Arguments...), kLauncher> {
 };
 
 const Kernels kTable = {
-#define KERNEL(name, arguments) OnCurrentStream<decltype(&device::name), &device::name>::run,
-#include "kernels.inc"
+#define KERNEL(name, arguments) OnCurrentStream<void (*)(Stream, SAMEBITS_UNPACK arguments), &device::name>::run,
+#include "../kernels.inc"
 #undef KERNEL
 };
 

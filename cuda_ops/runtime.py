@@ -1,18 +1,39 @@
-"""Which GPUs the library can run on, and what is wrong if it cannot."""
+"""How and where the ops run: threads, instruction set, GPUs. No ops, and nothing of it can change a bit."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
 from cuda_ops import flags, library
 from cuda_ops.errors import UserError
-from cuda_ops.ops._registry import compiled
 from cuda_ops.toolkit import arch_for
+
+
+def _compiled() -> Any:
+    library.load()
+    return torch.ops.samebits
+
+
+def set_threads(count: int) -> None:
+    """Threads that a kernel may use from now on in this process."""
+    _compiled().set_threads.default(count)
+
+
+def isa() -> str:
+    """The instruction-set level in use: baseline, v3 or v4. SAMEBITS_ISA chooses one before the first op."""
+    return str(_compiled().isa.default())
+
+
+def source_digest() -> str:
+    """The digest of sources and arithmetic flags that the loaded library carries."""
+    return library.load()
 
 
 def device_archs() -> list[str]:
     """Architectures whose machine code the library holds, as in ["80", "90"]; empty for a CPU library."""
-    archs = str(compiled.device_archs.default())
+    archs = str(_compiled().device_archs.default())
     return archs.split(",") if archs else []
 
 

@@ -1,10 +1,10 @@
-// What the bindings need of a GPU backend. A library that has one registers it (cuda_bindings.cpp); a CPU library does
+// What the bindings need of a GPU backend. A library that has one registers it (cuda.cpp); a CPU library does
 // not contain that file, and the pointer stays null.
 #pragma once
 
 #include <stdint.h>
 
-#include "cpu/kernels.h"
+#include "../cpu/kernels.h"
 
 namespace samebits {
 
