@@ -1,7 +1,7 @@
 """pytest tests/ops/test_attention.py
 
-Attention against an exact scalar reference written from docs/numerics.md, float64 gradients, PyTorch, and itself
-decoded token by token from a KV cache.
+Attention against an exact scalar reference written from docs/numerics.md, and itself decoded token by token from a KV
+cache; threads and company, with the gradients.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as functional
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,27 +55,6 @@ def reference(qkv: torch.Tensor, heads: int) -> torch.Tensor:
 def test_equal_to_the_scalar_reference(b: int, t: int, heads: int, size: int) -> None:
     qkv = torch.randn(b, t, 3 * heads * size, generator=torch.Generator().manual_seed(t))
     assert_bits_equal(forward(qkv, heads)[0], reference(qkv, heads), "out")
-
-
-@given(
-    st.integers(1, 3),
-    st.sampled_from([1, 2, 7, 8, 9, 17, 33, 65]),
-    st.integers(1, 3),
-    st.sampled_from([1, 3, 8, 16, 32, 40]),
-)
-def test_gradients_agree_with_float64(b: int, t: int, heads: int, size: int) -> None:
-    generator = torch.Generator().manual_seed(b * t)
-    qkv = torch.randn(b, t, 3 * heads * size, generator=generator)
-    dout = torch.randn(b, t, heads * size, generator=generator)
-    out, row_max, row_sum = forward(qkv, heads)
-    dqkv = torch.empty_like(qkv)
-    ops.attention_backward(dqkv, dout, out, qkv, row_max, row_sum, heads)
-    exact = qkv.double().requires_grad_()
-    q, k, v = (part.view(b, t, heads, size).transpose(1, 2) for part in exact.split(heads * size, dim=2))
-    y = functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, t, -1)
-    y.backward(dout.double())
-    torch.testing.assert_close(out.double(), y.detach(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(dqkv.double(), exact.grad, rtol=1e-4, atol=2e-5)
 
 
 @given(st.sampled_from([2, 7, 8, 9, 33, 50]), st.sampled_from([1, 8, 32, 40]), st.integers(1, 49))

@@ -122,13 +122,13 @@ def test_a_stale_library_is_refused(tmp_path: Path) -> None:
     copy = tmp_path / "project"
     for folder in ("cuda_ops", "pipeline"):
         shutil.copytree(ROOT / folder, copy / folder)
-    gelu = copy / "cuda_ops" / "numerics" / "scalar.h"
+    exp = copy / "cuda_ops" / "numerics" / "exp_log.h"
     script = "from cuda_ops import library\nfrom cuda_ops.errors import UserError\ntry:\n  library.load()\n"
     script += "except UserError as e:\n  print('refused:', e)\n"
     env = {"SAMEBITS_BUILD": str(tmp_path), "PYTHONPATH": str(copy)}
-    gelu.write_text(gelu.read_text() + "\n// a comment\n")
+    exp.write_text(exp.read_text() + "\n// a comment\n")
     assert "refused" not in run("-c", script, env=env, cwd=copy)
-    gelu.write_text(gelu.read_text().replace("12582912.0f", "12582913.0f"))
+    exp.write_text(exp.read_text().replace("12582912.0f", "12582913.0f"))
     assert "is stale: built from sources" in run("-c", script, env=env, cwd=copy)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from cuda_ops import build, flags, toolkit
-from tests.conftest import ROOT, run
+from tests.conftest import ROOT, compile_ops, run
 
 PAGE = ROOT / "docs" / "kernels.md"
 BEGIN, END = "<!-- resources: written by tests/ops/test_ptx_audit.py -->\n", "<!-- end of resources -->"
@@ -73,6 +73,7 @@ class Compiled:
     """A library for all architectures in a folder, with the PTX of each file and what ptxas said of each kernel."""
 
     def __init__(self, folder: Path) -> None:
+        compile_ops()
         nvcc, self.library = toolkit.find_nvcc(), folder / "build"
         shutil.copytree(ROOT / "results" / "build", self.library)  # the CPU's objects need not be made again
         wrapper = folder / "toolkit" / "bin" / "nvcc"
