@@ -33,7 +33,7 @@ lint: $(VENV)/ready
 	ruff check .
 	ruff format --check .
 	mypy
-	clang-format --dry-run -Werror cuda_ops/*.cpp cuda_ops/*.h cuda_ops/cpu/*.cpp cuda_ops/cpu/*.h cuda_ops/numerics/*.h \
+	clang-format --dry-run -Werror cuda_ops/bindings/*.cpp cuda_ops/bindings/*.h cuda_ops/cpu/*.cpp cuda_ops/cpu/*.h cuda_ops/numerics/*.h \
 		cuda_ops/kernels/*.h cuda_ops/kernels/*.cu tests/cuda_on_cpu/*.h tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu \
 		benchmarks/*.cpp benchmarks/*.cu tests/evidence/*.cpp tests/ops/*.cpp
 	snakefmt --check Snakefile workflow

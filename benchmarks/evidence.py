@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.step import CONFIGS, recipe_of
 from benchmarks.table import header, write
-from cuda_ops import ops
+from cuda_ops import ops, runtime
 from pipeline.base import chain
 from pipeline.base.files import write_json
 from pipeline.data.shards import write_shard
@@ -45,7 +45,7 @@ def measure(name: str, threads: int, steps: int) -> dict[str, float]:
     """Median seconds of a step and of each part of the evidence, per step."""
     recipe = recipe_of(name)
     bits = recipe.bits
-    ops.set_threads(threads)
+    runtime.set_threads(threads)
     times: list[float] = []
     marks: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ The limits are measured here: the FMA rate of a kernel that does nothing else (b
 copy. The limit of an op is the longer of its operations at that rate and its bytes, each moved once, at that bandwidth;
 its share is the limit over the time. Medians over interleaved rounds, timed by events on the GPU.
 
-Left out: chain_sum, tree_sum and clip (a few thousand numbers at most: a launch, not a bandwidth), first_nonfinite (only where a
+Left out: chain_sum, tree_sum and step_scalars (a few thousand numbers at most: a launch, not a bandwidth), first_nonfinite (only where a
 step has failed), sample (once per token of a text), cross_entropy_forward (evaluation; the first pass of the fused op) and
 unary (for the proof only). Fill has no limit of bandwidth: its integer arithmetic is what takes time, once per run.
 """
@@ -165,7 +165,7 @@ def row_cases(model: str, width: int, vocabulary: int, tokens: int) -> list[Case
     wte, wpe = torch.randn(vocabulary, c), torch.randn(t, c)
     n = 12 * c * c * 4  # four layers of parameters
     p, m, s, d = (torch.rand(n) for _ in range(4))
-    scalars = torch.tensor([1.0, 1e-3, 0.1, 0.05])
+    factor, scalars = torch.ones(1), torch.tensor([1e-3, 0.1, 0.05])
     leaf = p.clone().requires_grad_()
     leaf.grad = d.clone()
     adam = torch.optim.AdamW([leaf], 1e-3, fused=True)
@@ -184,7 +184,7 @@ def row_cases(model: str, width: int, vocabulary: int, tokens: int) -> list[Case
         dwpe.add_(g.sum(0))
 
     def adamw() -> None:
-        ops.adamw(p, m, s, d, scalars, 0.9, 0.95, 1e-8, 0.1)
+        ops.adamw(p, m, s, d, factor, scalars, 0.9, 0.95, 1e-8, 0.1)
 
     def torch_cross_entropy() -> None:
         loss = functional.cross_entropy(leaf_logits, long_targets, reduction="sum")
@@ -201,7 +201,7 @@ def row_cases(model: str, width: int, vocabulary: int, tokens: int) -> list[Case
         ),
         ("gelu forward", 2 * big, lambda: ops.gelu_forward(y, x), lambda: functional.gelu(x, approximate="tanh")),
         ("gelu backward", 3 * big, lambda: ops.gelu_backward(y, g, x), lambda: torch.ops.aten.gelu_backward(g, x, approximate="tanh")),
-        ("residual", 3 * big, lambda: ops.residual_forward(y, x, g), lambda: torch.add(x, g, out=y)),
+        ("add", 3 * big, lambda: ops.add(y, x, g), lambda: torch.add(x, g, out=y)),
         ("bias backward", big, lambda: ops.bias_backward(db, g), lambda: g.sum((0, 1))),
         ("cross entropy + gradient", 2 * all_logits, lambda: ops.cross_entropy_fused(losses, logits, targets, 1.0, vocabulary), torch_cross_entropy),
         ("adamw", 28.0 * n, adamw, adam.step),

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from cuda_ops import build, flags, ops
+from cuda_ops import build, flags, runtime
 
 
 def fma_peak(threads: int) -> float:
     """fp32 operations per second of fused multiply-adds in registers, on the instruction set that the ops use."""
-    level = flags.levels()[ops.isa()]
+    level = flags.levels()[runtime.isa()]
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "peak.so"
         source = Path(__file__).with_name("peak.cpp")

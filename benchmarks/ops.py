@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.limits import copy_bandwidth, fma_peak
 from benchmarks.table import header, write
-from cuda_ops import ops
+from cuda_ops import ops, runtime
 
 Case = tuple[str, float, float, Callable[[], object], Callable[[], object]]  # name, flops, bytes, ours, PyTorch's
 
@@ -110,7 +110,7 @@ def row_cases() -> list[Case]:
     long_targets, z = targets.long(), torch.empty(512, v)
     dlogits, log_softmax = torch.empty(512, v), torch.empty(512, v)
     p, m, s, d = (torch.rand(1 << 25) for _ in range(4))
-    scalars = torch.tensor([1.0, 1e-3, 0.1, 0.05])
+    factor, scalars = torch.ones(1), torch.tensor([1e-3, 0.1, 0.05])
     leaf = p.clone().requires_grad_()
     leaf.grad = d
     adam = torch.optim.AdamW([leaf], 1e-3, fused=True)
@@ -157,7 +157,7 @@ def row_cases() -> list[Case]:
             "gelu backward", 0, 3 * big, lambda: ops.gelu_backward(y, g, x),
             lambda: aten.gelu_backward.grad_input(g, x, approximate="tanh", grad_input=y),
         ),
-        ("residual", 0, 3 * big, lambda: ops.residual_forward(y, x, g), lambda: torch.add(x, g, out=y)),
+        ("add", 0, 3 * big, lambda: ops.add(y, x, g), lambda: torch.add(x, g, out=y)),
         ("bias backward", 0, big, lambda: ops.bias_backward(dbias, g), lambda: torch.sum(g, (0, 1), out=dbias)),
         ("embedding forward", 0, 2 * big, embedding, torch_embedding),
         (
@@ -166,7 +166,7 @@ def row_cases() -> list[Case]:
         ),
         ("cross entropy + gradient", 0, 4.0 * logits.numel() * 4, fused, torch_fused),
         (
-            "adamw", 0, 7.0 * p.numel() * 4, lambda: ops.adamw(p, m, s, d, scalars, 0.9, 0.95, 1e-8, 0.1),
+            "adamw", 0, 7.0 * p.numel() * 4, lambda: ops.adamw(p, m, s, d, factor, scalars, 0.9, 0.95, 1e-8, 0.1),
             adam.step,
         ),
         ("gradient norm", 0, p.numel() * 4.0, lambda: ops.norm_partials(partials, p), lambda: torch.linalg.vector_norm(p)),
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    ops.set_threads(args.threads)
+    runtime.set_threads(args.threads)
     peak, copy = fma_peak(args.threads), copy_bandwidth()
     lines = [
         header(args.threads, f"medians of {args.rounds} interleaved rounds"),

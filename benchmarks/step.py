@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.table import header, write
 from benchmarks.torch_gpt import TorchGpt
-from cuda_ops import ops
+from cuda_ops import runtime
 from pipeline.base.files import write_json
 from pipeline.data.shards import write_shard
 from pipeline.data.windows import Batches
@@ -84,7 +84,7 @@ def recipe_of(name: str) -> Recipe:
 def ours(recipe: Recipe, tokens: Path, threads: int, recompute: bool, device: str) -> Step:
     """A function that does one step with our trainer."""
     sequences = recipe.bits.batch.sequences
-    ops.set_threads(threads)
+    runtime.set_threads(threads)
     trainer = Trainer(
         recipe, Execution(micro_batch=sequences, recompute=recompute, threads=threads), Ranks(device), tokens
     )

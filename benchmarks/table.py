@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from cuda_ops import ops
+from cuda_ops import runtime
 from pipeline.base.files import write_bytes
 from pipeline.records.receipt import machine
 
@@ -15,7 +15,7 @@ def header(threads: int, method: str) -> str:
     about = machine()
     compiler = subprocess.run(["c++", "--version"], capture_output=True, text=True, check=False).stdout.splitlines()
     return (
-        f"{about['cpus']} cores of {about['cpu']} (kernels: {ops.isa()}), {compiler[0] if compiler else 'no compiler'}, "
+        f"{about['cpus']} cores of {about['cpu']} (kernels: {runtime.isa()}), {compiler[0] if compiler else 'no compiler'}, "
         f"torch {about['versions']['torch']}, {threads} threads, {method}"
     )
 

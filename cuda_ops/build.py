@@ -1,13 +1,18 @@
-"""Builds the ops: one shared library, compiled by ninja, that carries the digest of its sources and flags."""
+"""Builds the ops: one shared library, compiled by ninja, that carries the digest of its sources and flags.
+
+An op's stem names its files: cpu/x.cpp, kernels/x.cu, bindings/x.cpp, ops/x.py. A new one is found by its name.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from cuda_ops import flags
@@ -17,12 +22,45 @@ from cuda_ops.toolkit import Toolkit, choose
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "samebits_ops.so"
 DIGEST = "ops.digest"
+STEMS = "stems.json"
+BINDINGS = "bindings.cpp"
+COMPILE_COMMANDS = "compile_commands.json"
+
+# Included by the files of a stem, but no part of its digest: they declare, refuse, or pick a table of kernels.
+PLUMBING = {
+    "kernels.inc": "declarations: a signature that changes shows in the stem's own file, or nothing links",
+    "cpu/kernels.h": "declares the catalogue for a CPU",
+    "kernels/kernels.h": "declares the catalogue for a GPU",
+    "cpu/dispatch.h": "picks an instruction set and a number of threads, which may not change a bit",
+    "cpu/threads.h": "the number of threads",
+    "bindings/backend.h": "picks the GPU's table",
+    "bindings/checks.h": "refuses arguments and passes pointers",
+}
 
 
 def sources() -> list[Path]:
     """Every file that the arithmetic is written in, in a fixed order."""
-    patterns = ["*.cpp", "*.h", "*.inc", "cpu/*.cpp", "cpu/*.h", "kernels/*.cu", "kernels/*.h", "numerics/*.h"]
+    patterns = [
+        "*.inc",
+        "bindings/*.cpp",
+        "bindings/*.h",
+        "cpu/*.cpp",
+        "cpu/*.h",
+        "kernels/*.cu",
+        "kernels/*.h",
+        "numerics/*.h",
+    ]
     return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
+
+
+def stems() -> list[str]:
+    """Every op's stem, in order: those of the Python faces."""
+    return sorted(path.stem for path in (ROOT / "ops").glob("[!_]*.py"))
+
+
+def binding_files() -> list[Path]:
+    """The bindings of the stems, which are compiled together."""
+    return sorted(path for path in (ROOT / "bindings").glob("*.cpp") if path.stem not in ("library", "cuda"))
 
 
 def without_comments(text: str) -> str:
@@ -55,6 +93,50 @@ def source_digest(with_flags: bool = True) -> str:
     return digest.hexdigest()
 
 
+@cache
+def _code(path: Path) -> tuple[str, tuple[Path, ...]]:
+    """A file without comments, and the files of cuda_ops that it includes."""
+    text = without_comments(path.read_text(encoding="utf-8"))
+    included = [(path.parent / name).resolve() for name in re.findall(r'^#include "([^"]+)"$', text, re.MULTILINE)]
+    return text, tuple(file for file in included if file.is_relative_to(ROOT))
+
+
+def stem_files(stem: str) -> list[Path]:
+    """The files that may change a bit of a stem's ops, in a fixed order.
+
+    Its own in cpu/, kernels/ and bindings/ (which round scalars to fp32 and choose sizes), and every header that these
+    include, however deep. Headers of loops, launches and scratch memory count too: they set the float environment, move
+    values and wait for copies. Only PLUMBING does not, nor what no stem includes: dispatch.cpp, library.cpp, cuda.cpp,
+    check.cu. The Python face is Python, for the digest of code.
+    """
+    waiting = [ROOT / "cpu" / f"{stem}.cpp", ROOT / "kernels" / f"{stem}.cu", ROOT / "bindings" / f"{stem}.cpp"]
+    waiting = [path for path in waiting if path.exists()]
+    found: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += _code(path)[1]
+    return sorted(path for path in found if path.relative_to(ROOT).as_posix() not in PLUMBING)
+
+
+def stem_digests() -> dict[str, str]:
+    """For each stem, SHA-256 over its files without comments and the flags that the arithmetic rests on.
+
+    What must run again when a kernel changes: the stages that use its stem.
+    """
+    _code.cache_clear()
+    arithmetic = "\n".join([*flags.ARITHMETIC, *flags.DEVICE_ARITHMETIC])
+    digests = {}
+    for stem in stems():
+        digest = hashlib.sha256()
+        for path in stem_files(stem):
+            digest.update(f"{path.relative_to(ROOT).as_posix()}\n{_code(path)[0]}\n".encode())
+        digest.update(arithmetic.encode())
+        digests[stem] = digest.hexdigest()
+    return digests
+
+
 def find_compiler(name: str | None) -> str:
     """The C++ compiler: `name`, else $CXX, else g++, else clang++."""
     wanted = name or os.environ.get("CXX")
@@ -71,19 +153,21 @@ def find_compiler(name: str | None) -> str:
 class Ninja:
     """The build of one library as ninja text: objects one by one, then the link."""
 
-    def __init__(self, compiler: str, opt_level: int, toolkit: Toolkit | None = None) -> None:
+    def __init__(self, compiler: str, opt_level: int, toolkit: Toolkit | None = None, sanitize: bool = False) -> None:
         import torch
 
         root = Path(torch.__file__).resolve().parent
         self.opt_level, self.toolkit = opt_level, toolkit
+        self.sanitizers = [*flags.SANITIZERS] if sanitize else []
         self.objects: list[str] = []
+        self.written: dict[str, str] = {}  # files beside build.ninja
         self.includes = " ".join(f"-isystem {root / 'include' / path}" for path in ("", "torch/csrc/api/include"))
         folders = [root / "lib"]
         libraries = ["-ltorch_cpu", "-lc10"]
         if toolkit:
             folders.append(toolkit.runtime.parent)
             libraries += ["-lc10_cuda", f"-l:{toolkit.runtime.name}"]
-        link = " ".join([*(f"-L{path} -Wl,-rpath,{path}" for path in folders), *libraries])
+        link = " ".join([*self.sanitizers, *(f"-L{path} -Wl,-rpath,{path}" for path in folders), *libraries])
         prefix = f"-ffile-prefix-map={ROOT}=cuda_ops"
         self.lines = [
             f"cxx = {compiler}",
@@ -115,14 +199,18 @@ class Ninja:
         self.lines += [f"build {name}.o: cc {source}", f"  flags = {' '.join(extra)}"]
 
     def bindings(self, digest: str) -> None:
-        """Schemas and bindings only check and forward: compiled at -O1 whatever the level, since torch's headers are long."""
+        """Bindings only check and forward: compiled at -O1 whatever the level.
+
+        Those of the stems are one compilation, since torch's headers take longer than all of them.
+        """
         common = [f"-O{min(self.opt_level, 1)}", self.includes]
-        self.compile(ROOT / "schemas.cpp", "schemas", *common, f'-DSAMEBITS_SOURCE_DIGEST=\\"{digest}\\"')
-        self.compile(ROOT / "bindings.cpp", "bindings", *common)
+        self.compile(ROOT / "bindings" / "library.cpp", "library", *common, f'-DSAMEBITS_SOURCE_DIGEST=\\"{digest}\\"')
+        self.written[BINDINGS] = "".join(f'#include "{path}"\n' for path in binding_files())
+        self.compile(Path(BINDINGS), "bindings", *common)
         if self.toolkit:
             archs = f'-DSAMEBITS_ARCHS=\\"{",".join(self.toolkit.archs)}\\"'
             cuda = f"-isystem {self.toolkit.headers}"
-            self.compile(ROOT / "cuda_bindings.cpp", "cuda_bindings", *common, cuda, archs, "-DSAMEBITS_ISA=baseline")
+            self.compile(ROOT / "bindings" / "cuda.cpp", "cuda", *common, cuda, archs, "-DSAMEBITS_ISA=baseline")
 
     def cpu_kernels(self) -> None:
         """Each kernel once per instruction set, dispatch once."""
@@ -131,7 +219,7 @@ class Ninja:
                 self.compile(source, "dispatch", "-DSAMEBITS_ISA=baseline")
                 continue
             for level, extra in flags.levels().items():
-                self.compile(source, f"{source.stem}.{level}", f"-DSAMEBITS_ISA={level}", *extra)
+                self.compile(source, f"{source.stem}.{level}", f"-DSAMEBITS_ISA={level}", *extra, *self.sanitizers)
 
     def cuda_kernels(self) -> None:
         for source in sorted((ROOT / "kernels").glob("*.cu")):
@@ -144,34 +232,55 @@ class Ninja:
     def run(self, out: Path, jobs: int | None = None) -> None:
         """Write out/build.ninja and build what changed; raises UserError with the compiler's words if it fails."""
         out.mkdir(parents=True, exist_ok=True)
-        (out / "build.ninja").write_text(self.text(), encoding="utf-8")
+        for name, text in {**self.written, "build.ninja": self.text()}.items():
+            if not (out / name).exists() or (out / name).read_text(encoding="utf-8") != text:
+                (out / name).write_text(text, encoding="utf-8")
         ninja = Path(sys.executable).parent / "ninja"
         command = [str(ninja) if ninja.exists() else "ninja", "-C", str(out)]
-        command += ["-j", str(jobs)] if jobs else []
+        parallel = ["-j", str(jobs)] if jobs else []
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run([*command, *parallel], capture_output=True, text=True, check=False)
         except FileNotFoundError:
             raise UserError("ninja is not installed: pip install ninja (it is in requirements.lock)") from None
         if done.returncode:
             words = (done.stdout + done.stderr).strip().splitlines()
             raise UserError("compiling the ops failed:\n" + "\n".join(words[-40:]))
+        rules = ["-t", "compdb", "cc", *(["nvcc"] if self.toolkit else [])]
+        listed = subprocess.run([*command, *rules], capture_output=True, text=True, check=True).stdout
+        self._write_compile_commands(out, json.loads(listed[listed.index("[") :]))
+
+    @staticmethod
+    def _write_compile_commands(out: Path, entries: list[dict[str, str]]) -> None:
+        """How each file is compiled, for editors and linters; a binding as the one compilation that includes it."""
+        for together in [entry for entry in entries if entry["file"] == BINDINGS]:
+            for path in binding_files():
+                command = together["command"].replace(f"-c {BINDINGS} ", f"-c {path} ")
+                entries.append({**together, "file": str(path), "command": command})
+        (out / COMPILE_COMMANDS).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def build(
-    out: Path, opt_level: int = 3, cxx: str | None = None, jobs: int | None = None, archs: str = "auto"
+    out: Path,
+    opt_level: int = 3,
+    cxx: str | None = None,
+    jobs: int | None = None,
+    archs: str = "auto",
+    sanitize: bool = False,
 ) -> tuple[str, str]:
-    """Compile into out/samebits_ops.so and write out/ops.digest; returns the digest and one line on CUDA.
+    """Compile into out/samebits_ops.so; returns the digest and one line on CUDA.
 
-    archs is as for toolkit.choose. Only what changed is compiled again. Raises UserError with the compiler's words if it
-    fails.
+    archs is as for toolkit.choose; sanitize: the CPU kernels look for wrong addresses and undefined behaviour. Only what
+    changed is compiled again. Writes ops.digest, stems.json (stem_digests) and compile_commands.json beside the library.
+    Raises UserError with the compiler's words if it fails.
     """
     chosen, line = choose(archs)
     digest = source_digest()
-    ninja = Ninja(find_compiler(cxx), opt_level, chosen)
+    ninja = Ninja(find_compiler(cxx), opt_level, chosen, sanitize)
     ninja.bindings(digest)
     ninja.cpu_kernels()
     if chosen:
         ninja.cuda_kernels()
     ninja.run(out.resolve(), jobs)
     (out / DIGEST).write_text(f"{digest}\n", encoding="ascii")
+    (out / STEMS).write_text(json.dumps(stem_digests(), indent=1) + "\n", encoding="ascii")
     return digest, line

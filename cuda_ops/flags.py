@@ -31,6 +31,14 @@ BUILD = {
     "-Wno-unknown-pragmas": "GCC unroll pragmas are hints that clang may not know",
 }
 
+# For a library that is tested, never one that trains.
+SANITIZERS = {
+    "-fsanitize=address,undefined": "reads and writes outside of arrays, and what the language leaves undefined",
+    "-fno-sanitize-recover=all": "the first one ends the process",
+    "-fno-omit-frame-pointer": "whole stacks in the message",
+    "-g": "with lines",
+}
+
 # Each kernel is compiled once per level; cpu/dispatch.cpp picks at run time, so one library runs on any CPU.
 X86_LEVELS = {
     "baseline": ("-march=x86-64", "any x86-64: SSE2, no FMA instruction, fma emulated exactly"),

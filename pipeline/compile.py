@@ -4,7 +4,15 @@
     results/build/samebits_ops.so  sources 5f0c21d7a9be  g++ -O3, levels baseline v3 v4
     CPU only: no GPU that the CUDA kernels are written for is present
 
-Writes samebits_ops.so and ops.digest, the SHA-256 of sources and arithmetic flags, which is the same on every machine.
+Writes samebits_ops.so; ops.digest, the SHA-256 of sources and arithmetic flags, and stems.json, the same per stem, which are
+the same on every machine; compile_commands.json for editors.
+
+    python -m pipeline.compile --sanitize --out results/sanitized
+
+makes a library whose CPU kernels look for wrong addresses and undefined behaviour. gcc's runtime must be there first:
+
+    LD_PRELOAD="$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 SAMEBITS_BUILD=results/sanitized \\
+        python -m tests.ops.cases all.safetensors
 """
 
 from __future__ import annotations
@@ -13,7 +21,7 @@ import argparse
 from pathlib import Path
 
 from cuda_ops import build, flags
-from cuda_ops.errors import exit_on_user_error
+from cuda_ops.errors import UserError, exit_on_user_error
 
 
 def main() -> int:
@@ -27,8 +35,12 @@ def main() -> int:
         default="auto",
         help=f"CUDA kernels: auto (the GPUs present), none, all, or any of {','.join(flags.ARCHS)}",
     )
+    parser.add_argument("--sanitize", action="store_true", help="for tests: CPU kernels that check themselves, no CUDA")
     args = parser.parse_args()
-    digest, cuda = build.build(args.out, args.opt_level, args.cxx, args.threads, args.archs)
+    if args.sanitize and args.out == parser.get_default("out"):
+        raise UserError(f"--sanitize: {args.out} is the library that trains; name another folder with --out")
+    archs = "none" if args.sanitize else args.archs
+    digest, cuda = build.build(args.out, args.opt_level, args.cxx, args.threads, archs, args.sanitize)
     compiler = Path(build.find_compiler(args.cxx)).name
     print(
         f"{args.out / build.LIBRARY}  sources {digest[:12]}  {compiler} -O{args.opt_level}, "

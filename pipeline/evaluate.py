@@ -161,9 +161,9 @@ def main() -> int:
         receipt(out.parent / "receipts" / f"evaluate_{step}.json", f"evaluate {step}"),
         device_errors(f"evaluating {args.checkpoint}"),
     ):
-        from cuda_ops import ops
+        from cuda_ops import runtime
 
-        ops.set_threads(args.threads)
+        runtime.set_threads(args.threads)
         result = evaluate(recipe, args.checkpoint, args.tokens or tokens_dir(recipe), args.batch_size, args.device)
         write_json(out, result)
     loss = result["validation"]

@@ -94,10 +94,10 @@ def main() -> int:
     if args.list:
         print("\n".join(f"{name} {list(shape)}" for name, shape in shapes.items()))
         return 0
-    from cuda_ops import ops
+    from cuda_ops import runtime
 
     if args.threads:
-        ops.set_threads(args.threads)
+        runtime.set_threads(args.threads)
     checkpoints = checkpoints_of(run)
     if args.checkpoint:
         from pipeline.base.checkpoint import load

@@ -92,11 +92,11 @@ def main() -> int:
     recipe = load_recipe(args.recipe)
     out = args.out or run_dir(recipe) / "samples.json"
     with receipt(out.parent / "receipts" / "sample.json", "sample"), device_errors(f"sampling from {args.checkpoint}"):
-        from cuda_ops import ops
+        from cuda_ops import runtime
         from pipeline.base.checkpoint import load
         from pipeline.scoring.model import load_model
 
-        ops.set_threads(args.threads)
+        runtime.set_threads(args.threads)
         tokenizer = load_tokenizer(args.tokens or tokens_dir(recipe))
         batch = min(args.batch_size, recipe.artifacts.samples.draws)
         model = load_model(recipe, load(args.checkpoint), args.checkpoint, batch, batch, args.device)

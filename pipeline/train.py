@@ -79,15 +79,15 @@ class Segment:
     """A segment under way: the trainer, its chain so far, and the rolling checkpoints."""
 
     def __init__(self, args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks) -> None:
-        from cuda_ops import ops
+        from cuda_ops import runtime
         from pipeline.base.checkpoint import Rolling, load
         from pipeline.training.trainer import new_trainer
 
-        ops.set_threads(execution.threads_per_rank)
+        runtime.set_threads(execution.threads_per_rank)
         tokens = args.tokens or tokens_dir(recipe)
         self.args, self.execution, self.ranks = args, execution, ranks
         self.trainer = new_trainer(recipe, execution, ranks, tokens)
-        self.rolling = Rolling(args.state / state_key(recipe, tokens, ops.SOURCE_DIGEST))
+        self.rolling = Rolling(args.state / state_key(recipe, tokens, runtime.source_digest()))
         self.lines: list[chain.Line] = []
         self.resumed = 0
         previous = 0
@@ -132,7 +132,7 @@ class Segment:
             self.rolling.prune()
 
     def run(self, facts: dict[str, Any]) -> int:
-        from cuda_ops import ops
+        from cuda_ops import runtime
         from pipeline.base.checkpoint import save
 
         received: list[int] = []
@@ -169,7 +169,7 @@ class Segment:
             "tokens_per_second": round(progress.rate, 1),
             "execution": vars(self.execution),
             **made_by(trainer.recipe),
-            "isa": ops.isa(),
+            "isa": runtime.isa(),
         }
         return 0
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from cuda_ops import ops
+from cuda_ops import ops, runtime
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_json
 from pipeline.records.digests import EXPECTED
@@ -68,7 +68,7 @@ def main() -> int:
         raise UserError(f"--functions {','.join(unknown)}: allowed are {', '.join(ops.FUNCTIONS)}")
     if args.write and (args.device != "cpu" or set(args.functions.split(",")) != set(ops.FUNCTIONS)):
         raise UserError("--write publishes all functions as a CPU computes them: leave out --device and --functions")
-    ops.set_threads(args.threads)
+    runtime.set_threads(args.threads)
     expected = {} if args.write else published()
     found: dict[str, str] = {}
     for function in args.functions.split(","):

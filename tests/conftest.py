@@ -1,11 +1,14 @@
-"""The ops are compiled once, in results/build, before any test that needs them."""
+"""The ops are compiled once, in results/build, when a test first needs them: imports them, or runs a program."""
 
 from __future__ import annotations
 
+import importlib.abc
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -29,15 +32,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
 
-def pytest_configure(config: pytest.Config) -> None:
+@cache
+def compile_ops() -> None:
+    """Bring results/build up to date, and with --device shim the library of the CUDA sources; once per process."""
     from cuda_ops.build import build
 
     build(ROOT / "results" / "build")
-    device = config.getoption("--device")
-    if device == "shim":
+    if os.environ["SAMEBITS_BUILD"] == str(SHIM):
         from tests.cuda_on_cpu.build import build_shim
 
         build_shim(SHIM)
+
+
+class CompileFirst(importlib.abc.MetaPathFinder):
+    """Compiles before the module that loads the library is imported; finds nothing itself."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == "cuda_ops.library":
+            compile_ops()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    sys.meta_path.insert(0, CompileFirst())
+    device = config.getoption("--device")
+    if device == "shim":
         os.environ["SAMEBITS_BUILD"] = str(SHIM)
         settings.register_profile("shim", settings.get_profile("repeatable"), max_examples=5)
         settings.load_profile("shim")
@@ -58,6 +76,7 @@ def shim() -> Path:
 
 def run(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code: int | None = 0) -> str:
     """Run `python <command>` in the project; returns stdout and stderr together, and checks the exit code."""
+    compile_ops()
     merged = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=merged, cwd=cwd, check=False)
     output = done.stdout + done.stderr

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-NOT_OPS = {"device_archs", "isa", "require_cuda", "set_threads", "FUNCTIONS", "NORM_CHUNK", "SOURCE_DIGEST"}
+NOT_OPS = {"FUNCTIONS", "NORM_CHUNK"}
 
 
 def moved(function: Callable[..., Any], device: str) -> Callable[..., Any]:
@@ -37,9 +37,9 @@ def moved(function: Callable[..., Any], device: str) -> Callable[..., Any]:
 
 def run_ops_on(device: str) -> None:
     """Exchange every op of cuda_ops.ops for one that runs on the device."""
-    from cuda_ops import ops
+    from cuda_ops import ops, runtime
 
-    ops.require_cuda()
+    runtime.require_cuda()
     for name in ops.__all__:
         if name not in NOT_OPS:
             setattr(ops, name, moved(getattr(ops, name), device))

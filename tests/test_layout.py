@@ -12,6 +12,7 @@ import json
 import re
 from pathlib import Path
 
+from cuda_ops.build import stems
 from pipeline.recipe import load_recipe, schema
 from pipeline.records.code_digest import modules_of
 
@@ -34,6 +35,7 @@ STAGES = [
     "compare",
     "spikes",
 ]
+NO_OPS = {"dispatch", "check", "library", "cuda"}  # what stands beside the stems
 BEGIN, END = "<!-- digests: written by tests/test_layout.py from config/expected -->\n", "<!-- end of digests -->"
 
 
@@ -102,7 +104,7 @@ def test_forbidden_names() -> None:
         r"\b(expf|tanhf|logf|powf|sinf|cosf|rsqrtf|__\w+f)\(|multiProcessorCount|#include <c?math", *device
     )
     launches = found(r"<<<|atomic[A-Z]\w+\(", *device)
-    assert {line.split(":")[0].split("/")[-1] for line in launches} == {"launch.h", "fingerprint.cu"}
+    assert {line.split(":")[0].split("/")[-1] for line in launches} == {"launch.h", "fingerprint.cu", "nonfinite.cu"}
     assert [line.split(":")[0] for line in found(r"#pragma omp", *kernels)] == ["cuda_ops/cpu/parallel.h"] * 3
     assert not found(r"^\s*(run|script):|ancient\(", "workflow/rules/*.smk", "workflow/Snakefile")
     assert not found(r"torch\.distributed|Execution|torch\.rand", "pipeline/models/*.py")
@@ -113,6 +115,14 @@ def test_forbidden_names() -> None:
         "pipeline/training/schedule.py",
         "pipeline/training/trainer.py",
     )
+
+
+def test_a_stem_is_there_in_every_layer() -> None:
+    layers = {"cpu": ".cpp", "kernels": ".cu", "bindings": ".cpp", "ops": ".py"}
+    for folder, ending in layers.items():
+        found = {path.stem for path in (ROOT / "cuda_ops" / folder).glob(f"[!_]*{ending}")}
+        assert found - NO_OPS == set(stems()), folder
+    assert not [stem for stem in stems() if not (ROOT / "tests" / "ops" / f"test_{stem}.py").exists()]
 
 
 def test_files_can_be_read_in_one_sitting() -> None:

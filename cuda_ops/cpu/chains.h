@@ -12,7 +12,7 @@
 #include <arm_neon.h>
 #endif
 
-#include "../numerics/scalar.h"
+#include "../numerics/float.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {

@@ -1,10 +1,12 @@
 // Softmax cross-entropy, fused with its own gradient.
 //
 // order: exact row maximum in index order; the sum of exponentials is a row reduction over the V real columns.
-// loss = log(sum) - (x[target] - max). Threads share out rows. chain_sum is one chain.
+// loss = log(sum) - (x[target] - max). Threads share out rows.
 #include "kernels.h"
 #include "parallel.h"
 #include "row_sums.h"
+
+#include "../numerics/exp_log.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {
@@ -56,13 +58,6 @@ void cross_entropy_fused(float* losses, float* logits, const int32_t* targets, f
       for (int64_t i = V; i < Vp; i++) x[i] = 0.0f;
     }
   });
-}
-
-void chain_sum(float* total, const float* losses, int64_t n) {
-  FloatEnvironment environment;
-  float sum = *total;
-  for (int64_t i = 0; i < n; i++) sum = add(sum, losses[i]);
-  *total = sum;
 }
 
 }  // namespace SAMEBITS_ISA

@@ -4,7 +4,7 @@
 #include "kernels.h"
 #include "parallel.h"
 
-#include "../numerics/scalar.h"
+#include "../numerics/float.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {

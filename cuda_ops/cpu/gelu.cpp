@@ -2,7 +2,7 @@
 #include "kernels.h"
 #include "parallel.h"
 
-#include "../numerics/scalar.h"
+#include "../numerics/gelu.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {

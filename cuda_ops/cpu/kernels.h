@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-#include "../numerics/scalar.h"
+#include "../numerics/float.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {

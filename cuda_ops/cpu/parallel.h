@@ -8,7 +8,7 @@
 #include <xmmintrin.h>
 #endif
 
-#include "../numerics/scalar.h"
+#include "../numerics/float.h"
 #include "threads.h"
 
 namespace samebits {

@@ -7,7 +7,7 @@
 #include "kernels.h"
 #include "parallel.h"
 
-#include "../numerics/scalar.h"
+#include "../numerics/exp_log.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {

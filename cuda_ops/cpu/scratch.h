@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "../numerics/scalar.h"
+#include "../numerics/float.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {

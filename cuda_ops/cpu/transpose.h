@@ -7,7 +7,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../numerics/scalar.h"
+#include "../numerics/float.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {

@@ -2,7 +2,7 @@
 #include "kernels.h"
 #include "parallel.h"
 
-#include "../numerics/scalar.h"
+#include "../numerics/unary.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {

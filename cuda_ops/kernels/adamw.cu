@@ -1,7 +1,7 @@
 // One AdamW step over n parameters. Indices and divisibility: elementwise.h.
 //
-// order: no sum; adamw_update() of numerics/optimizer.h.
-#include "../numerics/optimizer.h"
+// order: no sum; adamw_update() of numerics/adamw.h.
+#include "../numerics/adamw.h"
 #include "elementwise.h"
 
 namespace samebits {
@@ -11,10 +11,10 @@ namespace device {
 
 template <int kWidth>
 __global__ void __launch_bounds__(kElementThreads)
-    adamw_kernel(float* param, float* m, float* v, const float* grad, const float* scalars, int64_t n, float beta1,
-                 float beta2, float eps, float weight_decay) {
-  if (scalars[0] != scalars[0]) return;
-  const AdamWScalars s = adamw_scalars(scalars[0], scalars[1], beta1, beta2, eps, weight_decay, scalars[2], scalars[3]);
+    adamw_kernel(float* param, float* m, float* v, const float* grad, const float* factor, const float* scalars,
+                 int64_t n, float beta1, float beta2, float eps, float weight_decay) {
+  if (*factor != *factor) return;
+  const AdamWScalars s = adamw_scalars(*factor, scalars[0], beta1, beta2, eps, weight_decay, scalars[1], scalars[2]);
   for_own_elements<kWidth>(
       n,
       [=](int64_t i) {
@@ -31,16 +31,16 @@ __global__ void __launch_bounds__(kElementThreads)
 
 // ---------------------------------------------------------------- launchers
 
-void adamw(Stream stream, float* param, float* m, float* v, const float* grad, const float* scalars, int64_t n,
-           float beta1, float beta2, float eps, float weight_decay) {
+void adamw(Stream stream, float* param, float* m, float* v, const float* grad, const float* factor,
+           const float* scalars, int64_t n, float beta1, float beta2, float eps, float weight_decay) {
   if (n <= 0) return;
   const dim3 grid(blocks_for(n, kElementsPerBlock));
   if (aligned(param, m, v, grad)) {
-    SAMEBITS_LAUNCH(adamw_kernel<4>, grid, dim3(kElementThreads), 0, stream, param, m, v, grad, scalars, n, beta1,
-                    beta2, eps, weight_decay);
+    SAMEBITS_LAUNCH(adamw_kernel<4>, grid, dim3(kElementThreads), 0, stream, param, m, v, grad, factor, scalars, n,
+                    beta1, beta2, eps, weight_decay);
   } else {
-    SAMEBITS_LAUNCH(adamw_kernel<1>, grid, dim3(kElementThreads), 0, stream, param, m, v, grad, scalars, n, beta1,
-                    beta2, eps, weight_decay);
+    SAMEBITS_LAUNCH(adamw_kernel<1>, grid, dim3(kElementThreads), 0, stream, param, m, v, grad, factor, scalars, n,
+                    beta1, beta2, eps, weight_decay);
   }
 }
 

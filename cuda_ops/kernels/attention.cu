@@ -11,6 +11,7 @@
 // order: a score is a chain of fma_ over d, then one mul by scale; max_ over keys j <= i, exact, before any
 // exponential; exp_(score - maximum); their sum is a chain of add over j, an output a chain of fma_ over j, then one
 // mul by 1 / sum. Keys that a query may not see are skipped, never added as zeros.
+#include "../numerics/exp_log.h"
 #include "attention_tile.h"
 
 namespace samebits {

@@ -12,6 +12,7 @@
 // order: delta is a chain of fma_ over d. p = mul(exp_(sub(score, row_max)), 1 / row_sum); dp is a chain of fma_ over
 // d; ds = mul(p, sub(dp, delta)). dq is a chain over keys j <= i ascending, dk and dv are chains over queries i >= j
 // ascending; dq and dk end with one mul by scale. What may not be seen is skipped.
+#include "../numerics/exp_log.h"
 #include "attention_tile.h"
 
 namespace samebits {

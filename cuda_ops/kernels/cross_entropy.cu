@@ -5,14 +5,14 @@
 // before it. Gradient: the exponentials once more rather than stored and read. 128-bit accesses where Vp % 4 == 0 and
 // logits is 16-byte aligned; any V <= Vp.
 //
-// order: the sum of exponentials is a row reduction over the V real columns (fold_partials); chain_sum is one chain.
+// order: the sum of exponentials is a row reduction over the V real columns (fold_partials).
+#include "../numerics/exp_log.h"
 #include "rows.h"
 
 namespace samebits {
 namespace device {
 
 constexpr int kComputeThreads = 256, kLossThreads = 32 + kComputeThreads, kLossTile = 8 * kComputeThreads;
-constexpr int kChainThreads = 256, kChainTile = 2048;
 
 // ---------------------------------------------------------------- kernels
 
@@ -94,26 +94,6 @@ __global__ void __launch_bounds__(kLossThreads)
   }
 }
 
-// One block: its threads fetch a tile, thread 0 adds it.
-__global__ void __launch_bounds__(kChainThreads) chain_sum_kernel(float* total, const float* losses, int64_t n) {
-  __shared__ float tile[kChainTile];
-  float sum = *total;
-  for (int64_t first = 0; first < n; first += kChainTile) {
-    const int count = (int)(n - first < kChainTile ? n - first : kChainTile);
-#pragma unroll
-    for (int i = threadIdx.x; i < kChainTile; i += kChainThreads) {
-      if (i < count) tile[i] = losses[first + i];
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-#pragma unroll 16
-      for (int i = 0; i < count; i++) sum = add(sum, tile[i]);
-    }
-    __syncthreads();
-  }
-  if (threadIdx.x == 0) *total = sum;
-}
-
 // ---------------------------------------------------------------- launchers
 
 template <bool kFused>
@@ -139,11 +119,6 @@ void cross_entropy_forward(Stream stream, float* losses, const float* logits, co
 void cross_entropy_fused(Stream stream, float* losses, float* logits, const int32_t* targets, float dloss, int64_t N,
                          int64_t V, int64_t Vp) {
   cross_entropy<true>(stream, losses, logits, targets, dloss, N, V, Vp);
-}
-
-void chain_sum(Stream stream, float* total, const float* losses, int64_t n) {
-  if (n <= 0) return;
-  SAMEBITS_LAUNCH(chain_sum_kernel, dim3(1), dim3(kChainThreads), 0, stream, total, losses, n);
 }
 
 }  // namespace device

@@ -1,20 +1,13 @@
-// Integer sums and searches over the bits of a tensor: no rounding, so atomics on integers may come in any order.
+// An integer sum over the bits of a tensor. Indices: words.h.
 //
-// Block k of 256 threads does words 8192 k to 8192 k + 8191; thread t walks words t, t + 256, ... of them. Any n.
-//
-// order: free, sums mod 2^64 (fingerprint_mix) and a minimum.
+// order: free, a sum mod 2^64 (fingerprint_mix).
 #include "../numerics/fingerprint.h"
-#include "pack.h"
+#include "words.h"
 
 namespace samebits {
 namespace device {
 
-constexpr int kWordThreads = 256, kWordsPerBlock = 8192;
-typedef unsigned long long Word64;
-
 // ---------------------------------------------------------------- kernels
-
-__global__ void set_word_kernel(Word64* out, Word64 value) { *out = value; }
 
 __global__ void __launch_bounds__(kWordThreads)
     fingerprint_kernel(Word64* out, const uint32_t* x, int64_t n, int64_t offset) {
@@ -33,19 +26,6 @@ __global__ void __launch_bounds__(kWordThreads)
   atomicAdd(out, sum);
 }
 
-// out starts as 2^64 - 1, which is -1: none.
-__global__ void __launch_bounds__(kWordThreads) first_nonfinite_kernel(Word64* out, const float* x, int64_t n) {
-  const int64_t first = (int64_t)blockIdx.x * kWordsPerBlock;
-  const int64_t last = first + kWordsPerBlock < n ? first + kWordsPerBlock : n;
-  Word64 found = ~0ull;
-#pragma unroll 8
-  for (int64_t i = first + threadIdx.x; i < last; i += kWordThreads) {
-    const bool finite = (to_bits(x[i]) & 0x7f800000u) != 0x7f800000u;
-    found = finite || (Word64)i > found ? found : (Word64)i;
-  }
-  if (found != ~0ull) atomicMin(out, found);
-}
-
 // ---------------------------------------------------------------- launchers
 
 void fingerprint(Stream stream, uint64_t* out, const uint32_t* x, int64_t n, int64_t offset) {
@@ -54,14 +34,6 @@ void fingerprint(Stream stream, uint64_t* out, const uint32_t* x, int64_t n, int
   if (n <= 0) return;
   SAMEBITS_LAUNCH(fingerprint_kernel, dim3(blocks_for(n, kWordsPerBlock)), dim3(kWordThreads), 0, stream, word, x, n,
                   offset);
-}
-
-void first_nonfinite(Stream stream, int64_t* out, const float* x, int64_t n) {
-  Word64* const word = reinterpret_cast<Word64*>(out);
-  SAMEBITS_LAUNCH(set_word_kernel, dim3(1), dim3(1), 0, stream, word, ~(Word64)0);
-  if (n <= 0) return;
-  SAMEBITS_LAUNCH(first_nonfinite_kernel, dim3(blocks_for(n, kWordsPerBlock)), dim3(kWordThreads), 0, stream, word, x,
-                  n);
 }
 
 }  // namespace device

@@ -1,6 +1,7 @@
 // GELU, tanh form, forward and backward. Indices and divisibility: elementwise.h.
 //
-// order: no sum; gelu() and gelu_derivative() of numerics/scalar.h.
+// order: no sum; gelu() and gelu_derivative() of numerics/gelu.h.
+#include "../numerics/gelu.h"
 #include "elementwise.h"
 
 namespace samebits {

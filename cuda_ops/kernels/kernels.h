@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "../numerics/scalar.h"
+#include "../numerics/float.h"
 
 struct CUstream_st;
 

@@ -1,16 +1,13 @@
-// The gradient norm: sums of squares of fixed-size chunks of the flat parameter space, then a tree over chunks.
+// The gradient norm: sums of squares of fixed-size chunks of the flat parameter space. The chunks are added by
+// tree_sum.
 //
-// norm_partials: a chunk is a row of rows.h, with 128-bit loads where chunk % 4 == 0 and x is 16-byte aligned.
-// tree_sum: block k folds the aligned 2048 values from 2048 k, which is a subtree, into one; the results are folded
-// again until one is left.
+// A chunk is a row of rows.h, with 128-bit loads where chunk % 4 == 0 and x is 16-byte aligned.
 //
-// order: a chunk is a row reduction of fma(x, x, partial) (fold_partials); the chunks are a pairwise tree.
+// order: a chunk is a row reduction of fma(x, x, partial) (fold_partials).
 #include "rows.h"
 
 namespace samebits {
 namespace device {
-
-constexpr int kTreeThreads = 1024, kTreeBlock = 2 * kTreeThreads;
 
 // ---------------------------------------------------------------- kernels
 
@@ -37,24 +34,6 @@ __global__ void __launch_bounds__(kRowThreads)
   if (own.row < chunks && own.first == 0) partials[own.row] = sum;
 }
 
-__global__ void __launch_bounds__(kTreeThreads) tree_sum_kernel(float* out, const float* x, int64_t n) {
-  __shared__ float level[kTreeBlock];
-  const int64_t first = (int64_t)blockIdx.x * kTreeBlock;
-  int count = (int)(n - first < kTreeBlock ? n - first : kTreeBlock);
-  for (int i = threadIdx.x; i < count; i += kTreeThreads) level[i] = x[first + i];
-  __syncthreads();
-  while (count > 1) {
-    const int left = 2 * (int)threadIdx.x, right = left + 1;
-    float value = 0.0f;
-    if (left < count) value = right < count ? add(level[left], level[right]) : level[left];
-    __syncthreads();
-    if (left < count) level[threadIdx.x] = value;
-    __syncthreads();
-    count = (count + 1) / 2;
-  }
-  if (threadIdx.x == 0) out[blockIdx.x] = n > 0 ? level[0] : 0.0f;
-}
-
 // ---------------------------------------------------------------- launchers
 
 void norm_partials(Stream stream, float* partials, const float* x, int64_t n, int64_t chunk) {
@@ -67,23 +46,6 @@ void norm_partials(Stream stream, float* partials, const float* x, int64_t n, in
     SAMEBITS_LAUNCH(norm_partials_kernel<1>, grid_for_rows<1>(chunks), dim3(kRowThreads), 0, stream, partials, x, n,
                     chunk, chunks);
   }
-}
-
-void tree_sum(Stream stream, float* out, const float* x, int64_t n) {
-  const int64_t blocks = (n + kTreeBlock - 1) / kTreeBlock;
-  const int64_t upper = (blocks + kTreeBlock - 1) / kTreeBlock;
-  const Scratch scratch(stream, blocks > 1 ? (size_t)(blocks + upper) * sizeof(float) : 0);
-  float *next = scratch.as<float>(), *after = next + blocks;
-  while (n > kTreeBlock) {
-    const int64_t results = (n + kTreeBlock - 1) / kTreeBlock;
-    SAMEBITS_LAUNCH(tree_sum_kernel, dim3((unsigned)results), dim3(kTreeThreads), 0, stream, next, x, n);
-    x = next;
-    n = results;
-    float* const swap = next;
-    next = after;
-    after = swap;
-  }
-  SAMEBITS_LAUNCH(tree_sum_kernel, dim3(1), dim3(kTreeThreads), 0, stream, out, x, n);
 }
 
 }  // namespace device

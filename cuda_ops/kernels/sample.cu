@@ -6,6 +6,7 @@
 //
 // order: candidates stand by (value descending, index ascending); weights exp(x - max) are one chain in that order, and
 // the first whose running sum exceeds u * total is drawn.
+#include "../numerics/exp_log.h"
 #include "pack.h"
 
 namespace samebits {

@@ -1,5 +1,5 @@
 // Device memory that lives until the launcher returns: what is queued on the same stream later may have it next, so no
-// kernel of another stream may use it. Defined by whoever links the launchers: cuda_bindings.cpp does it over torch's
+// kernel of another stream may use it. Defined by whoever links the launchers: bindings/cuda.cpp does it over torch's
 // allocator, which also serves graph capture.
 #pragma once
 

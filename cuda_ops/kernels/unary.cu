@@ -1,6 +1,7 @@
 // One elementary function over n values: how tests reach the arithmetic of a backend. Indices: elementwise.h.
 //
-// order: no sum; unary_function() of numerics/scalar.h.
+// order: no sum; unary_function() of numerics/unary.h.
+#include "../numerics/unary.h"
 #include "elementwise.h"
 
 namespace samebits {

@@ -5,7 +5,7 @@
 // about 2^-32. It localises; SHA-256 certifies.
 #pragma once
 
-#include "scalar.h"
+#include "float.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {

@@ -7,15 +7,12 @@
 // pairwise tree     (0,1)(2,3)... level by level over a list; an odd last element moves up unchanged.
 #pragma once
 
-#include "scalar.h"
+#include "float.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {
 
 constexpr int kPartials = 32;
-
-// Elements per chunk of the flat parameter space in the gradient norm.
-constexpr int kNormChunk = 4096;
 
 // Folds p[0..31] in place; the sum is p[0].
 SAMEBITS_HD float fold_partials(float* p) {

@@ -6,7 +6,8 @@
 // word i mod 4 of block i / 4.
 #pragma once
 
-#include "scalar.h"
+#include "exp_log.h"
+#include "turn.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {

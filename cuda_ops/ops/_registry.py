@@ -8,43 +8,20 @@ import torch
 
 from cuda_ops import library
 
-SOURCE_DIGEST = library.load()
+library.load()
 compiled = torch.ops.samebits
 
-# Every op writes into tensors it is given and returns nothing, so its fake kernel has nothing to infer.
-_WRITING = [
-    "matmul",
-    "bias_backward",
-    "embedding_forward",
-    "embedding_backward",
-    "embedding_add",
-    "layernorm_forward",
-    "layernorm_backward",
-    "gelu_forward",
-    "gelu_backward",
-    "residual_forward",
-    "attention_forward",
-    "attention_backward",
-    "attention_cached",
-    "cross_entropy_forward",
-    "cross_entropy_fused",
-    "chain_sum",
-    "adamw",
-    "clip",
-    "norm_partials",
-    "tree_sum",
-    "unary",
-    "fill_normal",
-    "fill_uniform",
-    "sample",
-    "fingerprint_into",
-    "first_nonfinite_into",
-]
+
+def writing_ops() -> list[str]:
+    """Every op that writes into tensors it is given, by its schema. Such an op returns nothing."""
+    names = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("samebits::")}
+    schemas = {name: getattr(compiled, name).default._schema for name in names}
+    return sorted(name for name, schema in schemas.items() if schema.is_mutable)
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     return None
 
 
-for _name in _WRITING:
+for _name in writing_ops():
     torch.library.register_fake(f"samebits::{_name}")(_nothing)

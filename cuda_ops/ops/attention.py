@@ -16,13 +16,6 @@ def attention_forward(out: Tensor, row_max: Tensor, row_sum: Tensor, qkv: Tensor
     compiled.attention_forward.default(out, row_max, row_sum, qkv, heads)
 
 
-def attention_backward(
-    dqkv: Tensor, dout: Tensor, out: Tensor, qkv: Tensor, row_max: Tensor, row_sum: Tensor, heads: int
-) -> None:
-    """dqkv [B, T, 3C] of dout [B, T, C]. Order: dq in key order, dk and dv in query order, all chains."""
-    compiled.attention_backward.default(dqkv, dout, out, qkv, row_max, row_sum, heads)
-
-
 def attention_cached(
     out: Tensor, key_cache: Tensor, value_cache: Tensor, qkv: Tensor, heads: int, position: int
 ) -> None:

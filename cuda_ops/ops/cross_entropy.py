@@ -18,8 +18,3 @@ def cross_entropy_forward(losses: Tensor, logits: Tensor, targets: Tensor, vocab
 def cross_entropy_fused(losses: Tensor, logits: Tensor, targets: Tensor, dloss: float, vocab_size: int) -> None:
     """The same losses, and logits becomes its own gradient times dloss, 0 in the padded columns."""
     compiled.cross_entropy_fused.default(losses, logits, targets, dloss, vocab_size)
-
-
-def chain_sum(total: Tensor, losses: Tensor) -> None:
-    """total [1] continues a chain of additions over losses in index order."""
-    compiled.chain_sum.default(total, losses)

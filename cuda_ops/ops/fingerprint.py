@@ -1,4 +1,4 @@
-"""Integer sums and searches over the bits of tensors. Kernels: cpu/fingerprint.cpp, kernels/fingerprint.cu."""
+"""An integer sum over the bits of tensors. Kernels: cpu/fingerprint.cpp, kernels/fingerprint.cu."""
 
 from __future__ import annotations
 
@@ -15,16 +15,6 @@ def fingerprint(x: Tensor, offset: int = 0) -> int:
     return int(compiled.fingerprint.default(x, offset)) % 2**64
 
 
-def first_nonfinite(x: Tensor) -> int:
-    """Index of the first NaN or Inf of x in flat order, or -1."""
-    return int(compiled.first_nonfinite.default(x))
-
-
 def fingerprint_into(out: Tensor, x: Tensor, offset: int = 0) -> None:
     """out [1] int64 on x's device = fingerprint(x, offset) as a signed number; waits for nothing, so a graph can hold it."""
     compiled.fingerprint_into.default(out, x, offset)
-
-
-def first_nonfinite_into(out: Tensor, x: Tensor) -> None:
-    """out [1] int64 on x's device = first_nonfinite(x); waits for nothing."""
-    compiled.first_nonfinite_into.default(out, x)

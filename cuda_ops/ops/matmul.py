@@ -1,4 +1,4 @@
-"""Matrix products and the gradient of a bias. Kernels: matmul and bias in cpu/ and kernels/."""
+"""Matrix products. Kernels: cpu/matmul.cpp, kernels/matmul.cu."""
 
 from __future__ import annotations
 
@@ -21,8 +21,3 @@ def matmul(
 
 def _rows(x: Tensor) -> Tensor:
     return x if x.dim() == 2 else x.view(-1, x.shape[-1])
-
-
-def bias_backward(dbias: Tensor, dout: Tensor) -> None:
-    """dbias [C] += column sums of dout [B, T, C]: a column reduction per sequence, sequences in order."""
-    compiled.bias_backward.default(dbias, dout)

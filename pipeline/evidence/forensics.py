@@ -74,9 +74,9 @@ def updated(recipe: Recipe, step: int, name: str, before: Tensor, m: Tensor, v: 
     param = before.clone().view(-1)
     decay = adam.weight_decay if before.dim() > 1 else 0.0
     corrections = [bias_correction(beta, step) for beta in (adam.beta1, adam.beta2)]
-    scalars = torch.tensor([1.0, learning_rate(recipe.bits.schedule, step, recipe.bits.steps), *corrections])
+    scalars = torch.tensor([learning_rate(recipe.bits.schedule, step, recipe.bits.steps), *corrections])
     grad = torch.zeros_like(param)
-    ops.adamw(param, m.clone().view(-1), v.clone().view(-1), grad, scalars, 1.0, 1.0, adam.eps, decay)
+    ops.adamw(param, m.clone().view(-1), v.clone().view(-1), grad, torch.ones(1), scalars, 1.0, 1.0, adam.eps, decay)
     return param.view(before.shape)
 
 

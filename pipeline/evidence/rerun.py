@@ -96,12 +96,12 @@ class Rerun:
 
     def about(self) -> dict[str, str | int]:
         """What a trace says of this side."""
-        from cuda_ops import ops
+        from cuda_ops import runtime
         from pipeline.records.code_digest import code_digest
 
         return {
             "recipe_id": recipe_id(self.trainer.recipe),
             "origin": self.origin.name if self.origin else "initial weights",
-            "sources": ops.SOURCE_DIGEST,
+            "sources": runtime.source_digest(),
             "code": code_digest("pipeline.training.trainer"),
         }

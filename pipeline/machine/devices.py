@@ -32,10 +32,10 @@ def device_of(devices: str, rank: int = 0, local_rank: int = 0) -> torch.device:
     """A rank's device, checked: a UserError says what is missing. GPUs are dealt out in turn."""
     if name_of(devices, rank) == "cpu":
         return torch.device("cpu")
-    from cuda_ops import ops
+    from cuda_ops import runtime
 
     device = torch.device("cuda", local_rank % max(1, torch.cuda.device_count()))
-    ops.require_cuda(device.index)
+    runtime.require_cuda(device.index)
     torch.cuda.set_device(device)
     return device
 

@@ -246,7 +246,7 @@ class Gpt:
         self._see(prefix + "attn", attended)
         ops.matmul(branch, attended, w[prefix + "attn.proj.weight"], w[prefix + "attn.proj.bias"])
         self._see(prefix + "attn.proj", branch)
-        ops.residual_forward(middle, x, branch)
+        ops.add(middle, x, branch)
         self._see(prefix + "middle", middle)
         self._layernorm(normalised, per_row(a.ln_2_mean), per_row(a.ln_2_rstd), middle, prefix + "ln_2")
         self._see(prefix + "ln_2", normalised)
@@ -256,7 +256,7 @@ class Gpt:
         self._see(prefix + "mlp.gelu", wide)
         ops.matmul(branch, wide, w[prefix + "mlp.proj.weight"], w[prefix + "mlp.proj.bias"])
         self._see(prefix + "mlp.proj", branch)
-        ops.residual_forward(out, middle, branch)
+        ops.add(out, middle, branch)
         self._see(prefix + "out", out)
 
     def _forward(self, tokens: Tensor, position: int | None = None) -> Tensor:

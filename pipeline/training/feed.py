@@ -1,7 +1,7 @@
 """The tokens of a step on the device, prepared while the step before runs.
 
 Everything that a step needs from the host travels in one copy from pinned memory into one buffer whose address never changes:
-four scalars for AdamW, then per lane tokens, targets, slots of the input embedding's gradient and the rows they stand for. Two host
+three scalars for AdamW, then per lane tokens, targets, slots of the input embedding's gradient and the rows they stand for. Two host
 buffers take turns, so that the next step's can be written while this one's is still being read.
 """
 
@@ -17,7 +17,7 @@ from pipeline.data.windows import Batches
 from pipeline.machine.memory import Memory
 from pipeline.models.gpt import embedding_slots
 
-SCALARS = 4  # factor of the gradient (written on the device), learning rate, two bias corrections
+SCALARS = 3  # learning rate, two bias corrections
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,6 @@ class Feed:
         if self._prepared != (step, tuple(lanes)):
             self.prepare(step, lanes)
         host = self._hosts[self._turn]
-        for i, value in enumerate(scalars, 1):
+        for i, value in enumerate(scalars):
             host[:SCALARS].view(torch.float32)[i].fill_(value)
         self._device.copy_(host, non_blocking=True)

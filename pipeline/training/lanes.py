@@ -43,7 +43,7 @@ class LaneCounter:
         level = 0
         while self._waiting and self._waiting[-1][0] == level:
             _, left = self._waiting.pop()
-            ops.residual_forward(left, left, gradient)
+            ops.add(left, left, gradient)
             self._free.append(gradient)
             gradient, level = left, level + 1
         self._waiting.append((level, gradient))
@@ -55,7 +55,7 @@ class LaneCounter:
         """
         part = gradient
         for _, left in reversed(self._waiting):
-            ops.residual_forward(left[begin:end], left[begin:end], part[begin:end])
+            ops.add(left[begin:end], left[begin:end], part[begin:end])
             part = left
         return part
 
@@ -83,7 +83,7 @@ def tree_over_rows(rows: Tensor, out: Tensor | None = None) -> Tensor:
     stride = 1
     while stride < count // 2:
         for i in range(0, count, 2 * stride):
-            ops.residual_forward(rows[i], rows[i], rows[i + stride])
+            ops.add(rows[i], rows[i], rows[i + stride])
         stride *= 2
-    ops.residual_forward(out, rows[0], rows[stride])
+    ops.add(out, rows[0], rows[stride])
     return out

@@ -84,6 +84,7 @@ class Trainer:
         self.totals = memory.zeros(2)  # of the losses, of the gradient's squares
         self.results = memory.zeros(2, dtype=torch.int64)  # loss and norm as two fp32, the shard's fingerprint
         self.report = self.results[:1].view(torch.float32)
+        self.factor = memory.zeros(1)  # what AdamW scales the gradient by
         self.feed = Feed(self.batches, len(self.own_lanes), self.lane_sequences, self.model.embedding_rows, memory)
         graph = execution.graph and memory.device.type == "cuda" and ranks.size == 1
         self.gradient = self.m  # until the first step
@@ -180,7 +181,7 @@ class Trainer:
         self.ranks.gather(self.all_partials, self.partials)
         ops.tree_sum(self.totals[1:], self.all_partials)
         clip_norm = self.recipe.bits.optimizer.clip_norm
-        ops.clip(self.report, self.feed.scalars, self.totals, self.loss_scale, clip_norm)
+        ops.step_scalars(self.report, self.factor, self.totals, self.loss_scale, clip_norm)
 
     def _update(self) -> None:
         """AdamW on the shard, everyone's parameters, without waiting. A NaN factor updates nothing."""
@@ -188,8 +189,8 @@ class Trainer:
         shard = self.model.parameters[self.first : self.first + self.m.numel()]
         for a, b, decay in self.ranges:
             ops.adamw(
-                shard[a:b], self.m[a:b], self.v[a:b], self.gradient[a:b], scalars, optimizer.beta1, optimizer.beta2,
-                optimizer.eps, decay,
+                shard[a:b], self.m[a:b], self.v[a:b], self.gradient[a:b], self.factor, scalars, optimizer.beta1,
+                optimizer.beta2, optimizer.eps, decay,
             )  # fmt: skip
         self.ranks.gather_flat(self.model.parameters)
 

@@ -24,7 +24,7 @@ struct OnCpu<void (*)(Stream, Arguments...), kLauncher> {
 };
 
 const Kernels kTable = {
-#define KERNEL(name, arguments) OnCpu<decltype(&device::name), &device::name>::run,
+#define KERNEL(name, arguments) OnCpu<void (*)(Stream, SAMEBITS_UNPACK arguments), &device::name>::run,
 #include "../../cuda_ops/kernels.inc"
 #undef KERNEL
 };

@@ -156,13 +156,13 @@ struct Model {
     attention_forward(a.attended.data(), a.row_max.data(), a.row_sum.data(), a.qkv.data(), B, k.T, C, k.H);
     linear(branch, a.attended, b + "attn.proj", n, C, C);
     a.middle.resize(n * C);
-    residual_forward(a.middle.data(), x.data(), branch.data(), n * C);
+    add(a.middle.data(), x.data(), branch.data(), n * C);
     normalise(a.norm2, a.mean2, a.rstd2, a.middle, b + "ln_2", n);
     linear(a.fc, a.norm2, b + "mlp.fc", n, 4 * C, C);
     a.wide.resize(n * 4 * C);
     gelu_forward(a.wide.data(), a.fc.data(), n * 4 * C);
     linear(branch, a.wide, b + "mlp.proj", n, C, 4 * C);
-    residual_forward(x.data(), a.middle.data(), branch.data(), n * C);
+    add(x.data(), a.middle.data(), branch.data(), n * C);
   }
 
   void block_backward(Buffer& dstream, const Saved& a, int64_t i, int64_t B, Buffer& grads) {
@@ -259,24 +259,24 @@ int main(int argc, char** argv) {
     }
     for (int64_t width = 1; width < k.lanes; width *= 2) {
       for (int64_t i = 0; i < k.lanes; i += 2 * width) {
-        residual_forward(grads[i].data(), grads[i].data(), grads[i + width].data(), model.flat);
+        add(grads[i].data(), grads[i].data(), grads[i + width].data(), model.flat);
       }
     }
-    float totals[2], report[2];
-    float scalars[4] = {0, learning_rate(k, step), bias_correction(0.9, step), bias_correction(0.95, step)};
+    float totals[2], loss_and_norm[2], factor;
+    float scalars[3] = {learning_rate(k, step), bias_correction(0.9, step), bias_correction(0.95, step)};
     tree_sum(totals, losses.data(), k.lanes);
     norm_partials(partials.data(), grads[0].data(), model.flat, 4096);
     tree_sum(totals + 1, partials.data(), (int64_t)partials.size());
-    clip(report, scalars, totals, dloss, 1.0f);
+    step_scalars(loss_and_norm, &factor, totals, dloss, 1.0f);
     for (const Shape& s : model.shapes) {
       const int64_t at = model.offset[s.name];
-      adamw(model.parameters.data() + at, m.data() + at, v.data() + at, grads[0].data() + at, scalars, s.size(),
+      adamw(model.parameters.data() + at, m.data() + at, v.data() + at, grads[0].data() + at, &factor, scalars, s.size(),
             (float)0.9, (float)0.95, (float)1e-8, s.rows ? (float)0.1 : 0.0f);
     }
     uint64_t mark;
     fingerprint(&mark, (const uint32_t*)model.parameters.data(), model.size, 0);
-    printf("%" PRId64 "\t%08x\t%08x\t%08x\t%016" PRIx64 "\n", step, to_bits(report[0]), to_bits(scalars[1]),
-           to_bits(report[1]), mark);
+    printf("%" PRId64 "\t%08x\t%08x\t%08x\t%016" PRIx64 "\n", step, to_bits(loss_and_norm[0]), to_bits(scalars[0]),
+           to_bits(loss_and_norm[1]), mark);
   }
   return 0;
 }

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.torch_gpt import TorchGpt
-from cuda_ops import ops
+from cuda_ops import runtime
 from pipeline.data.windows import Batches
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
@@ -68,7 +68,7 @@ class Alone(Ranks):
 
 
 def ours(recipe: Recipe, tokens: Path, ranks: Ranks, threads: int, micro_batch: int) -> str:
-    ops.set_threads(threads)
+    runtime.set_threads(threads)
     trainer = Trainer(recipe, Execution(micro_batch=micro_batch), ranks, tokens)
     trainer.initialise()
     for _ in range(recipe.bits.steps):

@@ -87,7 +87,7 @@ CONTROLS = [
                  "            own = model.new_flat()\n            losses = model.accumulate(\n"),
                 ("pipeline/training/trainer.py", "slots[part], grads, self.loss_scale, done if last else None\n            )\n",
                  "slots[part], own, self.loss_scale, done if last else None\n            )\n"
-                 "            ops.residual_forward(grads, grads, own)\n"),
+                 "            ops.add(grads, grads, own)\n"),
             ],
         ),
         1, "lane.0/gradient/ln_f.bias", "other code of the trainer",

@@ -60,12 +60,12 @@ class Variant:
             [sys.executable, "-c", "from cuda_ops import build; print(build.source_digest())"],
             env=os.environ | {"PYTHONPATH": str(code)}, cwd=code, capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
-        # The digest is text in the object of the schemas; torch's headers would take longer than all the rest.
-        schemas = library / "schemas.o"
-        content = schemas.read_bytes()
+        # The digest is text in the object of library.cpp; torch's headers would take longer than all the rest.
+        carrier = library / "library.o"
+        content = carrier.read_bytes()
         old = build.source_digest().encode()
         assert content.count(old) == 1
-        schemas.write_bytes(content.replace(old, found.encode()))
+        carrier.write_bytes(content.replace(old, found.encode()))
         for command in (compile_one, link):
             done = subprocess.run(command, shell=True, cwd=library, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr[-2000:]

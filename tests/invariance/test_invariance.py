@@ -49,9 +49,9 @@ def result(out: Path, steps: int = STEPS) -> str:
 
 def in_process(tiny: dict[str, Path], execution: Execution, steps: int = 2, sabotage=None) -> str:
     """The chain's link after some steps in this process."""
-    from cuda_ops import ops
+    from cuda_ops import runtime
 
-    ops.set_threads(execution.threads or 2)
+    runtime.set_threads(execution.threads or 2)
     trainer = Trainer(load_recipe(tiny["recipe"]), execution, Ranks(), tiny["tokens"])
     trainer.initialise()
     link = chain.START
@@ -304,7 +304,7 @@ def test_controls_fire(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -
 
         def left_fold(self: LaneCounter, gradient: torch.Tensor) -> None:
             if self._waiting:
-                ops.residual_forward(self._waiting[0][1], self._waiting[0][1], gradient)
+                ops.add(self._waiting[0][1], self._waiting[0][1], gradient)
                 self._free.append(gradient)
             else:
                 self._waiting.append((0, gradient))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from cuda_ops import ops
+from cuda_ops import ops, runtime
 from tests.bits import hostile
 
 Case = tuple[str, str, tuple[Any, ...]]
@@ -39,18 +39,22 @@ def element_cases() -> Iterator[Case]:
     for n in (0, 1, 3, 1023, 1024, 2053):
         a, b = hostile(n, seed=1) if n else empty(0), hostile(n, seed=2) if n else empty(0)
         for move in (torch.clone, shifted):
-            yield "residual_forward", f"{n} {move.__name__}", (empty(n), move(a), move(b))
+            yield "add", f"{n} {move.__name__}", (empty(n), move(a), move(b))
             yield "gelu_forward", f"{n} {move.__name__}", (empty(n), move(a))
             yield "gelu_backward", f"{n} {move.__name__}", (move(a), b, a)
             moments = (move(a * 0.1), move(b * 0.01), move((b * b).clamp(max=1e6)))
             for factor in (0.5, float("nan")):
-                scalars = torch.tensor([factor, 1e-3, 0.4, 0.2])
-                yield "adamw", f"{n} {move.__name__} {factor}", (*moments, a.clone(), scalars, 0.9, 0.95, 1e-8, 0.1)
+                scalars = torch.tensor([1e-3, 0.4, 0.2])
+                yield (
+                    "adamw",
+                    f"{n} {move.__name__} {factor}",
+                    (*moments, a.clone(), torch.tensor([factor]), scalars, 0.9, 0.95, 1e-8, 0.1),
+                )
     for totals in ((3.0, 0.5), (3.0, 7.0), (float("nan"), 7.0), (1.0, float("inf")), (3e38, 3e38)):
-        yield "clip", f"{totals}", (empty(2), torch.zeros(4), torch.tensor(totals), 2.5, 1.0)
+        yield "step_scalars", f"{totals}", (empty(2), empty(1), torch.tensor(totals), 2.5, 1.0)
     x = hostile(777, seed=3)
     yield "gelu_backward", "in place", (x, x, hostile(777, seed=4))
-    yield "residual_forward", "in place", (x.clone(), x, x)
+    yield "add", "in place", (x.clone(), x, x)
     every = torch.arange(-(2**31), 2**31, 2**17 + 1, dtype=i64).to(i32).view(torch.float32)
     for name in ops.FUNCTIONS:
         turns = torch.arange(0, 2**24, 1021).float() * 2**-24
@@ -190,7 +194,7 @@ def main() -> None:
     parser.add_argument("--large", action="store_true")
     args = parser.parse_args()
     results = {}
-    ops.set_threads(2)
+    runtime.set_threads(2)
     for op, name, arguments in cases(args.large):
         own = on(args.device, arguments)
         getattr(ops, op)(*own)
@@ -198,7 +202,7 @@ def main() -> None:
             if isinstance(x, torch.Tensor):
                 results[f"{op} {name} argument {i}"] = x.cpu().clone()
     save_file(results, args.out)
-    print(f"{ops.isa()} on {args.device}: {len(results)} tensors")
+    print(f"{runtime.isa()} on {args.device}: {len(results)} tensors")
 
 
 if __name__ == "__main__":

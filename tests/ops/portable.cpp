@@ -55,8 +55,8 @@ int main() {
   show("losses", mean, N);
   show("dlogits", x, N * C);
   for (int64_t i = 0; i < 4 * C * C; i++) dw[i] = dw[i] < 0 ? -dw[i] : dw[i];
-  const float scalars[4] = {0.5f, 1e-3f, 0.1f, 0.05f};
-  adamw(w, dw, dw, wide, scalars, 4 * C * C, 0.9f, 0.95f, 1e-8f, 0.1f);
+  const float factor = 0.5f, scalars[3] = {1e-3f, 0.1f, 0.05f};
+  adamw(w, dw, dw, wide, &factor, scalars, 4 * C * C, 0.9f, 0.95f, 1e-8f, 0.1f);
   show("adamw", w, 4 * C * C);
   return 0;
 }

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cuda_ops import ops
+from cuda_ops import ops, runtime
 from tests.bits import assert_bits_equal, chain, hostile
 
 LAYOUTS = ("nt", "nn", "tn")
@@ -62,9 +62,9 @@ def test_close_to_float64_on_any_threads(m: int, n: int, k: int, layout: str, th
         torch.randn(n, k) if layout == "nt" else torch.randn(k, n),
     )
     out, again = torch.empty(m, n), torch.empty(m, n)
-    ops.set_threads(threads)
+    runtime.set_threads(threads)
     ops.matmul(out, a, b, layout=layout)
-    ops.set_threads(2)
+    runtime.set_threads(2)
     ops.matmul(again, a, b, layout=layout)
     assert_bits_equal(out, again, f"{threads} threads")
     rows, columns = plain(layout, a.double(), b.double())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cuda_ops import flags, ops, toolkit
+from cuda_ops import flags, runtime, toolkit
 from cuda_ops.errors import UserError
 
 CUDA_TORCH = torch.version.cuda is not None
@@ -76,4 +76,4 @@ def test_flags_name_every_architecture_once() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_without_a_gpu_the_reason_is_given() -> None:
     with pytest.raises(UserError, match=r"cuda:0: .*(torch is built for CUDA|is a CPU build)"):
-        ops.require_cuda()
+        runtime.require_cuda()

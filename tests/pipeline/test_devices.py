@@ -104,7 +104,7 @@ def test_capture_refuses_what_a_graph_cannot_hold() -> None:
 RANK = """
 import sys, torch
 from pathlib import Path
-from cuda_ops import ops
+from cuda_ops import runtime
 from pipeline.base import chain
 from pipeline.training import exchange
 from pipeline.machine.execution import Execution
@@ -118,7 +118,7 @@ def counted(self, gradient, begin, end):
     started.append((begin, end))
     start(self, gradient, begin, end)
 exchange.Exchange.start = counted
-ops.set_threads(1)
+runtime.set_threads(1)
 ranks = Ranks()
 trainer = Trainer(load_recipe(sys.argv[1]), Execution(micro_batch=4), ranks, Path(sys.argv[2]))
 trainer.initialise()
@@ -126,7 +126,7 @@ link = chain.START
 for _ in range(2):
     line, _ = trainer.train_step()
     link = line.linked(link).link
-print(ops.isa(), len(started) // 2, link)
+print(runtime.isa(), len(started) // 2, link)
 ranks.close()
 """
 
@@ -208,10 +208,10 @@ def test_a_gpu_or_library_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
-    monkeypatch.setattr("cuda_ops.ops.device.device_archs", lambda: [])
+    monkeypatch.setattr("cuda_ops.runtime.device_archs", lambda: [])
     with pytest.raises(UserError, match=r"compiled without CUDA kernels; run: python -m pipeline\.compile"):
         device_of("cuda")
-    monkeypatch.setattr("cuda_ops.ops.device.device_archs", lambda: ["80", "90"])
+    monkeypatch.setattr("cuda_ops.runtime.device_archs", lambda: ["80", "90"])
     with pytest.raises(UserError, match=r"compute capability 7\.0; the kernels are written for 80"):
         device_of("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (12, 0))

@@ -168,7 +168,7 @@ def test_mistakes_are_named() -> None:
 def test_an_elementary_function_has_its_published_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     """2^30 inputs of one function here; all of all functions: python -m pipeline.unary_digest."""
     assert set(unary_digest.published()) == set(unary_digest.ops.FUNCTIONS)
-    unary_digest.ops.set_threads(2)
+    unary_digest.runtime.set_threads(2)
     good = unary_digest.published()["cos_turn"]
     assert unary_digest.digest("cos_turn") == good
     part = unary_digest.digest("cos_turn", stride=64)

@@ -136,7 +136,7 @@ def test_comments_rerun_nothing(project: Path) -> None:
 
 def test_edits_rerun_exactly_what_depends(project: Path) -> None:
     recipe = project / "config" / "recipes" / "tiny.yaml"
-    with edited(project / "cuda_ops" / "numerics" / "scalar.h", "12582912.0f", "12582913.0f"):
+    with edited(project / "cuda_ops" / "numerics" / "exp_log.h", "12582912.0f", "12582913.0f"):
         assert would_run(project) == AFTER_TRAINING | {"compile"}
     with edited(project / "pipeline" / "schedule.py", "0.5 * (1.0 + cos_pi(ratio))", "0.25 * (1.0 + cos_pi(ratio))"):
         assert would_run(project) == AFTER_TRAINING

@@ -1,10 +1,11 @@
-# The ops. Which compiler and optimisation level are execution; ops.digest is the same for all.
+# The ops. Which compiler and optimisation level are execution; ops.digest and stems.json are the same for all.
 
 
 rule compile:
     output:
         library="results/build/samebits_ops.so",
         digest="results/build/ops.digest",
+        stems="results/build/stems.json",
     log:
         "results/logs/compile.log",
     threads: workflow.cores

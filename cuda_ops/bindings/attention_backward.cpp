@@ -1,0 +1,30 @@
+#include "attention.h"
+
+namespace samebits {
+namespace {
+
+using at::Tensor;
+
+void attention_backward(const Tensor& dqkv, const Tensor& dout, const Tensor& out_, const Tensor& qkv,
+                        const Tensor& row_max, const Tensor& row_sum, int64_t heads) {
+  const auto [B, T, C] = attention_sizes(qkv, out_, heads);
+  check_shape(dqkv, "dqkv", qkv.sizes());
+  check_shape(dout, "dout", out_.sizes());
+  check_shape(row_max, "row_max", {B, heads, T});
+  check_shape(row_sum, "row_sum", {B, heads, T});
+  check_apart(dqkv, "dqkv", qkv, "qkv");
+  const Call call(dqkv);
+  call->attention_backward(call.out(dqkv, "dqkv"), call.in(dout, "dout"), call.in(out_, "out"), call.in(qkv, "qkv"),
+                           call.in(row_max, "row_max"), call.in(row_sum, "row_sum"), B, T, C, heads);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(samebits, m) {
+  define(m,
+         "attention_backward(Tensor(a!) dqkv, Tensor dout, Tensor out, Tensor qkv, Tensor row_max, Tensor row_sum, int "
+         "heads) -> ()",
+         &attention_backward);
+}
+
+}  // namespace samebits
