@@ -1,8 +1,9 @@
 """pytest tests/test_layout.py
 
-The project's own promises about itself: the README's tree and digests, the schemas, one direction of imports, forbidden names.
+The project's own promises about itself: its rooms (docs/rooms.md), the README's tree and digests, the schemas, forbidden names,
+the pages' widths.
 
-    python -m tests.test_layout     write the README's digest table from config/expected
+    python -m tests.test_layout     write the README's two tables from config/expected
 """
 
 from __future__ import annotations
@@ -10,31 +11,216 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
+
+from tabulate import tabulate
 
 from pipeline.recipe import load_recipe, schema
 from pipeline.records.code_digest import modules_of
+from tests.rooms import FLOOR, ROOMS, bears_bits, edges, imports_of, modules, picture, room_of
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = [
-    "download",
-    "prepare_text",
-    "compile",
-    "train",
-    "sample",
-    "evaluate",
-    "report",
-    "digest",
-    "verify",
-    "bless",
-    "own_text",
-    "unary_digest",
-    "gpu_proof",
-    "replay",
-    "compare",
-    "spikes",
-]
-BEGIN, END = "<!-- digests: written by tests/test_layout.py from config/expected -->\n", "<!-- end of digests -->"
+CATALOGUE = "pipeline/records/catalogue.py"
+COMMANDS = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.name != "__init__.py")
+
+# What does not keep a rule yet, as "rule: finding", * for anything. One that is no longer found fails too: take it out.
+PENDING = {
+    "1: workflow/common.py imports pipeline.own_text",
+    "3: pipeline/machine/execution.py parses arguments",
+    "3: pipeline/records/code_digest.py parses arguments",
+    "3: pipeline/records/code_digest.py prints",
+    "3: pipeline/recipe/schema.py parses arguments",
+    "3: pipeline/recipe/schema.py prints",
+    f"3: no {CATALOGUE}",
+    "4: * of machine",
+    "4: * of recipe",
+    "4: * of records",
+    "4: * of evidence",
+    "4: * of pages",
+    "5: pipeline/*.py",
+    "5: workflow/*",
+    "6: no cuda_ops/bindings/*",
+    "6: no tests/ops/test_*",
+    "6: no cuda_ops/*/attention_backward.*",
+    "6: no cuda_ops/ops/bias.py",
+}
+
+# Rule 6: files beside the ops that are no op, and ops that a GPU has not.
+NO_STEM = {"dispatch", "check", "__init__", "_registry", "device", "threads", "runtime", "common"}
+CPU_ONLY: set[str] = set()
+LAYERS = (
+    "cuda_ops/cpu/{}.cpp",
+    "cuda_ops/kernels/{}.cu",
+    "cuda_ops/bindings/{}.cpp",
+    "cuda_ops/ops/{}.py",
+    "tests/ops/test_{}.py",
+)
+
+FILE_OF_A_RUN = re.compile(
+    r"(step|chain|eval|train|val)_[{*0-9]|(train|val)_documents\.npy|documents\.jsonl|choices\.jsonl|SHA256SUMS"
+    r"|\b(tokens|tokenizer|choices|source|samples|digests|provenance|spikes)\.json\b|\breport\.html$|verification\.txt"
+)
+
+
+def holds(rule: int, findings: Iterable[str]) -> None:
+    """No finding but those pending, and nothing pending that is not found."""
+    found = {f"{rule}: {finding}" for finding in findings}
+    pending = {item for item in PENDING if item.startswith(f"{rule}:")}
+    assert not {item for item in found if not any(fnmatch(item, pattern) for pattern in pending)}
+    assert not {pattern for pattern in pending if not any(fnmatch(item, pattern) for item in found)}, "no longer found"
+
+
+def python_files(*folders: str) -> Iterator[tuple[str, Path]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), path
+
+
+# ---------------------------------------------------------------- rooms
+
+
+def test_rule_1_a_file_directly_in_pipeline_is_a_command() -> None:
+    findings = []
+    for name in COMMANDS:
+        tree = ast.parse((ROOT / "pipeline" / f"{name}.py").read_text(encoding="utf-8"))
+        if not any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            findings.append(f"pipeline/{name}.py has no main()")
+        if f"python -m pipeline.{name}" not in (ast.get_docstring(tree) or ""):
+            findings.append(f"pipeline/{name}.py does not show its command")
+    for shown, path in python_files("pipeline", "cuda_ops", "workflow", "benchmarks"):
+        # A test may import a command to look at one of its functions.
+        reached = {
+            f"pipeline.{name}" for name in COMMANDS if any(_within(i, f"pipeline.{name}") for i in imports_of(path))
+        }
+        findings += [f"{shown} imports {command}" for command in sorted(reached)]
+    holds(1, findings)
+
+
+def _within(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def test_rule_2_imports_go_down_only() -> None:
+    assert {room for module in modules() if (room := room_of(module))} == set(ROOMS)
+    measured = edges()
+    assert len(measured) > len(ROOMS)
+    holds(2, [f"{a} imports {b}" for a, b in measured if FLOOR[b] >= FLOOR[a]])
+
+
+def test_the_picture_of_the_rooms_is_current() -> None:
+    assert (ROOT / "docs" / "rooms.svg").read_text(encoding="utf-8") == picture(edges()), "run python -m tests.rooms"
+
+
+def test_a_picture_shows_an_import_upward() -> None:
+    assert "#d62828" not in picture(edges())
+    assert '<path id="base-models"' in picture({("base", "models")})
+    assert "#d62828" in picture({("base", "models")})
+
+
+def test_rule_3_torch_and_the_terminal_have_their_places() -> None:
+    findings = []
+    for shown, path in python_files("pipeline"):
+        imported = imports_of(path)
+        room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        if room == "recipe" and any(_within(name, "torch") for name in imported):
+            findings.append(f"{shown} imports torch")
+        if room != "machine" and any(_within(name, "torch.distributed") for name in imported):
+            findings.append(f"{shown} imports torch.distributed")
+        if room == "commands":
+            continue
+        if "argparse" in imported:
+            findings.append(f"{shown} parses arguments")
+        if _prints(path):
+            findings.append(f"{shown} prints")
+    free = ["pipeline.recipe", "pipeline.recipe.paths"]
+    if (ROOT / CATALOGUE).exists():
+        free.append(CATALOGUE.removesuffix(".py").replace("/", "."))
+    else:
+        findings.append(f"no {CATALOGUE}")
+    code = f"import sys, {', '.join(free)}; raise SystemExit('torch' in sys.modules)"
+    if subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode:
+        findings.append(f"importing {' '.join(free)} imports torch")
+    holds(3, findings)
+
+
+def _prints(path: Path) -> bool:
+    """Whether a file prints results; a warning of what goes on, to stderr, may come from anywhere."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    return any("sys.stderr" not in {ast.unparse(word.value) for word in call.keywords} for call in calls)
+
+
+def test_rule_4_only_rooms_that_bear_bits_enter_a_trigger() -> None:
+    assert {room for room in ROOMS if bears_bits(room)} == {"cuda_ops", "base", "data", "models", "training", "scoring"}
+    rules = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    stages = sorted(set(re.findall(r'"(pipeline\.\w+)"', rules)))
+    assert "pipeline.train" in stages
+    findings = set()
+    for stage in stages:
+        for module in modules_of(stage):
+            room = room_of(module)
+            if module not in (stage, "pipeline") and room and not bears_bits(room):
+                findings.add(f"{stage} is triggered by {module} of {room}")
+    holds(4, findings)
+
+
+def test_rule_5_the_files_of_a_run_are_named_in_one_place() -> None:
+    findings = set()
+    for shown, path in python_files("pipeline"):
+        if shown not in ("pipeline/recipe/paths.py", CATALOGUE) and any(map(_names_a_file, _literals(path))):
+            findings.add(shown)
+    for path in [
+        *(ROOT / "workflow" / "rules").glob("*.smk"),
+        ROOT / "workflow" / "Snakefile",
+        ROOT / "workflow" / "common.py",
+    ]:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
+        if any(FILE_OF_A_RUN.search(line) for line in lines):
+            findings.add(path.relative_to(ROOT).as_posix())
+    holds(5, findings)
+
+
+def _names_a_file(text: str) -> bool:
+    return " " not in text and FILE_OF_A_RUN.search(text) is not None
+
+
+def _literals(path: Path) -> Iterator[str]:
+    """The text literals of a file, {} where an f-string has a value; docstrings are no literals, but sentences."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_rule_6_an_op_has_one_stem_in_every_layer() -> None:
+    def stems(layer: str) -> set[str]:
+        return {path.stem for path in ROOT.glob(layer.format("*"))} - NO_STEM
+
+    ops = set().union(*(stems(layer) for layer in LAYERS if layer.startswith("cuda_ops")))
+    assert {"matmul", "gelu", "adamw"} <= ops
+    assert ops >= CPU_ONLY
+    missing = [
+        layer.format(stem)
+        for stem in sorted(ops)
+        for layer in LAYERS
+        if not (ROOT / layer.format(stem)).exists() and not (stem in CPU_ONLY and layer.startswith("cuda_ops/kernels"))
+    ]
+    holds(6, [f"no {path}" for path in missing])
+
+
+# ---------------------------------------------------------------- pages
+
+BEGIN, END = "<!-- {}: written by tests/test_layout.py from config/expected -->\n", "<!-- end of {} -->"
+STAGES = ("recipe", "download", "prepare_text", "train", "evaluate", "sample")
+FABLES = ROOT / "config" / "expected" / "fables.json"
 
 
 def digest_table() -> str:
@@ -45,13 +231,39 @@ def digest_table() -> str:
         expected = json.loads(path.read_text())
         last = f"{load_recipe(ROOT / 'config' / 'recipes' / f'{path.stem}.yaml').bits.steps:06d}"
         keys = ["recipe/bits", f"train/step_{last}.safetensors", f"train/chain_{last}.tsv", "sample/samples.json"]
-        rows.append(f"| {path.stem} | " + " | ".join(f"`{expected[key][:12]}`" for key in keys) + " |")
+        # A recipe without samples leaves its column empty.
+        rows.append(
+            f"| {path.stem} | "
+            + " | ".join(f"`{expected[key][:12]}`" if key in expected else "" for key in keys)
+            + " |"
+        )
     return "\n".join(rows) + "\n"
+
+
+def reproduction_table() -> str:
+    """What make reproduction prints for fables where every digest equals, in a block of the page."""
+    expected: dict[str, str] = json.loads(FABLES.read_text())
+    keys = sorted(
+        expected,
+        key=lambda key: (STAGES.index(key.split("/")[0]), re.findall(r"\d{6}", key), key.startswith("train/chain")),
+    )
+    rows = [(*key.split("/", 1), expected[key][:12], expected[key][:12], "equal") for key in keys]
+    table = tabulate(
+        rows, headers=("stage", "artefact", "digest", "expected", ""), tablefmt="plain", disable_numparse=True
+    )
+    return f"```\n{table}\nfables: all {len(rows)} digests equal the published ones\n```\n"
+
+
+TABLES = {"digests": digest_table, "reproduction": reproduction_table}
 
 
 def test_the_readme_shows_the_published_digests() -> None:
     text = (ROOT / "README.md").read_text()
-    assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)] == digest_table()
+    for name, table in TABLES.items():
+        begin = BEGIN.format(name)
+        assert text[text.index(begin) + len(begin) : text.index(END.format(name))] == table(), (
+            "run python -m tests.test_layout"
+        )
 
 
 def test_every_recipe_is_valid_and_published() -> None:
@@ -66,22 +278,77 @@ def test_the_tree_in_the_readme_is_true() -> None:
     paths = [line.split()[0] for line in tree.strip().splitlines()]
     assert len(paths) > 20
     assert not [path for path in paths if not (ROOT / path).exists()]
+    rooms = {f"pipeline/{path.parent.name}/" for path in (ROOT / "pipeline").glob("*/__init__.py")}
+    assert not rooms - set(paths), "rooms that the tree does not show"
+
+
+def pages() -> list[Path]:
+    tracked = subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    return [ROOT / name for name in tracked if (ROOT / name).exists()] or sorted((ROOT / "docs").rglob("*.md"))
+
+
+def test_lines_of_the_pages_are_short() -> None:
+    """120 columns; a row of a table cannot be broken, nor can a link."""
+    wide = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in pages()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 120 and not line.lstrip().startswith("|") and "](http" not in line
+    ]
+    assert not wide
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    dead = []
+    for path in pages():
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            if "://" not in target and not (path.parent / target).exists():
+                dead.append(f"{path.relative_to(ROOT)}: {target}")
+    assert not dead
+
+
+def test_every_page_of_docs_is_in_its_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    found = [
+        path.name
+        for path in (ROOT / "docs").iterdir()
+        if path.suffix in (".md", ".svg", ".py") and path.name != "README.md"
+    ]
+    assert not [name for name in found if f"({name})" not in index]
+
+
+def test_every_variable_of_the_environment_is_described() -> None:
+    """SAMEBITS_ names that a program reads or a macro has, against docs/environment.md."""
+    table = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^\| `(SAMEBITS_\w+)`", table, re.MULTILINE))
+    used: set[str] = set()
+    for folder in ("cuda_ops", "pipeline", "workflow", "benchmarks", "tests", ".ci"):
+        for path in (ROOT / folder).rglob("*"):
+            if (
+                path.is_file()
+                and path.suffix in (".py", ".cpp", ".h", ".cu", ".inc", ".smk", "")
+                and path != Path(__file__)
+            ):
+                used |= set(
+                    re.findall(r"\bSAMEBITS_[A-Z_0-9]*[A-Z0-9]\b", path.read_text(encoding="utf-8", errors="replace"))
+                )
+    assert used == described
 
 
 def test_the_schema_is_current() -> None:
     assert (ROOT / "workflow" / "schemas" / "recipe.schema.json").read_text() == schema()
 
 
-def test_stages_never_import_stages_and_ops_know_nothing_of_the_pipeline() -> None:
-    for stage in STAGES:
-        imported = set(modules_of(f"pipeline.{stage}")) - {f"pipeline.{stage}"}
-        assert not imported & {f"pipeline.{other}" for other in STAGES}, stage
-    for path in (ROOT / "cuda_ops").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pipeline"):
-                assert node.module == "cuda_ops.errors", path
+def test_make_help_names_every_target() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    assert phony
+    assert set(phony[1].split()) == set(re.findall(r"^([a-z][a-z-]*):[^#\n]*## \S", text, re.MULTILINE))
 
 
+# ---------------------------------------------------------------- names
 def test_forbidden_names() -> None:
     def found(pattern: str, *globs: str) -> list[str]:
         files = [path for g in globs for path in sorted(ROOT.glob(g))]
@@ -123,5 +390,7 @@ def test_files_can_be_read_in_one_sitting() -> None:
 
 if __name__ == "__main__":
     page = ROOT / "README.md"
-    text = page.read_text()
-    page.write_text(text[: text.index(BEGIN) + len(BEGIN)] + digest_table() + text[text.index(END) :])
+    for name, table in TABLES.items():
+        text = page.read_text()
+        begin = text.index(BEGIN.format(name)) + len(BEGIN.format(name))
+        page.write_text(text[:begin] + table() + text[text.index(END.format(name)) :])

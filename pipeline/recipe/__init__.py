@@ -1,4 +1,7 @@
-"""What a user writes: the schema of a recipe, its digest, and the paths that follow from it. No torch here."""
+"""What a user writes: the schema of a recipe, its digest, and the paths that follow from it. No torch here.
+
+May a bit change here? Never by itself: a recipe acts through the values of `bits:`, and these are in its `recipe_id`.
+"""
 
 from pipeline.recipe.schema import (
     AdamW as AdamW,
