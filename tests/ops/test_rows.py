@@ -46,7 +46,7 @@ def test_layernorm_is_its_specification(c: int) -> None:
         variance = F(fold(c, lambda p, i, row=row, m=m: fma(row[i] - m, row[i] - m, p)) / F(c))
         r = F(1) / np.sqrt(F(variance + F(1e-5)))
         y = np.array([fma((row[i] - m) * r, w[i], b[i]) for i in range(c)], dtype=np.float32)
-        assert (mean[n].item(), rstd[n].item()) == (m, r)
+        assert (mean[n].item(), rstd[n].item()) == (float(m), float(r))
         assert_bits_equal(out[n], torch.from_numpy(y), f"row {n}")
 
 
@@ -59,10 +59,11 @@ def test_layernorm_gradients_agree_with_float64(b: int, t: int, c: int) -> None:
     ops.layernorm_backward(dinp, dweight, dbias, dout, dresidual, x, weight, mean, rstd)
     exact = [v.double().requires_grad_() for v in (x, weight, bias)]
     functional.layer_norm(exact[0], (c,), exact[1], exact[2], 1e-5).backward(dout.double())
+    gradients = [v.grad for v in exact if v.grad is not None]
     scale = 1 + rstd.max().item()
-    torch.testing.assert_close(dinp.double(), exact[0].grad + dresidual.double(), rtol=1e-4, atol=2e-6 * scale * scale)
-    torch.testing.assert_close(dweight.double(), exact[1].grad + 1, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(dbias.double(), exact[2].grad + 1, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dinp.double(), gradients[0] + dresidual.double(), rtol=1e-4, atol=2e-6 * scale * scale)
+    torch.testing.assert_close(dweight.double(), gradients[1] + 1, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dbias.double(), gradients[2] + 1, rtol=1e-4, atol=1e-4)
 
 
 @given(st.sampled_from([(8,), (4, 4), (1,) * 8, (5, 3), (3, 5)]), tokens, channels)
@@ -95,7 +96,7 @@ def test_bias_gradient_is_its_specification() -> None:
     got = start.clone()
     ops.bias_backward(got, x)
     for c in range(5):
-        total = start[c].numpy()
+        total = F(start[c].item())
         for b in range(3):
             column = x[b, :, c].numpy()
             total = F(total + fold(70, lambda p, i, column=column: F(p + column[i])))
@@ -194,7 +195,7 @@ def test_adamw_is_its_specification_and_close_to_pytorch() -> None:
     lr, b1, b2, eps, wd, scale, step = 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.5, 7
     c1, c2 = 1 - b1**step, 1 - b2**step
     got = [x.clone() for x in (p, m, v)]
-    ops.adamw(*got, g, torch.tensor([scale, lr, c1, c2]), b1, b2, eps, wd)
+    ops.adamw(got[0], got[1], got[2], g, torch.tensor([scale, lr, c1, c2]), b1, b2, eps, wd)
     f = {k: F(x) for k, x in {"lr": lr, "b1": b1, "b2": b2, "eps": eps, "wd": wd}.items()}
     i1, i2 = F(1) / F(c1), F(1) / F(c2)
     for i in range(300):
@@ -203,7 +204,7 @@ def test_adamw_is_its_specification_and_close_to_pytorch() -> None:
         vi = fma(f["b2"], v[i], ((F(1) - f["b2"]) * gi) * gi)
         update = (mi * i1) / (np.sqrt(vi * i2) + f["eps"])
         pi = fma(-f["lr"], fma(f["wd"], p[i], update), p[i])
-        assert (got[0][i].item(), got[1][i].item(), got[2][i].item()) == (pi, mi, vi), i
+        assert [x[i].item() for x in got] == [float(pi), float(mi), float(vi)], i
     param = p.double().requires_grad_()
     optimizer = torch.optim.AdamW([param], lr, (b1, b2), eps, wd)
     param.grad = g.double() * scale
@@ -215,7 +216,17 @@ def test_adamw_is_its_specification_and_close_to_pytorch() -> None:
 def test_adamw_changes_nothing_where_the_step_is_not_finite() -> None:
     before = [torch.randn(50), torch.randn(50), torch.rand(50)]
     after = [x.clone() for x in before]
-    ops.adamw(*after, torch.randn(50), torch.tensor([float("nan"), 1e-3, 0.1, 0.05]), 0.9, 0.95, 1e-8, 0.1)
+    ops.adamw(
+        after[0],
+        after[1],
+        after[2],
+        torch.randn(50),
+        torch.tensor([float("nan"), 1e-3, 0.1, 0.05]),
+        0.9,
+        0.95,
+        1e-8,
+        0.1,
+    )
     for a, b in zip(after, before, strict=True):
         assert_bits_equal(a, b)
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
+from cuda_ops import ops
 from pipeline import unary_digest
 from pipeline.base import chain
 from pipeline.evidence.speed_targets import judge
@@ -74,14 +78,14 @@ def test_the_first_step_that_differs_is_named(tmp_path: Path) -> None:
 def test_a_failed_or_hanging_part_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     proof = Proof("cpu", False, tmp_path)
 
-    def part(code: str, seconds: int = 60) -> tuple[int, object]:
+    def part(code: str, seconds: int = 60) -> tuple[int, Callable[[], str]]:
         return seconds, lambda: proof.run("-c", code).strip()
 
     proof.parts = {
         "wrong": part("raise SystemExit('a bit differs')"),
         "hangs": part("import time; time.sleep(60)", 1),
         "right": part("print('well')"),
-    }  # type: ignore[assignment]
+    }
     parts = proof.prove(["wrong", "hangs", "right"])
     assert [p.verdict for p in parts] == ["FAILED", "FAILED", "passed"]
     assert "a bit differs" in parts[0].detail
@@ -167,17 +171,17 @@ def test_mistakes_are_named() -> None:
 
 def test_an_elementary_function_has_its_published_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     """2^30 inputs of one function here; all of all functions: python -m pipeline.unary_digest."""
-    assert set(unary_digest.published()) == set(unary_digest.ops.FUNCTIONS)
-    unary_digest.ops.set_threads(2)
+    assert set(unary_digest.published()) == set(ops.FUNCTIONS)
+    ops.set_threads(2)
     good = unary_digest.published()["cos_turn"]
     assert unary_digest.digest("cos_turn") == good
     part = unary_digest.digest("cos_turn", stride=64)
-    exact = unary_digest.ops.unary
+    exact = ops.unary
 
-    def one_ulp(out, inp, function):
+    def one_ulp(out: Tensor, inp: Tensor, function: str) -> None:
         exact(out, inp, function)
-        if inp.view(unary_digest.torch.int32)[5] == 5:
-            out.view(unary_digest.torch.int32)[5] += 1
+        if inp.view(torch.int32)[5] == 5:
+            out.view(torch.int32)[5] += 1
 
-    monkeypatch.setattr(unary_digest.ops, "unary", one_ulp)
+    monkeypatch.setattr(ops, "unary", one_ulp)
     assert unary_digest.digest("cos_turn", stride=64) != part
