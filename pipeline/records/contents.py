@@ -6,12 +6,9 @@ seconds, sums of losses are hex floats, so that no bit is lost on the way throug
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NotRequired
 
-from typing_extensions import (
-    NotRequired,
-    TypedDict,
-)  # pydantic, which holds files to these forms, wants its own before 3.12
+from typing_extensions import TypedDict  # pydantic, which holds files to these forms, wants its own before 3.12
 
 
 class Source(TypedDict):
