@@ -12,8 +12,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 CXX_FILES = $(shell find cuda_ops tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu')
-# A few of every kind: arithmetic against a slow definition, what is refused, the library itself.
-QUICK_TESTS := tests/test_layout.py tests/ops/test_rows.py tests/ops/test_matmul.py
+# Of the ops, one of each kind: element by element, sums over rows and columns, products, chains.
+QUICK_TESTS = tests/test_layout.py $(wildcard $(patsubst %,tests/ops/test_%.py,gelu layernorm bias matmul attention))
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduction test test-all quick format lint gpu-proof evidence lock clean-results

@@ -1,17 +1,16 @@
-"""The ops are compiled once, in results/build, before the first file of tests that can reach them."""
+"""The ops are compiled once, in results/build, before any test that needs them."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.rooms import imports_of
+from tests.slow import is_slow
 
 ROOT = Path(__file__).resolve().parent.parent
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
@@ -32,42 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
 
-def needs_ops(path: Path) -> bool:
-    """Whether a file of tests reaches the compiled ops: by an import, however deep, or by starting a program."""
-    found: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        file = waiting.pop()
-        if file in found:
-            continue
-        found.add(file)
-        for name in imports_of(file):
-            if name in ("tests.conftest.run", "cuda_ops.library") or name.startswith("cuda_ops.ops"):
-                return True
-            parts = name.split(".")
-            tries = [ROOT.joinpath(*parts[:length]) for length in range(1, len(parts) + 1)]
-            waiting += [
-                file for base in tries for file in (base.with_suffix(".py"), base / "__init__.py") if file.exists()
-            ]
-    return False
-
-
-def pytest_collect_file(file_path: Path) -> None:
-    if file_path.suffix == ".py" and file_path.name.startswith("test_") and needs_ops(file_path):
-        _build()
-
-
-@cache
-def _build() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     from cuda_ops.build import build
 
     build(ROOT / "results" / "build")
-
-
-def pytest_configure(config: pytest.Config) -> None:
     device = config.getoption("--device")
-    if device != "cpu":
-        _build()
     if device == "shim":
         from tests.cuda_on_cpu.build import build_shim
 
@@ -79,6 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.on_device import run_ops_on
 
         run_ops_on("cuda")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_slow(item.name):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

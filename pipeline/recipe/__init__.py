@@ -1,6 +1,6 @@
 """What a user writes: the schema of a recipe, its digest, and the paths that follow from it. No torch here.
 
-May a bit change here? Never by itself: a recipe acts through the values of `bits:`, and these are in its `recipe_id`.
+May a bit change here? Only through `bits:`: the keys that are not marked NotBits are what recipe_id is the digest of.
 """
 
 from pipeline.recipe.schema import (
