@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +58,7 @@ def room_of(module: str) -> str | None:
     return rest[0] if rest[-1] != "__main__" and (ROOT / "pipeline" / rest[0]).is_dir() else "commands"
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Dotted names that a file imports, wherever in it the import stands."""
     found: set[str] = set()

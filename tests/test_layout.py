@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+import pytest
+import yaml
 from tabulate import tabulate
 
 from pipeline.recipe import load_recipe, schema
@@ -226,6 +228,28 @@ def test_rule_6_an_op_has_one_stem_in_every_layer() -> None:
     holds(6, [f"no {path}" for path in missing])
 
 
+def test_controls_a_breach_and_an_exception_without_a_breach_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "PENDING", {"2: a imports *"})
+    holds(2, ["a imports b"])
+    for findings in ([], ["a imports b", "b imports a"]):
+        with pytest.raises(AssertionError):
+            holds(2, findings)
+    assert room_of("pipeline.recipe.schema") == "recipe"
+    assert room_of("pipeline.train") == room_of("pipeline.recipe.__main__") == "commands"
+    assert room_of("torch") is None
+    module = tmp_path / "module.py"
+    module.write_text("import sys\ndef f():\n    from pipeline import train\n    print('a', file=sys.stderr)\n")
+    assert imports_of(module) == {"sys", "pipeline.train"}
+    assert not _prints(module)
+    other = tmp_path / "other.py"
+    other.write_text("def f(step):\n    print(f'step_{step:06d}.safetensors')\n")
+    assert _prints(other)
+    assert any(map(_names_a_file, _literals(other)))
+    assert not any(map(_names_a_file, ("a sentence about tokens.json", "step_shapes", "evaluate")))
+
+
 def test_the_files_that_adding_names_are_there() -> None:
     text = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
     named = {name for name in re.findall(r"`([\w./-]+/[\w./-]*)`", text) if not name.startswith("results")}
@@ -394,6 +418,15 @@ def test_slow_tests_and_those_that_stand_for_them_exist() -> None:
         }
     assert {name.split("[")[0] for pair in SLOW.items() for name in pair} <= defined
     assert not [name for name in SLOW.values() if is_slow(name)]
+
+
+def test_hooks_run_the_locked_tools() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = [hook for repository in config["repos"] for hook in repository["hooks"]]
+    assert {repository["repo"] for repository in config["repos"]} == {"local"}
+    assert {hook["language"] for hook in hooks} == {"system"}
+    assert all((Path(sys.executable).parent / Path(hook["entry"].split()[0]).name).exists() for hook in hooks)
+    assert {hook["entry"].split()[0].rpartition("/")[0] for hook in hooks} == {".venv/bin"}
 
 
 # ---------------------------------------------------------------- names
