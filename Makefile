@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 CXX_FILES = $(shell find cuda_ops tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 # Of the ops, one of each kind: element by element, sums over rows and columns, products, chains.
-QUICK_TESTS = tests/test_layout.py $(wildcard $(patsubst %,tests/ops/test_%.py,gelu layernorm bias matmul attention))
+QUICK_TESTS = tests/test_layout.py tests/test_pages.py $(wildcard $(patsubst %,tests/ops/test_%.py,gelu layernorm bias matmul attention))
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduction test test-all quick format lint gpu-proof evidence lock clean-results
