@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from pipeline.recipe import load_recipe, schema
-from pipeline.records.code_digest import modules_of
+from pipeline.records import code_digest
 from tests.rooms import FLOOR, ROOMS, bears_bits, edges, imports_of, modules, picture, room_of
 from tests.slow import SLOW, is_slow
 
@@ -167,11 +167,14 @@ def _prints(path: Path) -> bool:
 def test_rule_4_only_rooms_that_bear_bits_enter_a_trigger() -> None:
     assert {room for room in ROOMS if bears_bits(room)} == {"cuda_ops", "base", "data", "models", "training", "scoring"}
     rules = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "workflow" / "rules").glob("*.smk"))
-    stages = sorted(set(re.findall(r'"(pipeline\.\w+)"', rules)))
+    stages = sorted(set(re.findall(r"python -m (pipeline\.\w+)", rules)))
     assert "pipeline.train" in stages
+    recipe = load_recipe(ROOT / "config" / "recipes" / "fables.yaml")
+    # Until a trigger has modules of its own, it is all that a stage imports.
+    bearing = getattr(code_digest, "bearing_modules", lambda stage, recipe: code_digest.modules_of(stage))
     findings = set()
     for stage in stages:
-        for module in modules_of(stage):
+        for module in bearing(stage, recipe):
             room = room_of(module)
             if module not in (stage, "pipeline") and room and not bears_bits(room):
                 findings.add(f"{stage} is triggered by {module} of {room}")
