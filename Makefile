@@ -1,10 +1,5 @@
-# make reproduction   the default recipe, from nothing to a table of digests compared with the published ones
-# make test           the test suite, from nothing
-# make lint           formatting, types, workflow lint
-# make gpu-proof      where there is a GPU: the published bits on it, and its speed (docs/gpu.md)
-# make evidence       every proof of docs/evidence that a CPU can give, at full size; about an hour on two busy cores
-#
-# All build .venv from the hash-locked requirements.lock first, if it is missing or stale.
+# From nothing: every target builds .venv from the hash-locked requirements.lock first, if it is missing or stale.
+# Bare `make` says what there is.
 
 RECIPE ?= fables
 CORES ?= all
@@ -16,30 +11,52 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: reproduction test lint gpu-proof evidence lock clean-results
+CXX_FILES = $(shell find cuda_ops tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+# Of the ops, one of each kind: element by element, sums over rows and columns, products, chains.
+QUICK_TESTS = tests/test_layout.py tests/test_pages.py $(wildcard $(patsubst %,tests/ops/test_%.py,gelu layernorm bias matmul attention))
 
-reproduction: $(VENV)/ready
+.DEFAULT_GOAL := help
+.PHONY: help reproduction test test-all quick format lint gpu-proof evidence lock clean-results
+
+help: ## what there is (bare `make` says it too)
+	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+	@echo
+	@echo "  RECIPE=$(RECIPE)        a name of config/recipes or a file; CORES=$(CORES); PYTHON=$(PYTHON)"
+
+reproduction: $(VENV)/ready ## a recipe from nothing to a table of digests compared with the published ones
 	@snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet rules host \
 		--config recipe=$(RECIPE) -- reproduction
 	@python -m pipeline.verify --recipe config/recipes/$(RECIPE).yaml --brief
 
-test: $(VENV)/ready
+test: $(VENV)/ready ## every kind of proof, at most ten minutes on two quiet cores
+	@python -m pytest -m "not slow"
+
+test-all: $(VENV)/ready ## every test, the slow ones too; what a change must pass (.ci/run)
 	@python -m pytest
 
-gpu-proof: $(VENV)/ready
+# The library is built if it is missing or stale; nothing else is.
+quick: $(VENV)/ready ## format, types, layout and a few ops: half a minute, for every save
+	@ruff format --check --quiet . && ruff check --quiet . && clang-format --dry-run -Werror $(CXX_FILES)
+	@mypy
+	@OMP_NUM_THREADS=1 python -m pytest --durations=0 --durations-min=5 -m "not slow" $(QUICK_TESTS)
+
+format: $(VENV)/ready ## write every file as the linters want it
+	@ruff check --quiet --fix . ; ruff format --quiet .
+	@clang-format -i $(CXX_FILES)
+	@snakefmt --quiet Snakefile workflow
+
+gpu-proof: $(VENV)/ready ## where there is a GPU: the published bits on it, and its speed (docs/gpu.md)
 	@python -m pipeline.gpu_proof
 
-lint: $(VENV)/ready
+lint: $(VENV)/ready ## formatting, types, workflow lint
 	ruff check .
 	ruff format --check .
 	mypy
-	clang-format --dry-run -Werror cuda_ops/bindings/*.cpp cuda_ops/bindings/*.h cuda_ops/cpu/*.cpp cuda_ops/cpu/*.h cuda_ops/numerics/*.h \
-		cuda_ops/kernels/*.h cuda_ops/kernels/*.cu tests/cuda_on_cpu/*.h tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu \
-		benchmarks/*.cpp benchmarks/*.cu tests/evidence/*.cpp tests/ops/*.cpp
+	clang-format --dry-run -Werror $(CXX_FILES)
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-evidence: $(VENV)/ready
+evidence: $(VENV)/ready ## every proof of docs/evidence that a CPU can give, at full size; about an hour on two busy cores
 	@python -m pipeline.compile
 	@python -m pytest tests/evidence/test_independent.py
 	@python -m tests.evidence.black_box
@@ -60,12 +77,12 @@ $(VENV)/ready: requirements.lock requirements-uv.lock
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
 	@touch $@
 
-lock: $(VENV)/ready
+lock: $(VENV)/ready ## resolve requirements.in again, with hashes
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		requirements.in --output-file requirements.lock
 	python -c "import re; s = open('requirements.lock').read(); b = re.search(r'^uv==.*?(?=^\S)', s, re.M | re.S).group(0); \
 	lines = [l for l in b.splitlines() if not l.strip().startswith('#')]; \
 	open('requirements-uv.lock', 'w').write('# uv alone, which installs the rest; written by make lock.\n' + '\n'.join(lines).rstrip('\\\\ \n') + '\n')"
 
-clean-results:
+clean-results: ## delete runs, rolling checkpoints and logs; data and the library stay
 	rm -rf results/runs results/state results/logs

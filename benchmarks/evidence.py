@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     method = f"medians of {args.steps} steps, one lane, segments of {SEGMENT} steps"
     lines = [
-        header(args.threads, method),
+        *textwrap.wrap(header(args.threads, method), 118),
         "",
         "| model | parameters | step, ms | fingerprint | chain | receipt |",
         "|---|---|---|---|---|---|",

@@ -20,13 +20,14 @@ from pipeline.base.files import write_bytes
 from pipeline.pages.charts import BLUE, GREEN, GREY, ORANGE, subplots, svg
 from pipeline.recipe import Recipe, load_recipe, recipe_id
 from pipeline.recipe.paths import run_dir, tokens_dir
+from pipeline.records.contents import Evaluation, Tokens
 from pipeline.records.digests import EXPECTED, published
 from pipeline.records.receipt import read_receipts
 
 TEMPLATES = Path(__file__).resolve().parent / "pages" / "templates"
 
 
-def curves(lines: list[chain.Line], evals: list[dict[str, Any]], floor: float, spikes: list[dict[str, Any]]) -> str:
+def curves(lines: list[chain.Line], evals: list[Evaluation], floor: float, spikes: list[dict[str, Any]]) -> str:
     """Loss, learning rate and gradient norm as inline SVG; spikes are marked."""
     figure, (loss, rate, norm) = subplots(3, (8, 6.4), sharex=True, height_ratios=[3, 1, 1])
     steps = [line.step for line in lines]
@@ -62,13 +63,17 @@ def curves(lines: list[chain.Line], evals: list[dict[str, Any]], floor: float, s
 def summary(recipe: Recipe, run: Path, tokens: Path) -> dict[str, Any]:
     """Everything the page shows."""
     lines = [line for step in recipe.checkpoints for line in chain.read(run / f"chain_{step:06d}.tsv")]
-    evals = [json.loads((run / f"eval_{step:06d}.json").read_text(encoding="utf-8")) for step in recipe.checkpoints]
-    about = json.loads((tokens / "tokens.json").read_text(encoding="utf-8"))
+    evals: list[Evaluation] = [
+        json.loads((run / f"eval_{step:06d}.json").read_text(encoding="utf-8")) for step in recipe.checkpoints
+    ]
+    about: Tokens = json.loads((tokens / "tokens.json").read_text(encoding="utf-8"))
     nats = math.fsum(n * math.log(int(k)) for k, n in about["validation"]["choices"].items())
     floor = nats / about["validation"]["tokens"]
     found: dict[str, str] = json.loads((run / "digests.json").read_text(encoding="utf-8"))
     marked = run / "spikes.json"
-    spikes = json.loads(marked.read_text(encoding="utf-8")) if marked.exists() else {"spikes": [], "z": None}
+    spikes: dict[str, Any] = (
+        json.loads(marked.read_text(encoding="utf-8")) if marked.exists() else {"spikes": [], "z": None}
+    )
     expected = published(recipe.name, EXPECTED)
     digests = [
         (key, digest, "equal" if expected.get(key) == digest else "DIFFERS" if key in expected else "unpublished")

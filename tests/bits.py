@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable, Iterable
 from fractions import Fraction
+from typing import SupportsFloat
 
 import numpy as np
 import torch
@@ -19,18 +21,19 @@ def assert_bits_equal(actual: Tensor, expected: Tensor, name: str = "tensor") ->
     if len(differs):
         at = tuple(differs[0].tolist())
         x, y = actual[at].item(), expected[at].item()
+        left, right = (int(t[at].item()) & 0xFFFFFFFF for t in (a, b))
         raise AssertionError(
-            f"{name}: {len(differs)} of {a.numel()} elements differ, first at {at}: {x!r} ({a[at].item() & 0xFFFFFFFF:08x}), "
-            f"expected {y!r} ({b[at].item() & 0xFFFFFFFF:08x})"
+            f"{name}: {len(differs)} of {a.numel()} elements differ, first at {at}: {x!r} ({left:08x}), "
+            f"expected {y!r} ({right:08x})"
         )
 
 
 F = np.float32
 
 
-def fma(a: float, b: float, c: float) -> np.float32:
+def fma(x: SupportsFloat, y: SupportsFloat, z: SupportsFloat) -> np.float32:
     """fp32 fma by exact fractions, rounded once: to odd in double, then to fp32."""
-    a, b, c = float(a), float(b), float(c)
+    a, b, c = float(x), float(y), float(z)
     if not all(map(math.isfinite, (a, b, c))):
         with np.errstate(all="ignore"):
             return F(a * b + c)
@@ -47,7 +50,7 @@ def fma(a: float, b: float, c: float) -> np.float32:
         return F(near)
 
 
-def chain(a, b, start=0.0) -> np.float32:
+def chain(a: Iterable[SupportsFloat], b: Iterable[SupportsFloat], start: float = 0.0) -> np.float32:
     """fma over two sequences in order."""
     total = F(start)
     for x, y in zip(a, b, strict=True):
@@ -55,7 +58,7 @@ def chain(a, b, start=0.0) -> np.float32:
     return total
 
 
-def fold(values, step) -> np.float32:
+def fold(values: int, step: Callable[..., np.float32]) -> np.float32:
     """A row reduction: 32 strided partials, then the tree; step(partial, i) as in cpu/row_sums.h."""
     p = [F(0)] * 32
     for i in range(values):

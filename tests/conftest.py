@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.slow import is_slow
+
 ROOT = Path(__file__).resolve().parent.parent
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("repeatable")
@@ -63,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.on_device import run_ops_on
 
         run_ops_on("cuda")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_slow(item.name):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cuda_ops.errors import UserError
 from pipeline import train
 from pipeline.base import chain
 from pipeline.base.checkpoint import load, tensor_digest
@@ -81,7 +82,7 @@ class Run:
             sys.argv[1:] = flags
             try:
                 code = train.main()
-            except train.UserError as error:
+            except UserError as error:
                 print(f"error: {error}", file=sys.stderr)
                 code = 2
         except BaseException as error:

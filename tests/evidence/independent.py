@@ -59,7 +59,7 @@ def layernorm(x: Array, w: Array, b: Array) -> tuple[Array, Array, Array]:
 def columns(sequences: int, step: Callable[[Array, Array], Array], tokens: int, start: Array) -> Array:
     """Column reduction: a row reduction over the tokens of each sequence, added to the accumulator in order."""
     for s in range(sequences):
-        start = start + row_reduction(tokens, lambda p, t, s=s: step(p, np.intp(s * tokens + t)), start.shape)
+        start = start + row_reduction(tokens, lambda p, t, s=s: step(p, s * tokens + t), start.shape)
     return start
 
 
@@ -314,7 +314,7 @@ class Training:
         self.update(grads, lr, norm)
         return F(loss), lr, F(norm), fingerprint(flat(self.weights))
 
-    def update(self, grads: Tensors, lr: F, norm: F) -> None:
+    def update(self, grads: Tensors, lr: F, norm: Array) -> None:
         o = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0} | self.bits.get(
             "optimizer", {}
         )

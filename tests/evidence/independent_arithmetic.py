@@ -8,11 +8,12 @@ the last rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-F, D, U32, U64 = np.float32, np.float64, np.uint32, np.uint64
+F: TypeAlias = np.float32
+D, U32, U64 = np.float64, np.uint32, np.uint64
 Array = np.ndarray[Any, Any]
 
 
@@ -37,7 +38,7 @@ def chain(start: Any, terms: Iterable[tuple[Any, Any]]) -> Array:
     return np.asarray(start, F)
 
 
-def row_reduction(n: int, step: Callable[[Array, int], Array], shape: tuple[int, ...]) -> Array:
+def row_reduction(n: int, step: Callable[..., Array], shape: tuple[int, ...]) -> Array:
     """32 partials, each a chain over every 32nd value, then folded by 16, 8, 4, 2, 1."""
     partials = [np.zeros(shape, F) for _ in range(32)]
     for i in range(n):

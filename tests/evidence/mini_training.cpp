@@ -1,7 +1,7 @@
 // A whole training run of a tiny GPT without torch or Python: the kernels, called in the order of
-// pipeline/models/gpt.py and pipeline/training/trainer.py. test_matrix.py builds it for each compiler, level and architecture;
-// every build must print the lines that the trainer writes to chain.tsv for the same recipe: step, loss, lr, norm (bits
-// in hex) and fingerprint.
+// pipeline/models/gpt.py and pipeline/training/trainer.py. test_matrix.py builds it for each compiler, level and
+// architecture; every build must print the lines that the trainer writes to chain.tsv for the same recipe: step, loss,
+// lr, norm (bits in hex) and fingerprint.
 //
 //   mini_training windows.bin threads micro_batch seed layers heads channels context vocab padded sequences lanes steps
 //                 warmup peak final_fraction

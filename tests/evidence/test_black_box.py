@@ -6,6 +6,8 @@ Controls: a known wrong tree is told from the right one, by both methods, and Py
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def by(tree: trees.Tree, terms: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("order", [trees.chain, trees.pairwise, trees.reduction])
-def test_both_methods_find_a_known_tree(order) -> None:
+def test_both_methods_find_a_known_tree(order: Callable[[list[trees.Tree]], trees.Tree]) -> None:
     tree = order([*range(37)])
     assert trees.ordered(trees.signed(lambda terms: by(tree, terms), 37)) == trees.ordered(tree)
     assert trees.ordered(trees.positive(lambda terms: by(tree, terms) > 1, 37)) == trees.ordered(tree)

@@ -175,16 +175,21 @@ def sound(settings: dict[str, dict[str, Path]], tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def outcomes(
-    settings: dict[str, dict[str, Path]], sound: dict[str, Side], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    settings: dict[str, dict[str, Path]],
+    sound: dict[str, Side],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Result]:
-    """Every control's comparison, two at a time."""
+    """The comparison of every control that was asked for, two at a time."""
+    asked = [item.callspec.params.get("control") for item in request.session.items if hasattr(item, "callspec")]
+    chosen = [control for control in CONTROLS if control in asked]
 
     def one(control: Control) -> Result:
         key = "flush" if control.variant.name.startswith("flush") else ""
         return outcome(control, settings[key], sound[key], tmp_path_factory.mktemp("control"))
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip((c.variant.name for c in CONTROLS), pool.map(one, CONTROLS), strict=True))
+        return dict(zip((c.variant.name for c in chosen), pool.map(one, chosen), strict=True))
 
 
 @pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.variant.name)

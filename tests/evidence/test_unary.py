@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import mpmath
 import numpy as np
@@ -65,18 +66,18 @@ def test_all_inputs_were_measured() -> None:
 
 # ---------------------------------------------------------------- against mpmath
 
-Real = mpmath.mpf
-TOP = Real(2) ** 128 * (1 - Real(2) ** -25)  # from here on binary32 rounds to infinity
+Real: TypeAlias = Any  # mpmath.mpf, which has no types
+TOP = mpmath.mpf(2) ** 128 * (1 - mpmath.mpf(2) ** -25)  # from here on binary32 rounds to infinity
 
 
 def held(x: Real, limit: int) -> Real:
-    return min(max(x, Real(-limit)), Real(limit))
+    return min(max(x, mpmath.mpf(-limit)), mpmath.mpf(limit))
 
 
 def sigmoid_of_2u(x: Real) -> tuple[Real, Real]:
     """1 / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3), and the derivative of 2u; beyond 16 it has reached its limits."""
     slope, h = 2 * mpmath.sqrt(2 / mpmath.pi), held(x, 16)
-    cube = slope * Real("0.044715")
+    cube = slope * mpmath.mpf("0.044715")
     return 1 / (1 + mpmath.exp(-(slope * h + cube * h**3))), slope + 3 * cube * h * h
 
 
@@ -112,7 +113,7 @@ def sampled(function: str, low: float, high: float) -> np.ndarray:
 def error(y: float, exact: Real) -> Real:
     """In ulps of binary32 at the exact value."""
     exponent = max(int(mpmath.frexp(exact)[1]) - 1, -126) if exact else -126
-    return mpmath.ldexp(abs(Real(y) - exact), 23 - exponent)
+    return mpmath.ldexp(abs(mpmath.mpf(y) - exact), 23 - exponent)
 
 
 @pytest.mark.parametrize("function", ops.FUNCTIONS)
@@ -130,7 +131,7 @@ def test_a_sample_against_mpmath(function: str) -> None:
                 assert abs(exact) >= TOP, x
                 continue
             errors.append(float(error(y, exact)))
-            absolute.append(float(abs(Real(y) - exact)) if abs(exact) < 1 else 0.0)
+            absolute.append(float(abs(mpmath.mpf(y) - exact)) if abs(exact) < 1 else 0.0)
     published = PUBLISHED[function]  # its numbers are printed with four digits
     assert errors[0] == pytest.approx(published["largest_error_ulp"], rel=1e-6, abs=6e-5)
     assert max(errors) <= errors[0] + 6e-5

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ def result(out: Path, steps: int = STEPS) -> str:
     return json.dumps([lines[-1].link, {name: tensor_digest(tensors[name]) for name in sorted(tensors)}])
 
 
-def in_process(tiny: dict[str, Path], execution: Execution, steps: int = 2, sabotage=None) -> str:
+def in_process(
+    tiny: dict[str, Path], execution: Execution, steps: int = 2, sabotage: Callable[[Trainer], None] | None = None
+) -> str:
     """The chain's link after some steps in this process."""
     from cuda_ops import runtime
 
@@ -163,7 +166,7 @@ def test_random_kills_lose_no_bit(tiny: dict[str, Path], tmp_path: Path) -> None
             process.wait()
             kills += 1
             continue
-        assert process.returncode == 0, process.stderr.read().decode()[-2000:]
+        assert process.returncode == 0, process.communicate()[1].decode()[-2000:]
         break
     assert (out / "step_001500.safetensors").exists()
     assert kills == 20, f"only {kills} kills before the run was done"
@@ -295,7 +298,7 @@ def test_controls_fire(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -
     assert in_process(tiny, Execution(), sabotage=one_ulp) != good
 
     def swapped_lanes(trainer: Trainer) -> None:
-        trainer.own_lanes = [2, 1, 0, 3]
+        trainer.own_lanes = [2, 1, 0, 3]  # type: ignore[assignment]
 
     assert in_process(tiny, Execution(), sabotage=swapped_lanes) != good
     with monkeypatch.context() as patch:

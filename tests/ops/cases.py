@@ -150,12 +150,12 @@ def sum_cases(large: bool) -> Iterator[Case]:
 def product_cases() -> Iterator[Case]:
     for m, n, k in ((1, 1, 1), (3, 5, 9), (33, 68, 41), (130, 132, 36), (1, 70, 129), (9, 4, 0)):
         for layout in ("nt", "nn", "tn"):
-            a = torch.zeros(k, m) if layout == "tn" else torch.zeros(m, k)
-            b = torch.zeros(n, k) if layout == "nt" else torch.zeros(k, n)
+            left = torch.zeros(k, m) if layout == "tn" else torch.zeros(m, k)
+            right = torch.zeros(n, k) if layout == "nt" else torch.zeros(k, n)
             if k:
-                a, b = hostile(*a.shape, seed=18), hostile(*b.shape, seed=19)
-            yield "matmul", f"{layout} {m}x{n}x{k}", (empty(m, n), a, b, hostile(n, seed=20), layout, False)
-            yield "matmul", f"{layout} {m}x{n}x{k} more", (hostile(m, n, seed=21), a, b, None, layout, True)
+                left, right = hostile(*left.shape, seed=18), hostile(*right.shape, seed=19)
+            yield "matmul", f"{layout} {m}x{n}x{k}", (empty(m, n), left, right, hostile(n, seed=20), layout, False)
+            yield "matmul", f"{layout} {m}x{n}x{k} more", (hostile(m, n, seed=21), left, right, None, layout, True)
     for b, t, c, h in ((1, 1, 2, 2), (2, 33, 10, 2), (1, 70, 64, 1), (1, 130, 24, 3)):
         qkv, dout = hostile(b, t, 3 * c, seed=22).clamp(-4, 4), hostile(b, t, c, seed=23).clamp(-9, 9)
         out, row_max, row_sum = torch.empty(b, t, c), torch.empty(b, h, t), torch.empty(b, h, t)

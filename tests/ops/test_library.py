@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from tests.conftest import ROOT, run
 f, i32 = torch.randn, torch.int32
 
 
-def samples() -> dict[str, tuple]:
+def samples() -> dict[str, tuple[Any, ...]]:
     """Arguments for every op that writes tensors."""
     ids = torch.tensor([[0, 2, 1]], dtype=i32)
     return {

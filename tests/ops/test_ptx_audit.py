@@ -149,6 +149,14 @@ def test_ptx_is_rounded_arithmetic_only(compiled: Compiled) -> None:
     assert compiled.ptx(Path("layernorm.cu"), "90").count("fma.rn.f32") > 20
 
 
+def test_ptx_of_small_kernels_is_rounded_arithmetic_only() -> None:
+    """The same for one architecture and the kernels that compile in seconds: make test."""
+    for stem in ("adamw", "gelu", "layernorm"):
+        ptx = to_ptx(ROOT / "cuda_ops" / "kernels" / f"{stem}.cu")
+        assert "fma.rn.f32" in ptx
+        assert not audit(ptx), stem
+
+
 def test_nothing_depends_on_contraction(compiled: Compiled) -> None:
     """With -fmad=true the PTX is the same: every product and sum is written as the one or the other."""
 

@@ -314,7 +314,9 @@ def test_parquet_jsonl_and_datasets_give_the_same_documents(tmp_path: Path, monk
 
 def test_the_floor_is_the_information_of_the_validation_split(tiny: dict[str, Path]) -> None:
     recipe = load_recipe(tiny["recipe"])
-    teller = fables.Teller(recipe.bits.data.source.seed, Stream.CORPUS)
+    source = recipe.bits.data.source
+    assert source.kind == "generated"
+    teller = fables.Teller(source.seed, Stream.CORPUS)
     nats = math.fsum(math.log(n) for i in range(270, 300) for n in teller.story(i).choices)
     counts = json.loads((tiny["tokens"] / "tokens.json").read_text())["validation"]["choices"]
     assert math.fsum(n * math.log(int(k)) for k, n in counts.items()) == pytest.approx(nats, rel=1e-12)

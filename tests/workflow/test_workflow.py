@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -58,7 +59,7 @@ def snakemake(project: Path, *flags: str, recipe: str = "tiny", code: int = 0, c
     return output
 
 
-def would_run(project: Path, *flags: str, **options) -> set[str]:
+def would_run(project: Path, *flags: str, **options: Any) -> set[str]:
     output = snakemake(project, "-n", *flags, **options)
     rules = set(re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE))
     assert rules or "Nothing to be done" in output

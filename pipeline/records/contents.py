@@ -1,0 +1,130 @@
+"""What the JSON files of a run hold, key by key; tests/pipeline/test_contents.py holds the files of a run to it.
+
+A file read as one of these is typed from there on: `about: Tokens = json.loads(…)`. Digests are 64 lower-case hex digits, times are
+seconds, sums of losses are hex floats, so that no bit is lost on the way through decimal.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict  # pydantic, which holds files to these forms, wants its own before 3.12
+
+
+class Source(TypedDict):
+    """source.json: where a corpus came from. `sha256` is that of documents.jsonl."""
+
+    source: dict[str, Any]  # bits.data.source of the recipe, without a local path
+    documents: int
+    bytes: int
+    sha256: str
+
+
+class TrainingSplit(TypedDict):
+    tokens: int
+    documents: int
+
+
+class ValidationSplit(TypedDict):
+    tokens: int
+    documents: int
+    bytes: int
+    choices: dict[str, int]  # options -> how often among so many equally likely ones was chosen
+
+
+class Tokens(TypedDict):
+    """tokens.json: the shards beside it, by file name in `sha256`."""
+
+    tokenizer: str
+    vocab_size: int
+    train: TrainingSplit
+    validation: ValidationSplit
+    questions: int
+    sha256: dict[str, str]
+
+
+class Loss(TypedDict):
+    tokens: int
+    nats: str  # hex float: the exact sum over all tokens, rounded once
+    nats_per_token: float
+    nats_per_byte: float
+
+
+class Choices(TypedDict):
+    questions: int
+    acc: float
+    acc_norm: float
+    nats: list[list[str]]  # question, ending
+
+
+class Evaluation(TypedDict):
+    """eval_<step>.json."""
+
+    step: int
+    validation: Loss
+    choices: NotRequired[Choices]
+
+
+class Sample(TypedDict):
+    """An element of samples.json."""
+
+    prompt: str
+    tokens: list[int]
+    text: str
+
+
+Digests = dict[str, str]  # digests.json, and config/expected/<recipe>.json: stage/artefact -> SHA-256
+
+
+class Grown(TypedDict):
+    name: str
+    before: float  # norm of its gradient in the step before
+    norm: float
+
+
+class SpikeSample(TypedDict):
+    lane: int
+    offset: int  # in the training split
+    tokens: list[int]  # the first of its window
+    text: str
+    loss: NotRequired[float]
+
+
+class Spike(TypedDict):
+    """A step whose loss or norm is an outlier; what replaying it told, where that was done."""
+
+    step: int
+    loss: float
+    norm: float
+    z: dict[str, float]  # "loss", "norm": those above the limit
+    samples: list[SpikeSample]
+    parameters: NotRequired[list[Grown]]
+    lanes: NotRequired[list[float]]
+    replay: NotRequired[str]  # why there is nothing to tell
+
+
+class Spikes(TypedDict):
+    """spikes.json."""
+
+    z: float
+    window: int
+    spikes: list[Spike]
+
+
+class Machine(TypedDict):
+    system: str
+    cpu: str
+    cpus: int | None
+    versions: dict[str, str]
+
+
+class Receipt(TypedDict):
+    """receipts/<stage>.json, what every stage writes; training adds its speed, execution and made_by()."""
+
+    stage: str
+    command: str
+    began: str
+    seconds: float
+    cpu_seconds: float
+    peak_memory_mib: float
+    machine: Machine

@@ -1,0 +1,71 @@
+"""pytest tests/pipeline/test_contents.py
+
+The JSON files of a whole small run hold what pipeline/records/contents.py says, no key more and no key less.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from pipeline.records import contents
+from tests.conftest import run
+
+
+def check(form: Any, path: Path, more: bool = False) -> Any:
+    """The content of a file, if it has this form; `more` allows further keys."""
+    strict = with_config(ConfigDict(strict=True, extra="ignore" if more else "forbid"))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for item in content if form is contents.Sample else [content]:
+        TypeAdapter(strict(form)).validate_python(item)
+    return content
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps, evaluated, sampled, and looked through for spikes by a limit so low that there are some."""
+    out = tmp_path_factory.mktemp("finished")
+    recipe = out / "tiny.yaml"
+    text = tiny["recipe"].read_text().replace("checkpoints: [3]", "checkpoints: []").replace("steps: 6", "steps: 66")
+    text = text.replace("sequences: 32", "sequences: 4")
+    recipe.write_text(text)
+    shared = ["--recipe", str(recipe), "--tokens", str(tiny["tokens"])]
+    checkpoint, chain = str(out / "step_000066.safetensors"), str(out / "chain_000066.tsv")
+    state = ["--state", str(out / "state")]
+    run("-m", "pipeline.train", *shared, "--steps-to", "66", "--out", checkpoint, "--chain", chain, *state)
+    run("-m", "pipeline.evaluate", *shared, "--checkpoint", checkpoint, "--out", str(out / "eval_000066.json"))
+    run("-m", "pipeline.sample", *shared, "--checkpoint", checkpoint, "--out", str(out / "samples.json"))
+    run("-m", "pipeline.spikes", *shared, "--run", str(out), "--z", "0.01")
+    return out
+
+
+def test_files_of_the_data(tiny: dict[str, Path]) -> None:
+    check(contents.Source, tiny["data"] / "source.json")
+    about = check(contents.Tokens, tiny["tokens"] / "tokens.json")
+    assert about["questions"] == 12
+
+
+def test_files_of_a_run(finished: Path) -> None:
+    assert "choices" in check(contents.Evaluation, finished / "eval_000066.json")
+    assert check(contents.Sample, finished / "samples.json")
+    assert check(contents.Spikes, finished / "spikes.json")["spikes"]
+    receipts = sorted((finished / "receipts").glob("*.json"))
+    assert len(receipts) == 3
+    for path in receipts:
+        check(contents.Receipt, path, more=True)
+
+
+def test_a_key_too_many_or_too_few_is_seen(tiny: dict[str, Path], tmp_path: Path) -> None:
+    content = json.loads((tiny["data"] / "source.json").read_text(encoding="utf-8"))
+    for wrong in (
+        content | {"host": "x"},
+        {k: v for k, v in content.items() if k != "bytes"},
+        content | {"bytes": "1"},
+    ):
+        (tmp_path / "source.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValidationError):
+            check(contents.Source, tmp_path / "source.json")

@@ -1,0 +1,61 @@
+"""Which tests `make test` leaves out, each with the shorter one that stands for its kind of proof.
+
+    pytest -m slow              these
+    pytest -m "not slow"        make test
+    pytest                      make test-all
+
+A key is the name of a test, with its parameters in brackets where only some are long. tests/test_layout.py holds that every key and
+every stand-in is a test, and that no stand-in is itself slow.
+"""
+
+from __future__ import annotations
+
+SLOW = {
+    # kills and damage: twenty kills at random, beside the faults of tests/evidence
+    "test_random_kills_lose_no_bit": "test_faults_lose_no_bit_and_no_file",
+    "test_a_polite_stop_saves_and_goes_on[2]": "test_a_polite_stop_saves_and_goes_on[15]",
+    "test_skipping_has_one_digest_over_ranks_kills_and_resumes": "test_an_outlier_does_not_enter_the_window_but_the_third_in_a_row_does",
+    # one digest over ranks, compilers, architectures
+    "test_ranks[4]": "test_ranks[2]",
+    "test_environment_and_folder[env1]": "test_environment_and_folder[env0]",
+    "test_environment_and_folder[env2]": "test_environment_and_folder[env0]",
+    "test_compilers_and_optimisation_levels[clang++-14-2]": "test_compilers_and_optimisation_levels[g++-0]",
+    "test_native[g++-2-v4-needs2]": "test_native[clang++-14-3-v3-needs1]",
+    "test_foreign[riscv64]": "test_foreign[aarch64]",
+    "test_other_architectures_give_the_same_bits[riscv64]": "test_other_architectures_give_the_same_bits[aarch64]",
+    "test_every_step_and_weight_is_equal[permutation, linear, clipping off]": "test_every_step_and_weight_is_equal[random, wsd]",
+    # sabotage: each variant is a checkout, a library and a run of its own
+    "test_a_variant_is_seen_and_named[left fold]": "test_a_variant_is_seen_and_named[two lanes swapped]",
+    "test_a_variant_is_seen_and_named[counter of the order off by one]": "test_a_variant_is_seen_and_named[two lanes swapped]",
+    "test_a_variant_is_seen_and_named[counter of the initial weights off by one]": "test_a_variant_is_seen_and_named[two lanes swapped]",
+    "test_a_variant_is_seen_and_named[a micro-batch that does not continue the chain]": "test_a_variant_is_seen_and_named[two lanes swapped]",
+    "test_a_variant_is_seen_and_named[libm's exp]": "test_a_variant_is_seen_and_named[contraction in one file]",
+    "test_a_variant_is_seen_and_named[flush to zero by a foreign library]": "test_a_variant_is_seen_and_named[contraction in one file]",
+    "test_the_foreign_library_alone_changes_nothing": "test_equal_runs_are_equal",
+    "test_a_run_resumed_from_an_altered_checkpoint[B]": "test_a_run_resumed_from_an_altered_checkpoint[A]",
+    # CUDA sources on a CPU
+    "test_cuda_sources_on_the_cpu[forward]": "test_cuda_sources_on_the_cpu[random:5]",
+    "test_cuda_sources_on_the_cpu[reverse]": "test_cuda_sources_on_the_cpu[random:5]",
+    "test_op_tests_on_cuda_sources": "test_cuda_sources_on_the_cpu[random:5]",
+    "test_sabotage_is_seen[columns: tokens backwards]": "test_sabotage_is_seen[columns: no barrier]",
+    "test_sabotage_is_seen[rows: fold by neighbours]": "test_sabotage_is_seen[columns: no barrier]",
+    "test_sabotage_is_seen[embedding: matches backwards]": "test_sabotage_is_seen[embedding: no barrier]",
+    "test_sabotage_is_seen[cross-entropy: one buffer]": "test_sabotage_is_seen[embedding: no barrier]",
+    # PTX of all six architectures, with their registers
+    "test_ptx_is_rounded_arithmetic_only": "test_ptx_of_small_kernels_is_rounded_arithmetic_only",
+    "test_nothing_depends_on_contraction": "test_contraction_is_seen",
+    "test_no_kernel_spills": "test_spills_are_seen",
+    "test_the_table_is_current": "test_ptx_of_small_kernels_is_rounded_arithmetic_only",
+    "test_the_library_for_all_architectures_works_on_the_cpu": "test_flags_name_every_architecture_once",
+    # whole commands
+    "test_brief_proof_on_the_cpu": "test_a_failed_or_hanging_part_does_not_stop_the_others",
+    "test_an_elementary_function_has_its_published_fingerprint": "test_error_and_fingerprint[cos_turn]",
+    "test_the_cost_of_the_evidence_is_measured": "test_it_runs_on_cpu_tensors",
+    "test_the_page_is_whole_and_self_contained[False]": "test_the_page_is_whole_and_self_contained[True]",
+    "test_a_text_of_ones_own": "test_edits_rerun_exactly_what_depends",
+}
+
+
+def is_slow(name: str) -> bool:
+    """Whether a test, by its name with parameters, is slow."""
+    return name in SLOW or name.split("[")[0] in SLOW

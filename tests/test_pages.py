@@ -1,0 +1,165 @@
+"""pytest tests/test_pages.py
+
+What the pages say is so: the README's tree and tables, links, commands, variables of the environment, widths of lines.
+
+    python -m tests.test_pages     write the README's two tables from config/expected
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from tabulate import tabulate
+
+from pipeline.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+
+BEGIN, END = "<!-- {}: written by tests/test_pages.py from config/expected -->\n", "<!-- end of {} -->"
+STAGES = ("recipe", "download", "prepare_text", "train", "evaluate", "sample")
+FABLES = ROOT / "config" / "expected" / "fables.json"
+
+
+def digest_table() -> str:
+    rows = ["| recipe | recipe_id | last checkpoint | chain | samples |", "|---|---|---|---|---|"]
+    for path in (
+        ROOT / "config" / "expected" / f"{p.stem}.json" for p in sorted((ROOT / "config" / "recipes").glob("*"))
+    ):
+        expected = json.loads(path.read_text())
+        last = f"{load_recipe(ROOT / 'config' / 'recipes' / f'{path.stem}.yaml').bits.steps:06d}"
+        keys = ["recipe/bits", f"train/step_{last}.safetensors", f"train/chain_{last}.tsv", "sample/samples.json"]
+        # A recipe without samples leaves its column empty.
+        rows.append(
+            f"| {path.stem} | "
+            + " | ".join(f"`{expected[key][:12]}`" if key in expected else "" for key in keys)
+            + " |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def reproduction_table() -> str:
+    """What make reproduction prints for fables where every digest equals, in a block of the page."""
+    expected: dict[str, str] = json.loads(FABLES.read_text())
+    keys = sorted(
+        expected,
+        key=lambda key: (STAGES.index(key.split("/")[0]), re.findall(r"\d{6}", key), key.startswith("train/chain")),
+    )
+    rows = [(*key.split("/", 1), expected[key][:12], expected[key][:12], "equal") for key in keys]
+    table = tabulate(
+        rows, headers=("stage", "artefact", "digest", "expected", ""), tablefmt="plain", disable_numparse=True
+    )
+    return f"```\n{table}\nfables: all {len(rows)} digests equal the published ones\n```\n"
+
+
+TABLES = {"digests": digest_table, "reproduction": reproduction_table}
+
+
+def test_the_readme_shows_the_published_digests() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name, table in TABLES.items():
+        begin = BEGIN.format(name)
+        assert text[text.index(begin) + len(begin) : text.index(END.format(name))] == table(), (
+            "run python -m tests.test_pages"
+        )
+
+
+def test_the_tree_in_the_readme_is_true() -> None:
+    tree = (ROOT / "README.md").read_text().split("## Reading order")[1].split("```")[1]
+    paths = [line.split()[0] for line in tree.strip().splitlines()]
+    assert len(paths) > 20
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    rooms = {f"pipeline/{path.parent.name}/" for path in (ROOT / "pipeline").glob("*/__init__.py")}
+    assert not rooms - set(paths), "rooms that the tree does not show"
+
+
+def pages() -> list[Path]:
+    tracked = subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    return [ROOT / name for name in tracked if (ROOT / name).exists()] or sorted((ROOT / "docs").rglob("*.md"))
+
+
+def test_lines_of_the_pages_are_short() -> None:
+    """120 columns; a row of a table cannot be broken, nor can a link."""
+    wide = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in pages()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 120 and not line.lstrip().startswith("|") and "](http" not in line
+    ]
+    assert not wide
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    dead = []
+    for path in pages():
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            if "://" not in target and not (path.parent / target).exists():
+                dead.append(f"{path.relative_to(ROOT)}: {target}")
+    assert not dead
+
+
+def test_every_page_of_docs_is_in_its_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    found = [
+        path.name
+        for path in (ROOT / "docs").iterdir()
+        if path.suffix in (".md", ".svg", ".py") and path.name != "README.md"
+    ]
+    assert not [name for name in found if f"({name})" not in index]
+
+
+def test_commands_of_the_pages_exist() -> None:
+    """Each line of a block that runs a command names one that is there, with flags that it knows."""
+    rooms = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "pipeline" / "machine").glob("*.py"))
+    wrong = []
+    for path in pages():
+        for name, rest in re.findall(r"^python -m ([\w.]+)(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+            file = ROOT / Path(*name.split("."))
+            found = next((f for f in (file.with_suffix(".py"), file / "__main__.py") if f.exists()), None)
+            if found is None:
+                wrong.append(f"{path.relative_to(ROOT)}: python -m {name}")
+                continue
+            text = found.read_text(encoding="utf-8") + rooms
+            wrong += [
+                f"{path.relative_to(ROOT)}: {name} {flag}"
+                for flag in re.findall(r"--(?!help)[a-z-]+", rest)
+                if f'"{flag}"' not in text
+            ]
+    assert not wrong
+
+
+def test_every_variable_of_the_environment_is_described() -> None:
+    """SAMEBITS_ names that a program reads or a macro has, against docs/environment.md."""
+    table = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^\| `(SAMEBITS_\w+)`", table, re.MULTILINE))
+    used: set[str] = set()
+    for folder in ("cuda_ops", "pipeline", "workflow", "benchmarks", "tests", ".ci"):
+        for path in (ROOT / folder).rglob("*"):
+            if (
+                path.is_file()
+                and path.suffix in (".py", ".cpp", ".h", ".cu", ".inc", ".smk", "")
+                and path != Path(__file__)
+            ):
+                used |= set(
+                    re.findall(r"\bSAMEBITS_[A-Z_0-9]*[A-Z0-9]\b", path.read_text(encoding="utf-8", errors="replace"))
+                )
+    assert used == described
+
+
+def test_make_help_names_every_target() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    assert phony
+    assert set(phony[1].split()) == set(re.findall(r"^([a-z][a-z-]*):[^#\n]*## \S", text, re.MULTILINE))
+
+
+if __name__ == "__main__":
+    page = ROOT / "README.md"
+    for name, table in TABLES.items():
+        text = page.read_text()
+        begin = text.index(BEGIN.format(name)) + len(BEGIN.format(name))
+        page.write_text(text[:begin] + table() + text[text.index(END.format(name)) :])
