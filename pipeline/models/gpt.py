@@ -23,9 +23,10 @@ from pipeline import recipe
 from pipeline.base.philox import Stream
 from pipeline.machine.memory import Memory
 
-# The lm head walks the tokens in pieces: logits of about this many bytes, but of enough rows for an efficient product.
-# Every sum over tokens is a chain that the next piece continues, so the size cannot change a bit.
-LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, 128
+# The lm head walks the tokens in pieces: logits of about this many bytes, but of enough rows for an efficient product,
+# which on a GPU are those whose tiles fill it. Every sum over tokens is a chain that the next piece continues, so the
+# size cannot change a bit.
+LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, {"cpu": 128, "cuda": 4096}
 
 # Is shown each tensor of a training step as it is computed; pipeline/evidence/trace.py names them.
 Observer = Callable[[str, Tensor], None]
@@ -180,7 +181,7 @@ class Gpt:
         self._normalised, self._branch, self._wide = buffer(batch, t, c), buffer(batch, t, c), buffer(batch, t, 4 * c)
         self._ln_f_mean, self._ln_f_rstd = buffer(batch, t), buffer(batch, t)
         self._losses = buffer(batch, t)
-        rows = min(batch * t, max(LOGITS_ROWS, LOGITS_BYTES // (4 * cfg.padded_vocab_size)))
+        rows = min(batch * t, max(LOGITS_ROWS[self.memory.kind], LOGITS_BYTES // (4 * cfg.padded_vocab_size)))
         self._logits = buffer(rows, cfg.padded_vocab_size)
         if self.training:
             self._dstream = buffer(batch, t, c)
