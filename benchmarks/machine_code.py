@@ -35,6 +35,7 @@ class Kernel:
     shared: int  # bytes, static
     spilled: int
     loops: list[Counter[str]]
+    runs: list[int]
 
     def main_loop(self) -> Counter[str]:
         """The loop with the most FFMA that holds no other loop with FFMA."""
@@ -57,14 +58,15 @@ def find_disassembler() -> Path | None:
 def loops_of(text: str) -> list[Counter[str]]:
     """The loops of one kernel's listing: from the target of each branch backwards to the branch."""
     code = [(int(address, 16), name, rest) for address, name, rest in LINE.findall(text)]
-    loops = []
+    loops, runs = [], []
     for address, name, rest in code:
         target = re.search(r"0x([0-9a-f]+)", rest) if name.startswith("BRA") else None
         if target and int(target[1], 16) < address:
             first = int(target[1], 16)
             body = [n.split(".")[0] for a, n, _ in code if first <= a <= address]
             loops.append(Counter(n for n in body if n not in PADDING))
-    return loops
+            runs.append(max(len(run.split()) for run in " ".join(body).split("FFMA")))
+    return loops, runs
 
 
 def compiled(source: Path, arch: str = "90") -> dict[str, Kernel]:
@@ -92,5 +94,5 @@ def compiled(source: Path, arch: str = "90") -> dict[str, Kernel]:
         short = re.sub(r"samebits::device::|^void |\(.*", "", long)
         shared = re.search(r"(\d+) bytes smem", rest)
         spilled = int(stores) + int(loads)
-        found[short] = Kernel(short, int(registers), int(shared[1]) if shared else 0, spilled, loops_of(code[name]))
+        found[short] = Kernel(short, int(registers), int(shared[1]) if shared else 0, spilled, *loops_of(code[name]))
     return found

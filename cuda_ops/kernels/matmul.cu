@@ -72,18 +72,20 @@ struct Copier {
     }
   }
 
-  // left: how many k there are from this tile on.
-  __device__ __forceinline__ void copy(float* shared, int left) {
+  // Part `part` of kParts of a tile of k; left: how many k there are from this tile on.
+  template <int kParts>
+  __device__ __forceinline__ void copy(float* shared, int left, int part) {
 #pragma unroll
     for (int i = 0; i < kSteps; i++) {
 #pragma unroll
       for (int repeat = 0; repeat < kRepeats; repeat++) {
+        if ((i * kRepeats + repeat) * kParts / (kSteps * kRepeats) != part) continue;
         const int at = kAlongK ? repeat * 8 * kStride + i * kOuter : i * kOuter * kStride;
         const int own_k = k + (kAlongK ? repeat * 8 : i * kOuter);
         if (own_k < left) copy_async<4 * kWidth>(shared + target + at, source + offset[i] + repeat * 8);
       }
     }
-    source += step;
+    if (part == kParts - 1) source += step;
   }
 };
 
@@ -92,6 +94,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
     matmul_tile(float* out, const float* a, const float* b, const float* bias, int M, int N, int K, bool accumulate) {
   SAMEBITS_DYNAMIC_SHARED(float, shared);
   constexpr int kThreadM = T::kThreadM, kThreadN = T::kThreadN, kK = T::kK, kStages = T::kStages;
+  // The copies of a stage are issued in parts: in a burst they would hold up the loads from shared memory.
+  constexpr int kParts = kLayout == kNT ? 4 : 2, kPartLength = kK / kParts;
 
   const int tiles_m = (M + T::kM - 1) / T::kM, tiles_n = (N + T::kN - 1) / T::kN;
   const int group = (int)blockIdx.x / (kGroup * tiles_n), within = (int)blockIdx.x % (kGroup * tiles_n);
@@ -142,8 +146,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
   int left = K;  // k that no copy has been asked for yet
 #pragma unroll
   for (int stage = 0; stage < kStages - 1; stage++) {
-    copy_a.copy(shared + stage * T::kStage, left);
-    copy_b.copy(shared + stage * T::kStage + kK * T::kStrideA, left);
+    copy_a.template copy<1>(shared + stage * T::kStage, left, 0);
+    copy_b.template copy<1>(shared + stage * T::kStage + kK * T::kStrideA, left, 0);
     copy_async_commit();
     left -= kK;
   }
@@ -185,9 +189,11 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
         reading = reading == shared + (kStages - 1) * T::kStage ? shared : reading + T::kStage;
       }
       load((k + 1) % 2, (k + 1) % kK);
-      if (k == 0) {
-        copy_a.copy(writing, left);
-        copy_b.copy(writing + kK * T::kStrideA, left);
+      if (k % kPartLength == 0) {
+        copy_a.template copy<kParts>(writing, left, k / kPartLength);
+        copy_b.template copy<kParts>(writing + kK * T::kStrideA, left, k / kPartLength);
+      }
+      if (k == (kParts - 1) * kPartLength) {
         copy_async_commit();
         left -= kK;
         writing = writing == shared + (kStages - 1) * T::kStage ? shared : writing + T::kStage;
@@ -360,14 +366,16 @@ static void launch_few_rows(Stream cuda_stream, const Problem& p, int layout) {
 int matmul_tile_for(int64_t M, int64_t N) {
   if (M <= 2 * kFewRows) return kFewRowsTile;
   // Rounds of tiles over kProcessors, times the work of one: a fixed number, so that a problem has one tile everywhere.
-  // The factors are what a tile's instructions other than fma cost (docs/kernels.md), in percent.
+  // The factors are what a tile's instructions other than fma cost (docs/kernels.md), in percent. Blocks of a
+  // multiprocessor run kBlocks at a time and hide each other's waits; where the last is alone, it takes a quarter more.
   constexpr int64_t kProcessors = 132;
-  const auto cost = [=](int64_t tile_m, int64_t tile_n, int64_t percent) {
-    const int64_t tiles = ((M + tile_m - 1) / tile_m) * ((N + tile_n - 1) / tile_n);
-    return (tiles + kProcessors - 1) / kProcessors * tile_m * tile_n * percent;
+  const auto cost = [=](auto tile, int64_t percent) {
+    using T = decltype(tile);
+    const int64_t tiles = ((M + T::kM - 1) / T::kM) * ((N + T::kN - 1) / T::kN);
+    const int64_t rounds = (tiles + kProcessors - 1) / kProcessors;
+    return (4 * rounds + (rounds % T::kBlocks == 1)) * T::kM * T::kN * percent;
   };
-  const int64_t large = cost(Large::kM, Large::kN, 110), medium = cost(Medium::kM, Medium::kN, 116);
-  const int64_t small = cost(Small::kM, Small::kN, 125);
+  const int64_t large = cost(Large(), 110), medium = cost(Medium(), 116), small = cost(Small(), 125);
   if (large <= medium && large <= small) return kLargeTile;
   return medium <= small ? kMediumTile : kSmallTile;
 }
