@@ -4,6 +4,7 @@
 //   SAMEBITS_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)   launch and check the launch
 //   SAMEBITS_DYNAMIC_SHARED(type, name);                                       the block's dynamic shared memory
 //   copy_async<bytes>(shared, global), copy_async_commit(), copy_async_wait<groups>()   cp.async, bytes 4, 8 or 16
+//   host_memory(bytes)   zeroed memory of the host that the device can write, never freed
 //   Scratch scratch(stream, bytes)   device memory for the kernels that a launcher queues (scratch.h)
 #pragma once
 
@@ -17,9 +18,17 @@
 #include "../../tests/cuda_on_cpu/shim.h"
 #else
 #include <cuda_runtime.h>
+#include <string.h>
 
 namespace samebits {
 namespace device {
+
+inline void* host_memory(size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t error = cudaHostAlloc(&memory, bytes, cudaHostAllocPortable | cudaHostAllocMapped);
+  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA error: ") + cudaGetErrorString(error));
+  return memset(memory, 0, bytes);
+}
 
 template <class Kernel, class... Arguments>
 void launch(const char* name, Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
