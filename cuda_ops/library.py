@@ -19,6 +19,17 @@ def build_folder() -> Path:
     return Path(given) if given else build.ROOT.parent / "results" / "build"
 
 
+def device_message() -> str:
+    """What a check on a GPU has left for the host, as in "tokens: element 3 is 99, allowed is 0 to 9", once; or ""."""
+    library = ctypes.CDLL(str(build_folder() / build.LIBRARY), mode=ctypes.RTLD_LOCAL)
+    function = getattr(library, "samebits_device_message", None)  # a library without CUDA kernels has none
+    if function is None:
+        return ""
+    function.restype = ctypes.c_char_p
+    message: bytes = function()
+    return message.decode()
+
+
 @cache
 def load() -> str:
     """Register torch.ops.samebits once per process; returns the digest of its sources and flags."""

@@ -4,7 +4,8 @@
 // and longest; a block owns one tile and streams tiles of keys and values past it (attention_tile.h): once for the
 // exact maxima, once for exponentials and sums. Scores live in registers; nothing T x T is ever stored. Products are
 // made again in the second pass: that costs a third of the arithmetic and buys exact maxima without rescaling.
-// attention_few_queries (decoding): a block is one query of one head; threads take keys, then columns of the output.
+// attention_scores, attention_weighted (decoding, fewer than 16 queries): many blocks make the scores of a query, which
+// wait in scratch; then maximum, weights and sums. The values come while the scores are looked at.
 // qkv[B,T,3C] holds q, k, v of all heads in each row; caches are [B,H,capacity,size]. Head sizes up to 256; 16-byte
 // copies where size and rows are multiples of 4, 4-byte copies where not.
 //
@@ -100,7 +101,8 @@ __global__ void __launch_bounds__(kAttentionThreads, S::kBlocks)
     for (int n = 0; n < 4 * S::kParts; n++) sum[r][n] = 0.0f;
   }
   float total = 0.0f;
-  const int total_row = lane % (4 * S::kRows) / 4 * 16 + warp * 4 + lane % 4;
+  const int total_block = lane % (4 * S::kRows) / 4, total_in = warp * 4 + lane % 4,
+            total_row = total_block * 16 + total_in;
   copy_rows<S::kStream, S::kSize>(keys, k, a.keys.row, 0, last_key, size, a.wide);
   copy_async_commit();
   copy_rows<S::kStream, S::kSize>(values, v, a.keys.row, 0, last_key, size, a.wide);
@@ -123,7 +125,7 @@ __global__ void __launch_bounds__(kAttentionThreads, S::kBlocks)
     copy_async_wait<1>();  // values
     __syncthreads();
     const float *own_weights = weights + row * S::kWeightStride, *value_column = values + column * 4;
-    const float* total_weights = weights + total_row * S::kWeightStride;
+    const float* total_weights = weights + total_block * S::kWeightBlock + total_in * S::kWeightStride;
     int first[S::kRows], end[S::kRows];
 #pragma unroll
     for (int r = 0; r < S::kRows; r++) {
@@ -166,63 +168,129 @@ __global__ void __launch_bounds__(kAttentionThreads, S::kBlocks)
   store_rows<S>(out + (int64_t)b * a.T * C + h * size, C, own0 + row, column, a.T, size, a.wide, sum);
 }
 
-// A block is one query: blockIdx.x counts B, H, T with T fastest. Two columns of the output per thread.
-__global__ void __launch_bounds__(kAttentionThreads) attention_few_queries(float* out, Attention a) {
-  __shared__ float query[256], weights[kAttentionThreads], maxima[kAttentionThreads / 32];
-  const int thread = (int)threadIdx.x, size = a.size;
-  const int t = (int)blockIdx.x % a.T, unit = (int)blockIdx.x / a.T, b = unit / a.H, h = unit % a.H;
-  const float* q = a.q + b * a.queries.batch + h * a.queries.head + (int64_t)t * a.queries.row;
-  const float* k = a.k + b * a.keys.batch + h * a.keys.head;
-  const float* v = a.v + b * a.keys.batch + h * a.keys.head;
-  const int count = a.position + t + 1;
-  for (int d = thread; d < size; d += kAttentionThreads) query[d] = q[d];
-  __syncthreads();
+// Decoding. scores[B,H,T,columns]: blockIdx.x counts tiles of 64 keys, then T, H, B; a thread has one key, whose row
+// reaches it through shared memory, 64 channels at a time.
+constexpr int kScoreKeys = 64, kScorePiece = 64;
 
-  const auto score = [&](int j) {
-    const float* key = k + (int64_t)j * a.keys.row;
-    float s = 0.0f;
-    int d = 0;
+__global__ void __launch_bounds__(kScoreKeys) attention_scores(float* scores, Attention a, int columns, int tiles) {
+  __shared__ __align__(16) float keys[kScoreKeys][kScorePiece + kPad], query[kScorePiece];
+  const int thread = (int)threadIdx.x, first = (int)blockIdx.x % tiles * kScoreKeys, row = (int)blockIdx.x / tiles;
+  const int t = row % a.T, unit = row / a.T, b = unit / a.H, h = unit % a.H, count = a.position + t + 1;
+  if (first >= count) return;
+  const float* q = a.q + b * a.queries.batch + h * a.queries.head + (int64_t)t * a.queries.row;
+  const float* k = a.k + b * a.keys.batch + h * a.keys.head + (int64_t)first * a.keys.row;
+  float score = 0.0f;
+  for (int d0 = 0; d0 < a.size; d0 += kScorePiece) {
+    const int width = a.size - d0 < kScorePiece ? a.size - d0 : kScorePiece;
+    __syncthreads();
     if (a.wide) {
-#pragma unroll 4
-      for (; d < size; d += 4) {
-        const Quad x = load_quad(key + d);
 #pragma unroll
-        for (int c = 0; c < 4; c++) s = fma_(query[d + c], x.x[c], s);
+      for (int r = thread / 16; r < kScoreKeys; r += kScoreKeys / 16) {
+        const int d = thread % 16 * 4;
+        if (first + r < count && d < width) copy_async<16>(&keys[r][d], k + (int64_t)r * a.keys.row + d0 + d);
+      }
+    } else {
+      for (int r = 0; r < kScoreKeys; r++) {
+        if (first + r < count && thread < width) {
+          copy_async<4>(&keys[r][thread], k + (int64_t)r * a.keys.row + d0 + thread);
+        }
       }
     }
-    for (; d < size; d++) s = fma_(query[d], key[d], s);
-    return mul(s, a.scale);
+    copy_async_commit();
+    if (thread < width) query[thread] = q[d0 + thread];
+    copy_async_wait<0>();
+    __syncthreads();
+    int d = 0;
+#pragma unroll 4
+    for (; d + 4 <= width; d += 4) {
+      const Quad x = load_quad(query + d), y = load_quad(&keys[thread][d]);
+#pragma unroll
+      for (int c = 0; c < 4; c++) score = fma_(x.x[c], y.x[c], score);
+    }
+    for (; d < width; d++) score = fma_(query[d], keys[thread][d], score);
+  }
+  if (first + thread < count) scores[(int64_t)row * columns + first + thread] = mul(score, a.scale);
+}
+
+// out[B,T,H * size] from scores: blockIdx.x counts pieces of 32 channels, then T, H, B. All threads bring values and
+// make weights; lane d of the first warp walks channel d, and each of its lanes the sum of the weights.
+constexpr int kSumThreads = 128, kSumPiece = 32, kSumKeys = 128, kSumStages = 3, kSumWeights = 1024;
+
+__global__ void __launch_bounds__(kSumThreads)
+    attention_weighted(float* out, const float* scores, Attention a, int columns, int pieces) {
+  SAMEBITS_DYNAMIC_SHARED(float, values);  // [kSumStages][kSumKeys][kSumPiece]
+  float* const weights = values + kSumStages * kSumKeys * kSumPiece;
+  __shared__ float maxima[kSumThreads / 32];
+  const int thread = (int)threadIdx.x, lane = thread % 32, row = (int)blockIdx.x / pieces;
+  const int d0 = (int)blockIdx.x % pieces * kSumPiece, width = a.size - d0 < kSumPiece ? a.size - d0 : kSumPiece;
+  const int t = row % a.T, unit = row / a.T, b = unit / a.H, h = unit % a.H, count = a.position + t + 1;
+  const float* v = a.v + b * a.keys.batch + h * a.keys.head + d0;
+  const float* s = scores + (int64_t)row * columns;
+
+  const auto copy = [&](int tile) {
+    float* const stage = values + tile % kSumStages * kSumKeys * kSumPiece;
+    const int first = tile * kSumKeys;
+    if (a.wide) {
+      const int d = thread % 8 * 4;
+#pragma unroll
+      for (int r = thread / 8; r < kSumKeys; r += kSumThreads / 8) {
+        if (first + r < count && d < width) {
+          copy_async<16>(stage + r * kSumPiece + d, v + (int64_t)(first + r) * a.keys.row + d);
+        }
+      }
+    } else {
+      for (int r = thread / 32; r < kSumKeys; r += kSumThreads / 32) {
+        if (first + r < count && lane < width) {
+          copy_async<4>(stage + r * kSumPiece + lane, v + (int64_t)(first + r) * a.keys.row + lane);
+        }
+      }
+    }
+    copy_async_commit();
   };
+  for (int tile = 0; tile < kSumStages - 1; tile++) copy(tile);
+
   float largest = from_bits(0xff800000u);
-  for (int j = thread; j < count; j += kAttentionThreads) largest = max_(largest, score(j));
+#pragma unroll 8
+  for (int j = thread; j < count; j += kSumThreads) largest = max_(largest, s[j]);
 #pragma unroll
   for (int bit = 1; bit < 32; bit *= 2) largest = max_(largest, __shfl_xor_sync(~0u, largest, bit));
-  if (thread % 32 == 0) maxima[thread / 32] = largest;
+  if (lane == 0) maxima[thread / 32] = largest;
   __syncthreads();
 #pragma unroll
-  for (int w = 0; w < kAttentionThreads / 32; w++) largest = max_(largest, maxima[w]);
+  for (int w = 0; w < kSumThreads / 32; w++) largest = max_(largest, maxima[w]);
 
-  float total = 0.0f, sum[2] = {0.0f, 0.0f};  // every thread walks the total: it reads the weights anyhow
-  for (int j0 = 0; j0 < count; j0 += kAttentionThreads) {
-    const int keys = count - j0 < kAttentionThreads ? count - j0 : kAttentionThreads;
-    if (thread < keys) weights[thread] = exp_(sub(score(j0 + thread), largest));
-    __syncthreads();
-#pragma unroll 8
-    for (int j = 0; j < keys; j++) {
-      total = add(total, weights[j]);
-#pragma unroll
-      for (int n = 0; n < 2; n++) {
-        const int d = thread + n * kAttentionThreads;
-        if (d < size) sum[n] = fma_(weights[j], v[(int64_t)(j0 + j) * a.keys.row + d], sum[n]);
+  float total = 0.0f, sum = 0.0f;
+  for (int first = 0, tile = 0; first < count; first += kSumKeys, tile++) {
+    if (first % kSumWeights == 0) {
+      __syncthreads();  // the weights before have been read
+      for (int j = thread; j < kSumWeights && first + j < count; j += kSumThreads) {
+        weights[j] = exp_(sub(s[first + j], largest));
       }
     }
+    copy_async_wait<kSumStages - 2>();
     __syncthreads();
-  }
-  const float inverse = div(1.0f, total);
+    copy(tile + kSumStages - 1);
+    if (thread >= 32) continue;
+    const float* const value = values + tile % kSumStages * kSumKeys * kSumPiece + lane;
+    const float* const weight = weights + first % kSumWeights;
+    const int keys = count - first < kSumKeys ? count - first : kSumKeys;
+    int j = 0;
+#pragma unroll 4
+    for (; j + 4 <= keys; j += 4) {
+      const Quad w = load_quad(weight + j);
 #pragma unroll
-  for (int n = 0; n < 2; n++) {
-    const int d = thread + n * kAttentionThreads;
-    if (d < size) out[((int64_t)b * a.T + t) * a.H * size + (int64_t)h * size + d] = mul(sum[n], inverse);
+      for (int c = 0; c < 4; c++) {
+        total = add(total, w.x[c]);
+        sum = fma_(w.x[c], value[(j + c) * kSumPiece], sum);
+      }
+    }
+    for (; j < keys; j++) {
+      total = add(total, weight[j]);
+      sum = fma_(weight[j], value[j * kSumPiece], sum);
+    }
+  }
+  if (thread < width) {
+    out[((int64_t)b * a.T + t) * a.H * a.size + (int64_t)h * a.size + d0 + thread] = mul(sum, div(1.0f, total));
   }
 }
 
@@ -245,7 +313,7 @@ template <class S>
 static void launch_queries(Stream cuda_stream, float* out, float* row_max, float* row_sum, const Attention& a,
                            int64_t B) {
   const int tiles = (a.T + S::kOwn - 1) / S::kOwn;
-  const size_t floats = (S::kOwn + 2 * S::kStream) * S::kStride + S::kOwn * S::kWeightStride;
+  const size_t floats = (S::kOwn + 2 * S::kStream) * S::kStride + S::kWeights;
   SAMEBITS_LAUNCH(attention_queries<S>, dim3((unsigned)(tiles * B * a.H)), dim3(kAttentionThreads),
                   floats * sizeof(float), cuda_stream, out, row_max, row_sum, a, tiles);
 }
@@ -294,8 +362,14 @@ void attention_cached(Stream cuda_stream, float* out, float* key_cache, float* v
                     div(1.0f, sqrt_((float)size)),
                     wide};
   if (T < 16) {
-    SAMEBITS_LAUNCH(attention_few_queries, dim3((unsigned)(B * H * T)), dim3(kAttentionThreads), 0, cuda_stream, out,
-                    a);
+    const int64_t rows = B * H * T, columns = position + T;
+    const int tiles = (int)((columns + kScoreKeys - 1) / kScoreKeys), pieces = (size + kSumPiece - 1) / kSumPiece;
+    const Scratch scores(cuda_stream, (size_t)(rows * columns) * sizeof(float));
+    SAMEBITS_LAUNCH(attention_scores, dim3((unsigned)(rows * tiles)), dim3(kScoreKeys), 0, cuda_stream,
+                    scores.as<float>(), a, (int)columns, tiles);
+    SAMEBITS_LAUNCH(attention_weighted, dim3((unsigned)(rows * pieces)), dim3(kSumThreads),
+                    (kSumStages * kSumKeys * kSumPiece + kSumWeights) * sizeof(float), cuda_stream, out,
+                    scores.as<float>(), a, (int)columns, pieces);
   } else {
     queries(cuda_stream, out, nullptr, nullptr, a, B);
   }

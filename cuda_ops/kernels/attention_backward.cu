@@ -2,6 +2,7 @@
 //
 // Three kernels one after the other, none of which shares a sum between blocks, so nothing is atomic:
 // attention_delta: a thread is one (b, t, h); it leaves delta where dq of that row and head will be, its first element.
+// The rows of a warp lie one after the other and pass through shared memory in whole lines.
 // attention_backward_keys: a block owns kOwn keys of a head, blockIdx.x counts heads, fastest, and tiles of keys, from
 // the first and longest; queries stream past from its own first key on; it writes dk and dv.
 // attention_backward_queries: a block owns kOwn queries, tiles from the last and longest; keys stream past; it reads
@@ -31,22 +32,41 @@ struct Gradients {
 static __device__ __forceinline__ int earlier(int a, int b) { return a < b ? a : b; }
 static __device__ __forceinline__ int later(int a, int b) { return a < b ? b : a; }
 
+constexpr int kDeltaPiece = 32;
+
 __global__ void __launch_bounds__(128) attention_delta(Gradients g, int64_t n) {
-  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;  // over [B,T,H]
-  if (i >= n) return;
-  const float *dy = g.dout + i * g.size, *y = g.out + i * g.size;
+  __shared__ __align__(16) float pieces[4][2][32][kDeltaPiece + kPad];
+  const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, first = i - lane;  // over [B,T,H]
   float delta = 0.0f;
-  int d = 0;
   if (g.wide) {
-#pragma unroll 4
-    for (; d < g.size; d += 4) {
-      const Quad x = load_quad(dy + d), z = load_quad(y + d);
+    float (*const x)[kDeltaPiece + kPad] = pieces[warp][0];
+    float (*const z)[kDeltaPiece + kPad] = pieces[warp][1];
+    const int c = lane % 8 * 4;
+    for (int d0 = 0; d0 < g.size; d0 += kDeltaPiece) {
+      __syncwarp();  // the warp has read what lay there
 #pragma unroll
-      for (int c = 0; c < 4; c++) delta = fma_(x.x[c], z.x[c], delta);
+      for (int r = lane / 8; r < 32; r += 4) {
+        const int64_t at = (first + r) * g.size + d0 + c;
+        if (first + r >= n || d0 + c >= g.size) continue;
+        copy_async<16>(&x[r][c], g.dout + at);
+        copy_async<16>(&z[r][c], g.out + at);
+      }
+      copy_async_commit();
+      copy_async_wait<0>();
+      __syncwarp();
+      const int count = i >= n ? 0 : earlier(kDeltaPiece, g.size - d0);
+#pragma unroll 2
+      for (int d = 0; d < count; d += 4) {
+        const Quad own_x = load_quad(&x[lane][d]), own_z = load_quad(&z[lane][d]);
+#pragma unroll
+        for (int e = 0; e < 4; e++) delta = fma_(own_x.x[e], own_z.x[e], delta);
+      }
     }
+  } else if (i < n) {
+    for (int d = 0; d < g.size; d++) delta = fma_(g.dout[i * g.size + d], g.out[i * g.size + d], delta);
   }
-  for (; d < g.size; d++) delta = fma_(dy[d], y[d], delta);
-  g.dqkv[i / g.H * 3 * g.C + i % g.H * g.size] = delta;
+  if (i < n) g.dqkv[i / g.H * 3 * g.C + i % g.H * g.size] = delta;
 }
 
 template <class S>
@@ -56,7 +76,7 @@ __global__ void __launch_bounds__(kAttentionThreads, S::kBlocks) attention_backw
   float* queries = values + S::kOwn * S::kStride;
   float* douts = queries + S::kStream * S::kStride;
   float* weights = douts + S::kStream * S::kStride;
-  float* maxima = weights + S::kOwn * S::kWeightStride;  // of the streamed queries, then their sums and deltas
+  float* maxima = weights + S::kWeights;  // of the streamed queries, then their sums and deltas
   float *sums = maxima + S::kStream, *deltas = sums + S::kStream;
 
   const int T = g.T, C = g.C, size = g.size, row_length = 3 * C;
@@ -233,7 +253,7 @@ template <class S>
 static void launch_backward(Stream cuda_stream, const Gradients& g, int64_t B) {
   const int64_t n = B * g.T * g.H, tiles = (g.T + S::kOwn - 1) / S::kOwn;
   const dim3 grid((unsigned)(tiles * B * g.H));
-  const size_t floats = 2 * (S::kOwn + S::kStream) * S::kStride + S::kOwn * S::kWeightStride;
+  const size_t floats = 2 * (S::kOwn + S::kStream) * S::kStride + S::kWeights;
   SAMEBITS_LAUNCH(attention_delta, dim3((unsigned)((n + 127) / 128)), dim3(128), 0, cuda_stream, g, n);
   SAMEBITS_LAUNCH(attention_backward_keys<S>, grid, dim3(kAttentionThreads), (floats + 3 * S::kStream) * sizeof(float),
                   cuda_stream, g);

@@ -21,6 +21,9 @@ struct Shape {
   static constexpr int kSize = kSize_, kRows = kRows_, kColumns = kColumns_;  // per thread: rows, paired rows
   static constexpr int kOwn = 16 * kRows, kStream = 8 * kColumns;
   static constexpr int kStride = kSize + kPad, kWeightStride = kStream + kPad;
+  // Floats between the weights of a thread's rows r and r + 1: half of the banks further, so that eight threads which
+  // read 16 bytes of eight rows of two r touch all banks once.
+  static constexpr int kWeightBlock = 16 * kWeightStride + 16, kWeights = kRows * kWeightBlock;
   static constexpr int kParts = kSize / 32;  // quads of columns per thread
 };
 
@@ -92,7 +95,7 @@ static __device__ __forceinline__ void share(float* weights, const float (&w)[S:
 #pragma unroll
   for (int r = 0; r < S::kRows; r++) {
 #pragma unroll
-    for (int c = 0; c < S::kColumns; c++) weights[r * 16 * S::kWeightStride + c * 8] = w[r][c];
+    for (int c = 0; c < S::kColumns; c++) weights[r * S::kWeightBlock + c * 8] = w[r][c];
   }
   __syncwarp();
 }
@@ -108,7 +111,7 @@ static __device__ __forceinline__ void sum_rows_as(float (&sum)[S::kRows][4 * S:
   for (int j = 0; j < S::kStream; j += 4) {
     Quad w[S::kRows];
 #pragma unroll
-    for (int r = 0; r < S::kRows; r++) w[r] = load_quad(weights + r * 16 * S::kWeightStride + j);
+    for (int r = 0; r < S::kRows; r++) w[r] = load_quad(weights + r * S::kWeightBlock + j);
     also(j);
 #pragma unroll
     for (int k = 0; k < 4; k++) {

@@ -49,15 +49,22 @@ __global__ void __launch_bounds__(kLossThreads)
   for (int step = 0; step <= steps; step++) {
     if (threadIdx.x >= 32) {
       if (step < steps) {
-        float* const tile = tiles[step % 2];
+        constexpr int kShare = kLossTile / (kComputeThreads * kWidth);
+        const int own = ((int)threadIdx.x - 32) * kWidth, first = step * kLossTile + own;
+        float* const tile = tiles[step % 2] + own;
+        Pack<kWidth> v[kShare];  // all loads of a step before the first exponential
 #pragma unroll
-        for (int k = 0; k < kLossTile; k += kComputeThreads * kWidth) {
-          const int at = k + ((int)threadIdx.x - 32) * kWidth, i = step * kLossTile + at;
-          if (i < V) {
-            Pack<kWidth> v = load<kWidth>(x + i);
+        for (int k = 0; k < kShare; k++) {
+          const int at = k * kComputeThreads * kWidth;
+          if (first + at < V) v[k] = load<kWidth>(x + first + at);
+        }
 #pragma unroll
-            for (int e = 0; e < kWidth; e++) v.x[e] = exp_(sub(v.x[e], m));
-            store<kWidth>(tile + at, v);
+        for (int k = 0; k < kShare; k++) {
+          const int at = k * kComputeThreads * kWidth;
+          if (first + at < V) {
+#pragma unroll
+            for (int e = 0; e < kWidth; e++) v[k].x[e] = exp_(sub(v[k].x[e], m));
+            store<kWidth>(tile + at, v[k]);
           }
         }
       }

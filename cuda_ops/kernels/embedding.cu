@@ -2,10 +2,10 @@
 //
 // A thread owns kWidth channels: 4 with 128-bit accesses where C % 4 == 0 and all arrays are 16-byte aligned, else 1.
 // Block (x, y) of 128 threads owns 128 kWidth channels from 128 kWidth y; x is a token (forward), a row
-// (embedding_add), a position (dwpe) or an occurrence (dwte). Any B, T, C.
+// (embedding_add), a position (dwpe) or a place in the order of the tokens (dwte). Any B, T, C.
 //
-// The gradient of a token belongs to the block of its first occurrence: the others find an earlier one and leave. That
-// block looks through the later tokens 128 at a time and adds the matching rows of dout in token order.
+// Before dwte, the tokens are put in order by value and index: each counts how many stand before it, N x N comparisons
+// of integers. The block of a value's first place adds the rows of dout that follow, in token order; the others leave.
 //
 // order: every gradient row is a chain in token order.
 #include "pack.h"
@@ -14,6 +14,7 @@ namespace samebits {
 namespace device {
 
 constexpr int kChannelThreads = 128;
+constexpr int kRankThreads = 256, kRankTokens = kRankThreads / 8, kRankTile = 2048;
 
 // ---------------------------------------------------------------- kernels
 
@@ -50,40 +51,52 @@ __global__ void __launch_bounds__(kChannelThreads)
   store<kWidth>(dwpe + t * C + c, sum);
 }
 
+// order[rank of i] = i for tokens[N], where tokens stand by (value, index): eight lanes of a warp count what stands
+// before one token, each four of every 32 neighbours; a block has kRankTokens tokens and walks all in tiles.
+__global__ void __launch_bounds__(kRankThreads) embedding_order_kernel(int* order, const int32_t* tokens, int N) {
+  __shared__ __align__(16) int tile[kRankTile];
+  const int part = (int)threadIdx.x % 8, i = (int)blockIdx.x * kRankTokens + (int)threadIdx.x / 8;
+  const int own = i < N ? tokens[i] : 0;
+  int before = 0;
+  for (int first = 0; first < N; first += kRankTile) {
+    for (int k = threadIdx.x; k < kRankTile; k += kRankThreads)
+      tile[k] = first + k < N ? tokens[first + k] : 0x7fffffff;
+    __syncthreads();
+#pragma unroll 4
+    for (int k = 4 * part; k < kRankTile; k += 32) {
+      const int limit = own + (first + k + 4 <= i);  // an equal token stands before only if its index does
+      const int4 t = *reinterpret_cast<const int4*>(tile + k);
+      before += (t.x < limit) + (t.y < limit) + (t.z < limit) + (t.w < limit);
+    }
+    __syncthreads();
+  }
+  if (part == 0 && i < N) {  // equal tokens among the four that i itself is one of
+    for (int k = i / 4 * 4; k < i; k++) before += tokens[k] == own;
+  }
+#pragma unroll
+  for (int lane = 1; lane < 8; lane *= 2) before += __shfl_xor_sync(~0u, before, lane);
+  if (part == 0 && i < N) order[before] = i;
+}
+
 template <int kWidth>
 __global__ void __launch_bounds__(kChannelThreads)
-    embedding_dwte_kernel(float* dwte, const float* dout, const int32_t* tokens, int64_t N, int64_t C) {
-  __shared__ int warp_matches[kChannelThreads / 32];
-  __shared__ int matches[kChannelThreads];
-  const int64_t own = blockIdx.x, c = own_channel<kWidth>();
-  const int32_t token = tokens[own];
-  for (int64_t end = own; end > 0; end -= kChannelThreads) {  // backwards: frequent tokens leave soon
-    const int64_t i = end - 1 - threadIdx.x;
-    if (__syncthreads_or(i >= 0 && tokens[i >= 0 ? i : 0] == token)) return;
-  }
+    embedding_dwte_kernel(float* dwte, const float* dout, const int32_t* tokens, const int* order, int N, int64_t C) {
+  const int own = (int)blockIdx.x, lane = (int)threadIdx.x % 32;
+  const int64_t c = own_channel<kWidth>();
+  const int32_t token = tokens[order[own]];
+  if (own > 0 && tokens[order[own - 1]] == token) return;
   const bool real = c < C;
   Pack<kWidth> sum;
   if (real) sum = load<kWidth>(dwte + token * C + c);
-  for (int64_t first = own; first < N; first += kChannelThreads) {
-    // The places of the matches among these 128 tokens, ascending.
-    const int64_t i = first + threadIdx.x;
-    const bool match = i < N && tokens[i] == token;
-    const unsigned lanes = __ballot_sync(~0u, match);
-    if (threadIdx.x % 32 == 0) warp_matches[threadIdx.x / 32] = __popc(lanes);
-    __syncthreads();
-    int before = 0, count = 0;
-#pragma unroll
-    for (int warp = 0; warp < kChannelThreads / 32; warp++) {
-      before += warp < (int)threadIdx.x / 32 ? warp_matches[warp] : 0;
-      count += warp_matches[warp];
+  for (int first = own, count = 32; count == 32; first += 32) {
+    // The next 32 places of the order, one to a lane: those of this token come first.
+    const int i = first + lane < N ? order[first + lane] : -1;
+    count = __popc(__ballot_sync(~0u, i >= 0 && tokens[i >= 0 ? i : 0] == token));
+#pragma unroll 8
+    for (int k = 0; k < count; k++) {
+      const int64_t row = __shfl_sync(~0u, i, k);
+      if (real) sum = add_packs<kWidth>(sum, load<kWidth>(dout + row * C + c));
     }
-    if (match) matches[before + __popc(lanes & ((1u << threadIdx.x % 32) - 1))] = (int)threadIdx.x;
-    __syncthreads();
-    if (real) {
-#pragma unroll 4
-      for (int k = 0; k < count; k++) sum = add_packs<kWidth>(sum, load<kWidth>(dout + (first + matches[k]) * C + c));
-    }
-    __syncthreads();
   }
   if (real) store<kWidth>(dwte + token * C + c, sum);
 }
@@ -121,8 +134,12 @@ static void embedding_backward_wide(Stream stream, float* dwte, float* dwpe, con
                                     int64_t B, int64_t T, int64_t C) {
   SAMEBITS_LAUNCH(embedding_dwpe_kernel<kWidth>, grid_for_channels<kWidth>(T, C), dim3(kChannelThreads), 0, stream,
                   dwpe, dout, B, T, C);
-  SAMEBITS_LAUNCH(embedding_dwte_kernel<kWidth>, grid_for_channels<kWidth>(B * T, C), dim3(kChannelThreads), 0, stream,
-                  dwte, dout, tokens, B * T, C);
+  const int N = (int)(B * T);
+  const Scratch order(stream, (size_t)N * sizeof(int));
+  SAMEBITS_LAUNCH(embedding_order_kernel, dim3(blocks_for(N, kRankTokens)), dim3(kRankThreads), 0, stream,
+                  order.as<int>(), tokens, N);
+  SAMEBITS_LAUNCH(embedding_dwte_kernel<kWidth>, grid_for_channels<kWidth>(N, C), dim3(kChannelThreads), 0, stream,
+                  dwte, dout, tokens, order.as<int>(), N, C);
 }
 
 void embedding_backward(Stream stream, float* dwte, float* dwpe, const float* dout, const int32_t* tokens, int64_t B,

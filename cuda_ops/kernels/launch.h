@@ -4,6 +4,7 @@
 //   SAMEBITS_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)   launch and check the launch
 //   SAMEBITS_DYNAMIC_SHARED(type, name);                                       the block's dynamic shared memory
 //   copy_async<bytes>(shared, global), copy_async_commit(), copy_async_wait<groups>()   cp.async, bytes 4, 8 or 16
+//   host_memory(bytes)   zeroed memory of the host that the device can write, never freed
 //   Scratch scratch(stream, bytes)   device memory for the kernels that a launcher queues (scratch.h)
 #pragma once
 
@@ -17,9 +18,17 @@
 #include "../../tests/cuda_on_cpu/shim.h"
 #else
 #include <cuda_runtime.h>
+#include <string.h>
 
 namespace samebits {
 namespace device {
+
+inline void* host_memory(size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t error = cudaHostAlloc(&memory, bytes, cudaHostAllocPortable | cudaHostAllocMapped);
+  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA error: ") + cudaGetErrorString(error));
+  return memset(memory, 0, bytes);
+}
 
 template <class Kernel, class... Arguments>
 void launch(const char* name, Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
@@ -39,7 +48,11 @@ void launch(const char* name, Kernel kernel, dim3 grid, dim3 block, size_t share
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
   const uint32_t address = (uint32_t)__cvta_generic_to_shared(shared);
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(global), "n"(kBytes) : "memory");
+  if (kBytes == 16) {  // past the near cache, which would keep what is already in shared memory
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(global), "n"(kBytes) : "memory");
+  }
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kGroups>

@@ -60,6 +60,8 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
+constexpr int kAhead = 4;
+
 // dinp may be dresidual or dout: each element is read before it is written, by the same lane.
 template <int kWidth>
 __global__ void __launch_bounds__(kRowThreads)
@@ -87,21 +89,31 @@ __global__ void __launch_bounds__(kRowThreads)
 
   float* y = dinp + own.row * C;
   const float* residual = dresidual ? dresidual + own.row * C : nullptr;
-#pragma unroll 2
-  for (int i = own.first; i < n; i += kPartials) {
-    const Pack<kWidth> d = load<kWidth>(g + i), v = load<kWidth>(x + i), w = load<kWidth>(weight + i);
-    Pack<kWidth> value;
+#pragma unroll 1
+  for (int i = own.first; i < n; i += kAhead * kPartials) {
+    // All loads of kAhead steps before the first store, which for all the compiler knows may change them.
+    Pack<kWidth> d[kAhead], v[kAhead], before[kAhead];
 #pragma unroll
-    for (int e = 0; e < kWidth; e++) {
-      const float norm = mul(sub(v.x[e], m), r);
-      value.x[e] = mul(fma_(-norm, mean2, sub(mul(d.x[e], w.x[e]), mean1)), r);
+    for (int k = 0; k < kAhead; k++) {
+      const int at = i + k * kPartials;
+      if (at >= n) continue;
+      d[k] = load<kWidth>(g + at);
+      v[k] = load<kWidth>(x + at);
+      if (residual) before[k] = load<kWidth>(residual + at);
     }
-    if (residual) {
-      const Pack<kWidth> before = load<kWidth>(residual + i);
 #pragma unroll
-      for (int e = 0; e < kWidth; e++) value.x[e] = add(before.x[e], value.x[e]);
+    for (int k = 0; k < kAhead; k++) {
+      const int at = i + k * kPartials;
+      if (at >= n) continue;
+      const Pack<kWidth> w = load<kWidth>(weight + at);
+#pragma unroll
+      for (int e = 0; e < kWidth; e++) {
+        const float norm = mul(sub(v[k].x[e], m), r);
+        const float own_value = mul(fma_(-norm, mean2, sub(mul(d[k].x[e], w.x[e]), mean1)), r);
+        d[k].x[e] = residual ? add(before[k].x[e], own_value) : own_value;
+      }
+      store<kWidth>(y + at, d[k]);
     }
-    store<kWidth>(y + i, value);
   }
 }
 

@@ -14,6 +14,7 @@
 // chain, so it is picked per problem and cannot change a bit.
 #include "matmul.h"
 
+#include "matmul_few_rows.h"
 #include "tile.h"
 
 namespace samebits {
@@ -72,18 +73,20 @@ struct Copier {
     }
   }
 
-  // left: how many k there are from this tile on.
-  __device__ __forceinline__ void copy(float* shared, int left) {
+  // Part `part` of kParts of a tile of k; left: how many k there are from this tile on.
+  template <int kParts>
+  __device__ __forceinline__ void copy(float* shared, int left, int part) {
 #pragma unroll
     for (int i = 0; i < kSteps; i++) {
 #pragma unroll
       for (int repeat = 0; repeat < kRepeats; repeat++) {
+        if ((i * kRepeats + repeat) * kParts / (kSteps * kRepeats) != part) continue;
         const int at = kAlongK ? repeat * 8 * kStride + i * kOuter : i * kOuter * kStride;
         const int own_k = k + (kAlongK ? repeat * 8 : i * kOuter);
         if (own_k < left) copy_async<4 * kWidth>(shared + target + at, source + offset[i] + repeat * 8);
       }
     }
-    source += step;
+    if (part == kParts - 1) source += step;
   }
 };
 
@@ -92,6 +95,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
     matmul_tile(float* out, const float* a, const float* b, const float* bias, int M, int N, int K, bool accumulate) {
   SAMEBITS_DYNAMIC_SHARED(float, shared);
   constexpr int kThreadM = T::kThreadM, kThreadN = T::kThreadN, kK = T::kK, kStages = T::kStages;
+  // The copies of a stage are issued in parts: in a burst they would hold up the loads from shared memory.
+  constexpr int kParts = kLayout == kNT ? 4 : 2, kPartLength = kK / kParts;
 
   const int tiles_m = (M + T::kM - 1) / T::kM, tiles_n = (N + T::kN - 1) / T::kN;
   const int group = (int)blockIdx.x / (kGroup * tiles_n), within = (int)blockIdx.x % (kGroup * tiles_n);
@@ -142,8 +147,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
   int left = K;  // k that no copy has been asked for yet
 #pragma unroll
   for (int stage = 0; stage < kStages - 1; stage++) {
-    copy_a.copy(shared + stage * T::kStage, left);
-    copy_b.copy(shared + stage * T::kStage + kK * T::kStrideA, left);
+    copy_a.template copy<1>(shared + stage * T::kStage, left, 0);
+    copy_b.template copy<1>(shared + stage * T::kStage + kK * T::kStrideA, left, 0);
     copy_async_commit();
     left -= kK;
   }
@@ -185,9 +190,11 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
         reading = reading == shared + (kStages - 1) * T::kStage ? shared : reading + T::kStage;
       }
       load((k + 1) % 2, (k + 1) % kK);
-      if (k == 0) {
-        copy_a.copy(writing, left);
-        copy_b.copy(writing + kK * T::kStrideA, left);
+      if (k % kPartLength == 0) {
+        copy_a.template copy<kParts>(writing, left, k / kPartLength);
+        copy_b.template copy<kParts>(writing + kK * T::kStrideA, left, k / kPartLength);
+      }
+      if (k == (kParts - 1) * kPartLength) {
         copy_async_commit();
         left -= kK;
         writing = writing == shared + (kStages - 1) * T::kStage ? shared : writing + T::kStage;
@@ -226,90 +233,6 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
       }
     }
   }
-}
-
-// Few rows of A (decoding): every byte of B is used once, so what counts is bytes in flight. A block owns kFewRows x
-// 32 outputs: a warp a row, a lane a column, a thread one chain. b is [32][kFewK + 4] in shared memory where it is
-// dense along k, else [kFewK][32]; a is [kFewRows][kFewK].
-constexpr int kFewRows = 8;
-constexpr int kFewK = 64;
-constexpr int kFewColumns = 32;
-constexpr int kFewThreads = 32 * kFewRows;
-constexpr int kFewStages = 3;
-constexpr int kFewStage = kFewColumns * (kFewK + kPad) + kFewRows * kFewK;  // floats
-
-template <bool kAlongK>
-__global__ void __launch_bounds__(kFewThreads, 2)
-    matmul_few_rows(float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N, int64_t K,
-                    int64_t a_row, int64_t a_step, bool accumulate, bool wide) {
-  SAMEBITS_DYNAMIC_SHARED(float, shared);
-  const int thread = (int)threadIdx.x, lane = thread % 32, warp = thread / 32;
-  const int64_t m0 = (int64_t)blockIdx.y * kFewRows, n0 = (int64_t)blockIdx.x * kFewColumns;
-  const int64_t row = m0 + warp, column = n0 + lane;
-  constexpr int kStride = kAlongK ? kFewK + kPad : kFewColumns;  // of b in shared memory
-
-  const auto copy = [&](float* stage, int64_t k0) {
-    float* stage_a = stage + kFewColumns * (kFewK + kPad);
-    for (int at = thread; at < kFewRows * kFewK; at += kFewThreads) {
-      const int64_t i = m0 + at / kFewK, k = k0 + at % kFewK;
-      if (i < M && k < K) copy_async<4>(stage_a + at, a + i * a_row + k * a_step);
-    }
-    // The dense direction is `inner`: k along rows of b[N,K], columns along rows of b[K,N].
-    constexpr int kInner = kAlongK ? kFewK : kFewColumns, kOuter = kAlongK ? kFewColumns : kFewK;
-    const int64_t inner0 = kAlongK ? k0 : n0, inner_end = kAlongK ? K : N;
-    const int64_t outer0 = kAlongK ? n0 : k0, outer_end = kAlongK ? N : K;
-    if (wide) {
-      for (int at = thread; at < kOuter * kInner / 4; at += kFewThreads) {
-        const int outer = at / (kInner / 4), inner = at % (kInner / 4) * 4;
-        if (outer0 + outer < outer_end && inner0 + inner < inner_end) {
-          copy_async<16>(stage + outer * kStride + inner, b + (outer0 + outer) * inner_end + inner0 + inner);
-        }
-      }
-    } else {
-      for (int at = thread; at < kOuter * kInner; at += kFewThreads) {
-        const int outer = at / kInner, inner = at % kInner;
-        if (outer0 + outer < outer_end && inner0 + inner < inner_end) {
-          copy_async<4>(stage + outer * kStride + inner, b + (outer0 + outer) * inner_end + inner0 + inner);
-        }
-      }
-    }
-    copy_async_commit();
-  };
-
-  const bool own = row < M && column < N;
-  float sum = own && accumulate ? out[row * N + column] : 0.0f;
-  for (int stage = 0; stage < kFewStages - 1; stage++) copy(shared + stage * kFewStage, (int64_t)stage * kFewK);
-  int reading = 0, writing = kFewStages - 1;
-  for (int64_t k0 = 0; k0 < K; k0 += kFewK) {
-    copy_async_wait<kFewStages - 2>();
-    __syncthreads();
-    copy(shared + writing * kFewStage, k0 + (kFewStages - 1) * kFewK);
-    const float* stage_b = shared + reading * kFewStage;
-    const float* stage_a = stage_b + kFewColumns * (kFewK + kPad) + warp * kFewK;
-    const int count = K - k0 < kFewK ? (int)(K - k0) : kFewK;
-    if (row < M) {
-      int k = 0;
-#pragma unroll 4
-      for (; k + 4 <= count; k += 4) {
-        const Quad x = load_quad(stage_a + k);
-        Quad y;
-        if (kAlongK) {
-          y = load_quad(stage_b + lane * kStride + k);
-        } else {
-#pragma unroll
-          for (int c = 0; c < 4; c++) y.x[c] = stage_b[(k + c) * kStride + lane];
-        }
-#pragma unroll
-        for (int c = 0; c < 4; c++) sum = fma_(x.x[c], y.x[c], sum);
-      }
-      for (; k < count; k++) {
-        sum = fma_(stage_a[k], kAlongK ? stage_b[lane * kStride + k] : stage_b[k * kStride + lane], sum);
-      }
-    }
-    reading = reading + 1 == kFewStages ? 0 : reading + 1;
-    writing = writing + 1 == kFewStages ? 0 : writing + 1;
-  }
-  if (own) out[row * N + column] = bias ? add(sum, bias[column]) : sum;
 }
 
 // ---------------------------------------------------------------- launchers
@@ -360,14 +283,16 @@ static void launch_few_rows(Stream cuda_stream, const Problem& p, int layout) {
 int matmul_tile_for(int64_t M, int64_t N) {
   if (M <= 2 * kFewRows) return kFewRowsTile;
   // Rounds of tiles over kProcessors, times the work of one: a fixed number, so that a problem has one tile everywhere.
-  // The factors are what a tile's instructions other than fma cost (docs/kernels.md), in percent.
+  // The factors are what a tile's instructions other than fma cost (docs/kernels.md), in percent. Blocks of a
+  // multiprocessor run kBlocks at a time and hide each other's waits; where the last is alone, it takes a quarter more.
   constexpr int64_t kProcessors = 132;
-  const auto cost = [=](int64_t tile_m, int64_t tile_n, int64_t percent) {
-    const int64_t tiles = ((M + tile_m - 1) / tile_m) * ((N + tile_n - 1) / tile_n);
-    return (tiles + kProcessors - 1) / kProcessors * tile_m * tile_n * percent;
+  const auto cost = [=](auto tile, int64_t percent) {
+    using T = decltype(tile);
+    const int64_t tiles = ((M + T::kM - 1) / T::kM) * ((N + T::kN - 1) / T::kN);
+    const int64_t rounds = (tiles + kProcessors - 1) / kProcessors;
+    return (4 * rounds + (rounds % T::kBlocks == 1)) * T::kM * T::kN * percent;
   };
-  const int64_t large = cost(Large::kM, Large::kN, 110), medium = cost(Medium::kM, Medium::kN, 116);
-  const int64_t small = cost(Small::kM, Small::kN, 125);
+  const int64_t large = cost(Large(), 110), medium = cost(Medium(), 116), small = cost(Small(), 125);
   if (large <= medium && large <= small) return kLargeTile;
   return medium <= small ? kMediumTile : kSmallTile;
 }

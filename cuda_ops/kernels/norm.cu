@@ -17,18 +17,20 @@ __global__ void __launch_bounds__(kRowThreads)
   const OwnRow<kWidth> own;
   const int64_t begin = own.row * chunk;
   const int64_t left = own.row < chunks ? n - begin : 0;
-  const int64_t size = left < chunk ? left : chunk;
+  const int size = (int)(left < chunk ? left : chunk);
+  const float* const own_x = x + begin + own.first;
   Pack<kWidth> p = no_partials<kWidth>();
-  int64_t i = own.first;
+  const int whole = size >= own.first + kWidth ? (size - own.first - kWidth) / kPartials + 1 : 0;
 #pragma unroll 8
-  for (; i + kWidth <= size; i += kPartials) {
-    const Pack<kWidth> v = load<kWidth>(x + begin + i);
+  for (int k = 0; k < whole; k++) {  // counted in 32 bits: the loads of eight steps are asked for at once
+    const Pack<kWidth> v = load<kWidth>(own_x + k * kPartials);
 #pragma unroll
     for (int e = 0; e < kWidth; e++) p.x[e] = fma_(v.x[e], v.x[e], p.x[e]);
   }
 #pragma unroll
   for (int e = 0; e < kWidth; e++) {  // the end of x inside a group
-    if (i + e < size) p.x[e] = fma_(x[begin + i + e], x[begin + i + e], p.x[e]);
+    const int i = whole * kPartials + e;
+    if (own.first + i < size) p.x[e] = fma_(own_x[i], own_x[i], p.x[e]);
   }
   const float sum = fold_lanes<kWidth>(p);
   if (own.row < chunks && own.first == 0) partials[own.row] = sum;
@@ -39,6 +41,9 @@ __global__ void __launch_bounds__(kRowThreads)
 void norm_partials(Stream stream, float* partials, const float* x, int64_t n, int64_t chunk) {
   const int64_t chunks = (n + chunk - 1) / chunk;
   if (chunks <= 0) return;
+  if (chunk > (int64_t(1) << 30)) {
+    throw std::runtime_error("norm_partials: chunk = " + std::to_string(chunk) + ": allowed is up to 2^30 on a GPU");
+  }
   if (chunk % 4 == 0 && aligned(x)) {
     SAMEBITS_LAUNCH(norm_partials_kernel<4>, grid_for_rows<4>(chunks), dim3(kRowThreads), 0, stream, partials, x, n,
                     chunk, chunks);

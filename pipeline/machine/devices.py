@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from cuda_ops.errors import UserError
+from cuda_ops.library import device_message
 
 
 def names(devices: str) -> list[str]:
@@ -52,10 +53,15 @@ def device_errors(what: str) -> Iterator[None]:
         )
         if not ours or "out of memory" in str(error):
             raise
+        index = device_message()
+        if index:
+            raise UserError(
+                f"the GPU stopped while {what}: {index}. The tokens are damaged: prepare_text makes them again. The last "
+                "checkpoint is kept"
+            ) from None
         raise UserError(
-            f"the GPU stopped while {what}: {words[0]}. It reports late: any kernel queued before may be the cause. If a line above "
-            "names an index out of range, the tokens are damaged: prepare_text makes them again. Otherwise CUDA_LAUNCH_BLOCKING=1 with --graph 0 "
-            "names the kernel, and the kernel log (Xid) a fault of the GPU. The last checkpoint is kept"
+            f"the GPU stopped while {what}: {words[0]}. It reports late: any kernel queued before may be the cause. "
+            "CUDA_LAUNCH_BLOCKING=1 with --graph 0 names the kernel, and the kernel log (Xid) a fault of the GPU. The last checkpoint is kept"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A step as a CUDA graph.
+"""A step as a CUDA graph, and work in it that may run beside other work.
 
 A step reads and writes buffers that were allocated once, and what changes from step to step (tokens, learning rate) lies in them,
 so its kernels can be recorded once and replayed. On a CPU the function is simply called; tests replay a recording there too.
@@ -35,6 +35,28 @@ class CudaGraph:
 
     def replay(self) -> None:
         self._graph.replay()
+
+
+class Branch:
+    """Work that may run beside what its caller queues next: on a GPU in a second stream, which a graph keeps as a branch.
+
+    The work begins after all that was queued before; what is queued after join() begins after the work. On a CPU it is done at once.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def run(self, work: Callable[[], None]) -> None:
+        if self._stream is None:
+            work()
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        with torch.cuda.stream(self._stream):
+            work()
+
+    def join(self) -> None:
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
 
 class Captured:

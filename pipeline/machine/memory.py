@@ -26,10 +26,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Memory:
-    """Allocates on `device`; `bytes` is what it has given so far."""
+    """Allocates on `device`; `bytes` is what it has given so far. kind: cpu or cuda, on `meta` the device counted for."""
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
+    def __init__(self, device: str | torch.device = "cpu", kind: str | None = None) -> None:
         self.device = torch.device(device)
+        self.kind = kind or self.device.type
         self.bytes = 0
 
     def zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -21,11 +21,13 @@ from torch import Tensor
 from cuda_ops import ops
 from pipeline import recipe
 from pipeline.base.philox import Stream
+from pipeline.machine.graphs import Branch
 from pipeline.machine.memory import Memory
 
-# The lm head walks the tokens in pieces: logits of about this many bytes, but of enough rows for an efficient product.
-# Every sum over tokens is a chain that the next piece continues, so the size cannot change a bit.
-LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, 128
+# The lm head walks the tokens in pieces: logits of about this many bytes, but of enough rows for an efficient product,
+# which on a GPU are those whose tiles fill it. Every sum over tokens is a chain that the next piece continues, so the
+# size cannot change a bit.
+LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, {"cpu": 128, "cuda": 4096}
 
 # Is shown each tensor of a training step as it is computed; pipeline/evidence/trace.py names them.
 Observer = Callable[[str, Tensor], None]
@@ -129,6 +131,7 @@ class Gpt:
         self._views: dict[int, dict[str, Tensor]] = {}
         self.weights = self.named(self.parameters)
         self.observe: Observer | None = None
+        self.beside = Branch(self.memory.device)
         self._allocate(micro_batch, max(lane_sequences, micro_batch), decode_batch)
 
     # ------------------------------------------------------------------ buffers
@@ -180,7 +183,7 @@ class Gpt:
         self._normalised, self._branch, self._wide = buffer(batch, t, c), buffer(batch, t, c), buffer(batch, t, 4 * c)
         self._ln_f_mean, self._ln_f_rstd = buffer(batch, t), buffer(batch, t)
         self._losses = buffer(batch, t)
-        rows = min(batch * t, max(LOGITS_ROWS, LOGITS_BYTES // (4 * cfg.padded_vocab_size)))
+        rows = min(batch * t, max(LOGITS_ROWS[self.memory.kind], LOGITS_BYTES // (4 * cfg.padded_vocab_size)))
         self._logits = buffer(rows, cfg.padded_vocab_size)
         if self.training:
             self._dstream = buffer(batch, t, c)
@@ -382,11 +385,21 @@ class Gpt:
         self._see("d." + prefix + "in", dstream)
 
     def _linear_backward(self, dinp: Tensor, g: dict[str, Tensor], name: str, dout: Tensor, inp: Tensor) -> None:
-        """Gradients of out = inp W^T + bias: bias and W are continued, then dinp is written, which may be inp's buffer."""
+        """Gradients of out = inp W^T + bias: bias and W are continued, dinp is written, which may be inp's buffer.
+
+        A gradient of W has too few tiles to fill a GPU: beside it runs dinp's product, unless it overwrites what W's reads.
+        """
         rows_out, rows_inp = dout.view(-1, dout.shape[-1]), inp.view(-1, inp.shape[-1])
-        ops.bias_backward(g[name + ".bias"], dout)
-        ops.matmul(g[name + ".weight"], rows_out, rows_inp, layout="tn", accumulate=True)
+
+        def continue_parameters() -> None:
+            ops.matmul(g[name + ".weight"], rows_out, rows_inp, layout="tn", accumulate=True)
+            ops.bias_backward(g[name + ".bias"], dout)
+
+        self.beside.run(continue_parameters)
+        if dinp.data_ptr() == inp.data_ptr():
+            self.beside.join()
         ops.matmul(dinp.view(-1, dinp.shape[-1]), rows_out, self.weights[name + ".weight"], layout="nn")
+        self.beside.join()
 
     def finish_lane(self, grads: Tensor, rows: Tensor) -> None:
         """Add the input embedding's gradient to the lm head's, once per lane: the two uses of the tied matrix.

@@ -28,7 +28,7 @@ def load_model(
     try:
         model = model_in(Memory(device_of(device)), batch, decode_batch)
     except OutOfMemory as error:
-        whole, least = Memory("meta"), Memory("meta")
+        whole, least = Memory("meta", device), Memory("meta", device)
         model_in(whole, batch, decode_batch)
         model_in(least, 1, min(1, decode_batch))
         raise UserError(

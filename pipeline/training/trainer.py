@@ -23,6 +23,7 @@ from pipeline.base.chain import START, Line
 from pipeline.base.checkpoint import Checkpoint
 from pipeline.data.windows import Batches
 from pipeline.machine.execution import Execution
+from pipeline.machine.devices import name_of
 from pipeline.machine.graphs import Captured, CudaGraph
 from pipeline.machine.memory import Memory, OutOfMemory, gib
 from pipeline.machine.ranks import Ranks
@@ -325,7 +326,7 @@ def bytes_needed(recipe: Recipe, execution: Execution, ranks: int, tokens_dir: P
         def __init__(self) -> None:
             self.rank, self.size, self.device = 0, ranks, torch.device("meta")
 
-    memory = Memory("meta")
+    memory = Memory("meta", name_of(execution.device, 0))
     Trainer(recipe, execution, Place(), tokens_dir, memory)
     return memory.bytes
 

@@ -1,7 +1,10 @@
-// What tests reach without torch: a launcher of the table by its name, and matmul with a given tile.
+// What tests reach without torch: a launcher of the table by its name, matmul with a given tile, the check of indices.
 #include <string.h>
 
+#include <exception>
+
 #include "../../cuda_ops/cpu/dispatch.h"
+#include "../../cuda_ops/kernels/check.h"
 #include "../../cuda_ops/kernels/matmul.h"
 
 // Weak, so that a library of other kernels can be linked without it.
@@ -11,6 +14,8 @@ __attribute__((weak)) void matmul_with_tile(Stream cuda_stream, float* out, cons
                                             const float* bias, int64_t M, int64_t N, int64_t K, int layout,
                                             bool accumulate, int tile);
 __attribute__((weak)) int matmul_tile_for(int64_t M, int64_t N);
+__attribute__((weak)) void check_indices(Stream stream, const int32_t* indices, int64_t n, int64_t limit,
+                                         bool ascending, const char* name);
 }  // namespace device
 }  // namespace samebits
 
@@ -31,3 +36,14 @@ SAMEBITS_VISIBLE void samebits_matmul_with_tile(float* out, const float* a, cons
 }
 
 SAMEBITS_VISIBLE int samebits_matmul_tile_for(int64_t M, int64_t N) { return samebits::device::matmul_tile_for(M, N); }
+
+// Whether the device stopped.
+SAMEBITS_VISIBLE bool samebits_check_indices(const int32_t* indices, int64_t n, int64_t limit, bool ascending,
+                                             const char* name) {
+  try {
+    samebits::device::check_indices(nullptr, indices, n, limit, ascending, name);
+  } catch (const std::exception&) {
+    return true;
+  }
+  return false;
+}

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <functional>
@@ -147,6 +148,7 @@ static inline void __stcs(T* p, T v) {
   *p = v;
 }
 static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+static inline void __threadfence_system() { __threadfence(); }
 template <class T>
 static inline T min(T a, T b) {
   return b < a ? b : a;
@@ -187,6 +189,7 @@ static inline void copy_async(void* shared, const void* global, SAMEBITS_SITE) {
   shim::copy_later(shared, global, kBytes, file, line);
 }
 static inline void copy_async_commit() { shim::commit_copies(); }
+static inline void* host_memory(size_t bytes) { return calloc(1, bytes); }
 template <int kGroups>
 static inline void copy_async_wait() {
   shim::finish_copies(kGroups);

@@ -6,6 +6,7 @@ same weights and data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,42 @@ def test_pieces_of_logits_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         model.initialise(2, Init())
         results.append(gradients(model, tokens, targets, 0.01))
     assert_bits_equal(results[1], results[0], "gradients")
+
+
+class Late:
+    """A branch that does its work as late as it may: when it is joined, or here, never before `joins` joins."""
+
+    def __init__(self, joins: int) -> None:
+        self.work: list[tuple[int, Callable[[], None]]] = []
+        self.joins = joins
+
+    def run(self, work: Callable[[], None]) -> None:
+        self.work.append((self.joins, work))
+
+    def join(self) -> None:
+        left = [(joins - 1, work) for joins, work in self.work]
+        self.work = [(joins, work) for joins, work in left if joins > 0]
+        for joins, work in left:
+            if joins <= 0:
+                work()
+
+
+@pytest.mark.parametrize("joins", [1, 2])
+def test_products_beside_each_other_change_nothing(joins: int) -> None:
+    """What runs beside a gradient's product neither reads nor writes what it does, up to the join; one join later it would."""
+    cfg = config()
+    tokens, targets = batch(cfg, 3)
+    results = []
+    for late in (False, True):
+        model = Gpt(cfg, 3)
+        model.initialise(2, Init())
+        if late:
+            model.beside = Late(joins)  # type: ignore[assignment]
+        results.append(gradients(model, tokens, targets, 0.01))
+    if joins == 1:
+        assert_bits_equal(results[1], results[0], "gradients")
+    else:
+        assert not torch.equal(results[1], results[0])
 
 
 NO_ATEN = """

@@ -93,7 +93,7 @@ def row_cases() -> Iterator[Case]:
 
 
 def embedding_cases() -> Iterator[Case]:
-    for b, t, c, v in ((1, 1, 1, 1), (3, 70, 5, 6), (2, 100, 36, 200), (5, 30, 520, 2), (4, 64, 130, 9)):
+    for b, t, c, v in ((1, 1, 1, 1), (3, 70, 5, 6), (2, 100, 36, 200), (5, 30, 520, 2), (4, 64, 130, 9), (1, 2100, 4, 50)):
         tokens, dout = ids(v, b, t), hostile(b, t, c, seed=11)
         wte, wpe = hostile(v, c, seed=12), hostile(t + 3, c, seed=13)
         name = f"{b}x{t}x{c} of {v}"
@@ -114,10 +114,10 @@ def loss_cases() -> Iterator[Case]:
             yield "cross_entropy_fused", name, (empty(n), move(logits), targets, 0.037, v)
     for n in (0, 1, 2048, 2050, 5000):
         yield "chain_sum", f"{n}", (torch.tensor([0.3]), torch.randn(n, generator=torch.Generator().manual_seed(n)))
-    for v, padded in ((1, 1), (5, 8), (65, 65), (1000, 1003)):
+    for v, padded in ((1, 1), (5, 8), (65, 65), (1000, 1003), (5000, 5000)):
         logits, uniforms = hostile(3, padded, seed=15).clamp(-9, 9), torch.tensor([0.0, 0.5, 0.9999999])
         logits[:, ::3] = 0.0  # ties, and zeros of both signs
-        for temperature, top_k in ((0.0, 0), (0.8, 0), (1.0, 7), (1.3, 1)):
+        for temperature, top_k in ((0.0, 0), (0.8, 0), (1.0, 7), (1.3, 1), (0.7, 999), (0.9, 2048), (1.1, 2049)):
             yield "sample", f"{v} at {temperature} top {top_k}", (
                 torch.zeros(3, dtype=i32), logits, uniforms, v, temperature, top_k,
             )  # fmt: skip

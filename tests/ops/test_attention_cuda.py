@@ -93,6 +93,27 @@ def test_decoding_gives_the_bits_of_the_full_forward(cuda: Direct, size: int) ->
         assert_bits_equal(out, full[:, first:last], f"positions {first} to {last}")
 
 
+@pytest.mark.parametrize(("size", "position"), [(8, 1030), (40, 1023), (33, 127), (66, 2100)])
+def test_decoding_after_many_keys(cuda: Direct, size: int, position: int) -> None:
+    """Several tiles of keys and of weights; rows that are and are not 16-byte aligned; one new token and three."""
+    heads, capacity = 2, position + 3
+    generator = torch.Generator().manual_seed(position)
+    for schedule, t in zip(SCHEDULES, (1, 3, 1), strict=True):
+        cuda.schedule(schedule)
+        qkv = torch.randn(2, t, 3 * heads * size, generator=generator)
+        keys, values = (torch.randn(2, heads, capacity, size, generator=generator) for _ in range(2))
+        results = []
+        for backend in ("cpu", "cuda"):
+            out, own = torch.full((2, t, heads * size), torch.nan), (keys.clone(), values.clone())
+            if backend == "cpu":
+                ops.attention_cached(out, *own, qkv, heads, position)
+            else:
+                cuda.call("attention_cached", out, *own, qkv, 2, t, heads * size, heads, position, capacity)
+            results.append((out, *own))
+        for expected, got, name in zip(*results, ("out", "keys", "values"), strict=True):
+            assert_bits_equal(got, expected, f"{name} of {t} tokens, {schedule}")
+
+
 def test_a_key_that_is_not_seen_has_no_part(cuda: Direct) -> None:
     """Infinite keys and values after a query change nothing before them: they are skipped, not multiplied by zero."""
     cuda.schedule("forward")

@@ -98,12 +98,15 @@ def test_operands_that_begin_between_16_byte_lines(cuda: Direct, tile: str) -> N
 
 
 def test_the_tile_is_a_function_of_the_problem(cuda: Direct) -> None:
-    """GPT-2 124M, 8192 tokens: large tiles where there are many, small ones where a weight gradient has few, rows for decoding."""
+    """GPT-2 124M, 8192 tokens: large tiles where there are many, smaller ones where few would leave a block alone on its
+    multiprocessor (three large tiles or one of 768 x 768), rows for decoding."""
 
-    assert cuda.tile_for(8192, 50304) == "large"
-    assert cuda.tile_for(8192, 768) == "large"
+    assert cuda.tile_for(4096, 50304) == "large"
+    assert cuda.tile_for(8192, 3072) == "large"
+    assert cuda.tile_for(8192, 768) == "medium"
+    assert cuda.tile_for(2304, 768) == "medium"
     assert cuda.tile_for(3072, 768) == "small"
-    assert cuda.tile_for(768, 768) == "medium"
+    assert cuda.tile_for(768, 768) == "small"
     assert cuda.tile_for(1, 50304) == "few_rows"
     compare(cuda, None, "nt", 70, 30, 20, accumulate=False, bias=True)
 
