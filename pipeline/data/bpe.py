@@ -116,7 +116,9 @@ class Learner:
     def _push(self, numbers: NDArray[np.int64]) -> None:
         for number in numbers.tolist():
             left, right, _, _ = self.pairs[number].tolist()
-            heapq.heappush(self.heap, (-int(self.counts[number]), self.strings[left], self.strings[right], left, right, number))
+            heapq.heappush(
+                self.heap, (-int(self.counts[number]), self.strings[left], self.strings[right], left, right, number)
+            )
 
     def best(self) -> int | None:
         """The number of the most frequent pair; of equally frequent ones the first by bytes."""
@@ -163,7 +165,8 @@ class Learner:
         """Of pairs of one token that overlap in a run, every other one from the left."""
         starts = np.concatenate([[True], self.next[places[:-1]] != places[1:]])
         index = np.arange(len(places))
-        return places[(index - np.maximum.accumulate(np.where(starts, index, 0))) % 2 == 0]
+        chosen: NDArray[np.int32] = places[(index - np.maximum.accumulate(np.where(starts, index, 0))) % 2 == 0]
+        return chosen
 
 
 def learn(counts: Counter[bytes], merges: int) -> list[Pair]:

@@ -20,7 +20,7 @@ from pipeline.base.checked import remember
 from pipeline.base.files import atomic_write
 from pipeline.base.philox import Philox, Stream
 from pipeline.data.order import Order
-from pipeline.data.prepared import IMAGES, Prepared
+from pipeline.data.prepared import Prepared
 from pipeline.data.shards import HEADER_WORDS, Written, write_blocks
 from pipeline.recipe import GeneratedImages, ImageData, Recipe
 
@@ -99,19 +99,20 @@ class ImageSamples:
         data = recipe.bits.data
         assert isinstance(data, ImageData)
         self.sequences = recipe.bits.batch.sequences
-        self.records = read_shard(Prepared(folder, IMAGES).file("train_000000.bin"), data.source)
+        self.records = read_shard(Prepared(folder, "prepare_images").file("train_000000.bin"), data.source)
         self._order = Order(len(self.records), data.order == "permutation", recipe.bits.seed)
 
-    def _items(self, step: int, first: int, count: int) -> list[int]:
-        begin = (step - 1) * self.sequences + first
-        return [self._order.item(sample) for sample in range(begin, begin + count)]
+    def offset(self, sample: int) -> int:
+        """Which image of the training split a sample of the run is."""
+        return self._order.item(sample)
 
     def get(self, step: int, first: int, count: int) -> dict[str, NDArray[Any]]:
         """pixels, uint8 [count, pixels], and labels, int32 [count], of samples first .. of a step (from 1)."""
-        records = self.records[self._items(step, first, count)]
+        begin = (step - 1) * self.sequences + first
+        records = np.asarray(self.records[[self.offset(sample) for sample in range(begin, begin + count)]])
         return {"pixels": np.ascontiguousarray(records[:, 1:]), "labels": records[:, 0].astype(np.int32)}
 
     def about(self, step: int, index: int) -> dict[str, Any]:
         """Which image of the training split a sample of a step is, and its label."""
-        (item,) = self._items(step, index, 1)
-        return {"image": item, "label": int(self.records[item, 0])}
+        item = self.offset((step - 1) * self.sequences + index)
+        return {"offset": item, "label": int(self.records[item, 0])}

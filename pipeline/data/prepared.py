@@ -1,6 +1,6 @@
 """A folder that a stage of preparation wrote: its record, and its files, each checked against the digest in the record.
 
-prepare_text leaves tokens.json, prepare_images images.json: {"sha256": {file: digest}, ...}, written last.
+prepare_text and prepare_images leave tokens.json, written last: {"sha256": {file: digest}, ...}.
 """
 
 from __future__ import annotations
@@ -12,24 +12,30 @@ from typing import Any
 from cuda_ops.errors import UserError
 from pipeline.base.checked import checked
 
-TOKENS, IMAGES = "tokens.json", "images.json"
-MAKERS = {TOKENS: "prepare_text", IMAGES: "prepare_images"}
+SUMMARY = "tokens.json"
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """The content of a JSON file; a UserError with the remedy if it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path}: damaged; {remedy}") from None
 
 
 class Prepared:
     """about: the record; file(name): the path of a checked file of the folder."""
 
-    def __init__(self, folder: Path, record: str = TOKENS) -> None:
+    def __init__(self, folder: Path, maker: str = "prepare_text") -> None:
         self.folder = folder
-        self.remedy = f"python -m pipeline.{MAKERS[record]} --recipe … makes {folder} again"
-        path = folder / record
+        self.remedy = f"python -m pipeline.{maker} --recipe … makes {folder} again"
+        path = folder / SUMMARY
         if not path.exists():
             raise UserError(f"{path}: no such file; {self.remedy}")
-        try:
-            self.about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            self.digests: dict[str, str] = self.about["sha256"]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: damaged; {self.remedy}") from None
+        self.about: dict[str, Any] = read_json(path, self.remedy)
+        if not isinstance(self.about, dict) or "sha256" not in self.about:
+            raise UserError(f"{path}: damaged, or of an earlier version; {self.remedy}")
+        self.digests: dict[str, str] = self.about["sha256"]
 
     def file(self, name: str) -> Path:
         """The path of a file, checked."""
@@ -39,4 +45,4 @@ class Prepared:
 
     def json(self, name: str) -> Any:
         """The content of a JSON file, checked."""
-        return json.loads(self.file(name).read_text(encoding="utf-8"))
+        return read_json(self.file(name), self.remedy)

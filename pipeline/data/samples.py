@@ -20,6 +20,10 @@ class Samples(Protocol):
         """Samples first .. first + count - 1 of a step; steps count from 1, samples of a step from 0."""
         ...
 
+    def offset(self, sample: int) -> int:
+        """Where a sample of the run begins in the training split: a token, or an image; samples of a run count from 0."""
+        ...
+
     def about(self, step: int, index: int) -> dict[str, Any]:
         """Where one sample comes from, for people: JSON values."""
         ...

@@ -21,7 +21,7 @@ from pipeline.base.checked import remember
 from pipeline.base.files import atomic_write
 
 HEADER_WORDS, MOST_TOKENS = 256, 2**31 - 1
-FORMATS = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
+FORMATS: dict[tuple[int, int], np.dtype[Any]] = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
 BLOCK = 1 << 20  # bytes copied at a time
 REMEDY = "python -m pipeline.prepare_text --recipe … makes it again"
 
@@ -44,7 +44,7 @@ class Spool:
     def __init__(self, folder: Path, dtype: DTypeLike) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.dtype, self.count = np.dtype(dtype), 0
-        self._file = tempfile.TemporaryFile(dir=folder)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - close() closes it
 
     def append(self, values: NDArray[Any]) -> None:
         self._file.write(np.ascontiguousarray(values, dtype=self.dtype).tobytes())
@@ -79,7 +79,9 @@ def write_blocks(path: Path, head: bytes, blocks: Iterator[NDArray[Any]]) -> Wri
 
 def header(path: Path, count: int, dtype: np.dtype[Any]) -> bytes:
     if count > MOST_TOKENS:
-        raise UserError(f"{path}: {count:,} tokens, a shard holds at most {MOST_TOKENS:,}: raise bits.data.train_shards")
+        raise UserError(
+            f"{path}: {count:,} tokens, a shard holds at most {MOST_TOKENS:,}: raise bits.data.train_shards"
+        )
     (magic, version) = next(key for key, value in FORMATS.items() if value == dtype)
     words = np.zeros(HEADER_WORDS, dtype="<i4")
     words[:3] = magic, version, count
@@ -121,9 +123,10 @@ def read_shard(path: Path) -> NDArray[np.unsignedinteger]:
     expected = 4 * HEADER_WORDS + dtype.itemsize * count
     if size != expected:
         raise UserError(f"{path}: {size} bytes, its header says {expected} ({count} tokens): truncated; {REMEDY}")
-    if count == 0:
+    if count == 0:  # nothing to map
         return np.zeros(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r", offset=4 * HEADER_WORDS)
+    tokens: NDArray[np.unsignedinteger] = np.memmap(path, dtype=dtype, mode="r", offset=4 * HEADER_WORDS)
+    return tokens
 
 
 class Shards:

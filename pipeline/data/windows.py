@@ -32,7 +32,8 @@ class TextSamples:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         bits = recipe.bits
-        assert isinstance(bits.data, TextData) and isinstance(bits.model, Gpt)
+        assert isinstance(bits.data, TextData)
+        assert isinstance(bits.model, Gpt)
         self.folder = folder
         self.context, self.sequences, self.order = bits.model.context, bits.batch.sequences, bits.data.order
         prepared = Prepared(folder)

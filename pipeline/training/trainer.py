@@ -21,7 +21,7 @@ from cuda_ops import ops
 from cuda_ops.errors import UserError
 from pipeline.base.chain import START, Line
 from pipeline.base.checkpoint import Checkpoint
-from pipeline.data.windows import Batches
+from pipeline.data.windows import TextSamples as Batches
 from pipeline.machine.execution import Execution
 from pipeline.machine.graphs import Captured, CudaGraph
 from pipeline.machine.memory import Memory, OutOfMemory, gib
