@@ -67,11 +67,9 @@ def as_document(text: str) -> dict[str, Any]:
 def download_text(recipe: Recipe, data: TextData, out: Path, local: Path | None) -> dict[str, Any]:
     """Write documents and questions; returns what source.json records."""
     source, told = data.source, set[str]()
-    rows: Iterable[dict[str, Any]]
-    if isinstance(source, GeneratedSource):
-        rows = stories(source, told)
-    else:
-        rows = map(as_document, texts_of(source, out / "raw", local))
+    rows = (
+        stories(source, told) if source.kind == "generated" else map(as_document, texts_of(source, out / "raw", local))
+    )
     pin = source.sha256 if isinstance(source, HuggingFaceSource) else None
     count, size, digest = write_lines(out / "documents.jsonl", rows, pin)
     if size == 0:
