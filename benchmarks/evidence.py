@@ -23,10 +23,9 @@ import numpy as np
 
 from benchmarks.step import CONFIGS, recipe_of
 from benchmarks.table import header, write
+from benchmarks.tokens import write_tokens
 from cuda_ops import ops, runtime
 from pipeline.base import chain
-from pipeline.base.files import write_json
-from pipeline.data.shards import write_shard
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
 from pipeline.records.receipt import receipt
@@ -53,8 +52,7 @@ def measure(name: str, threads: int, steps: int) -> dict[str, float]:
         tokens = np.random.default_rng(1).integers(
             0, bits.model.vocab_size, (steps + 2) * bits.batch.sequences * bits.model.context + 1
         )
-        write_shard(Path(folder) / "train_000000.bin", tokens)
-        write_json(Path(folder) / "tokens.json", {"vocab_size": bits.model.vocab_size})
+        write_tokens(Path(folder), tokens, bits.model.vocab_size)
         trainer = Trainer(recipe, Execution(micro_batch=bits.batch.sequences), Ranks(), Path(folder))
         trainer.initialise()
         weights = trainer.model.parameters[: trainer.model.size]

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 from benchmarks.table import header, write
+from benchmarks.tokens import write_tokens
 from benchmarks.torch_gpt import TorchGpt
 from cuda_ops import runtime
 from pipeline.base.files import write_json
-from pipeline.data.shards import write_shard
-from pipeline.data.windows import Batches
+from pipeline.data.windows import TextSamples as Batches
 from pipeline.machine.execution import Execution
 from pipeline.machine.graphs import EAGER_CALLS
 from pipeline.machine.ranks import Ranks
@@ -109,7 +109,7 @@ def theirs(recipe: Recipe, tokens: Path, compiled: bool, device: str) -> Step:
     def step() -> float:
         nonlocal count
         count += 1
-        x, y = batches.get(count, 0, recipe.bits.batch.sequences)
+        x, y = map(torch.from_numpy, batches.get(count, 0, recipe.bits.batch.sequences).values())
         loss = loss_of(x.long().to(device), y.long().to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -140,8 +140,7 @@ def measure(side: str, name: str, threads: int, seconds: float, device: str) -> 
     with tempfile.TemporaryDirectory() as folder:
         count = 400 * bits.batch.sequences * bits.model.context + 1
         tokens = np.random.default_rng(1).integers(0, bits.model.vocab_size, count)
-        write_shard(Path(folder) / "train_000000.bin", tokens)
-        write_json(Path(folder) / "tokens.json", {"vocab_size": bits.model.vocab_size})
+        write_tokens(Path(folder), tokens, bits.model.vocab_size)
         del tokens
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again here

@@ -1,77 +1,49 @@
 """Documents to token shards.
 
     python -m pipeline.prepare_text --recipe config/recipes/fables.yaml
-    results/data/fables-…/bpe512-…: 2,071,310 + 53,102 tokens, vocabulary 512, floor 0.2643 nats/token
+    results/data/fables-…/bpe512-…: 2,222,265 + 56,388 tokens, vocabulary 512, floor 0.2410 nats/token
 
 Writes llm.c-style shards (train_000000.bin …, val_000000.bin), where documents start (*.npy), tokenizer.json, choices.json (the
-tokenised questions) and tokens.json (counts, digests, the entropy floor's integer counts). The split and the vocabulary are
-pure functions of the recipe; documents are encoded in parallel with their order kept.
+tokenised questions) and last tokens.json (counts, digests, largest tokens, the entropy floor's integer counts). The split and
+the vocabulary are pure functions of the recipe; documents are encoded in parallel with their order kept. Documents, tokens and
+questions are never in memory together; only a text that is split by characters is, once, and the distinct words a BPE learns from.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cuda_ops.errors import UserError, exit_on_user_error
-from pipeline.base.files import sha256_of, write_bytes, write_json
-from pipeline.data.shards import write_shard
+from pipeline.base.files import atomic_write, sha256_of, write_json
+from pipeline.data.corpus import Corpus, Part, split
+from pipeline.data.encode import encode
+from pipeline.data.prompts import check_endings, check_prompts
+from pipeline.data.shards import Spool, Written, cut, dtype_of, write_blocks
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 from pipeline.recipe import BpeTokenizer as BpeRecipe
-from pipeline.recipe import Recipe, Split, load_recipe
+from pipeline.recipe import Gpt, TextData, load_recipe
 from pipeline.recipe.paths import GPT2_BPE, data_dir, tokens_dir, train_shards
 
-CHUNK = 256  # documents that a worker encodes at a time
 
-Document = dict[str, Any]
-
-
-def read_documents(data: Path) -> list[Document]:
-    path = data / "documents.jsonl"
-    if not path.exists():
-        raise UserError(f"{path}: no such file; run python -m pipeline.download")
-    with open(path, encoding="utf-8", newline="\n") as file:
-        return [json.loads(line) for line in file]
-
-
-def split_documents(documents: list[Document], split: Split) -> tuple[list[Document], list[Document]]:
-    """Training and validation documents: the last validation_permille / 1000 are for validation."""
-    keep = 1000 - split.validation_permille
-    if split.by == "documents":
-        at = len(documents) * keep // 1000
-        parts = documents[:at], documents[at:]
-    else:
-        if len(documents) != 1:
-            raise UserError(f"split.by: characters needs one document, the corpus has {len(documents)}; use documents")
-        text = documents[0]["text"]
-        at = len(text) * keep // 1000
-        parts = [{"text": text[:at]}], [{"text": text[at:]}]
-    if not all(any(document["text"] for document in part) for part in parts):
-        raise UserError(
-            f"the split leaves {len(parts[0])} training and {len(parts[1])} validation documents with text: the corpus "
-            "is too small for split.validation_permille"
-        )
-    return parts
-
-
-def make_tokenizer(recipe: Recipe, train: list[Document], every: list[Document], gpt2_folder: Path) -> Tokenizer:
+def make_tokenizer(data: TextData, train: Part, validation: Part, gpt2_folder: Path) -> Tokenizer:
     """The recipe's tokenizer; a BPE is trained on the training split only."""
-    wanted = recipe.bits.data.tokenizer
+    wanted = data.tokenizer
     if isinstance(wanted, BpeRecipe):
-        return BpeTokenizer.train((document["text"] for document in train), wanted.vocab_size)
+        return BpeTokenizer.train((piece for text in train.texts() for piece in text), wanted.vocab_size)
     if wanted.kind == "char":
-        return CharTokenizer.train(document["text"] for document in every)
+        return CharTokenizer.train(piece for part in (train, validation) for text in part.texts() for piece in text)
     if not (gpt2_folder / "vocab.bpe").exists():
         raise UserError(
             f"{gpt2_folder}: no GPT-2 vocabulary; run python -m pipeline.download --pins config/data/gpt2_bpe.yaml"
@@ -79,95 +51,125 @@ def make_tokenizer(recipe: Recipe, train: list[Document], every: list[Document],
     return Gpt2Tokenizer(gpt2_folder)
 
 
-_worker: Tokenizer
+@dataclass(frozen=True)
+class Encoded:
+    """What was written of one side of the split."""
+
+    tokens: int
+    files: dict[str, Written]
 
 
-def _start_worker(tokenizer: Tokenizer) -> None:
-    global _worker
-    _worker = tokenizer
+def write_part(part: Part, name: str, shards: list[Path], tokenizer: Tokenizer, threads: int, least: int) -> Encoded:
+    """Encode one side of the split into its shards and <stem>_documents.npy; `least` tokens are needed."""
+    from tqdm import tqdm
+
+    folder = shards[0].parent
+    starts_path = folder / f"{shards[0].name.split('_')[0]}_documents.npy"
+    with closing(Spool(folder, dtype_of(tokenizer.vocab_size))) as tokens, closing(Spool(folder, "<i8")) as starts:
+        bar = tqdm(total=part.count, desc=f"{name} split", unit="document", disable=None)
+        for ids, begins in encode(part.texts(), tokenizer, threads):
+            starts.append(np.array(begins, dtype=np.int64) + tokens.count)
+            tokens.append(ids)
+            bar.update(len(begins))
+        bar.close()
+        if tokens.count < least:
+            raise UserError(
+                f"the {name} split has {tokens.count} tokens, one window needs {least} "
+                f"(bits.model.context {least - 1} and its target): give more text or a smaller context"
+            )
+        made = dict(zip([path.name for path in shards], cut(tokens, shards), strict=True))
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, {"descr": "<i8", "fortran_order": False, "shape": (starts.count,)})
+        made[starts_path.name] = write_blocks(starts_path, head.getvalue(), starts.blocks(0, starts.count))
+        return Encoded(tokens.count, made)
 
 
-def _encode(texts: list[str]) -> list[list[int]]:
-    return [_worker.encode(text) for text in texts]
+def write_list(path: Path, rows: Iterator[Any]) -> tuple[int, str]:
+    """A JSON list as write_json would write it, a row at a time; returns rows and SHA-256."""
+    digest, count = hashlib.sha256(), 0
+    with atomic_write(path) as file:
+
+        def write(text: str) -> None:
+            digest.update(text.encode())
+            file.write(text.encode())
+
+        for row in rows:
+            content = json.dumps(row, sort_keys=True, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+            write(("[\n  " if count == 0 else ",\n  ") + content)
+            count += 1
+        write("\n]\n" if count else "[]\n")
+    return count, digest.hexdigest()
 
 
-def encode(documents: list[Document], tokenizer: Tokenizer, threads: int) -> Iterator[list[int]]:
-    """Token ids of each document, in order, the separator first where the tokenizer has one."""
+def tokenised(question: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """A question's token ids; an ending is what the context's tokens are followed by in context + ending."""
     head = [] if tokenizer.separator is None else [tokenizer.separator]
-    chunks = [[d["text"] for d in documents[i : i + CHUNK]] for i in range(0, len(documents), CHUNK)]
-    if threads > 1 and len(chunks) > 1 and not isinstance(tokenizer, Gpt2Tokenizer):
-        with ProcessPoolExecutor(threads, get_context("fork"), _start_worker, (tokenizer,)) as pool:
-            for encoded in pool.map(_encode, chunks):
-                yield from (head + ids for ids in encoded)
-    else:
-        for chunk in chunks:
-            yield from (head + tokenizer.encode(text) for text in chunk)
+    return {
+        "context": head + tokenizer.encode(question["context"]),
+        "endings": [tokenizer.encode(ending) for ending in question["endings"]],
+        "bytes": [len(ending.encode()) for ending in question["endings"]],
+        "label": question["label"],
+    }
 
 
-def join(documents: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All tokens in a row, and where each document starts."""
-    lengths = np.array([len(ids) for ids in documents], dtype=np.int64)
-    tokens = np.fromiter((i for ids in documents for i in ids), dtype=np.int64, count=int(lengths.sum()))
-    return tokens, np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-
-
-def save_starts(path: Path, starts: NDArray[np.int64]) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, starts.astype("<i8"))
-    write_bytes(path, buffer.getvalue())
+def write_questions(corpus: Corpus, out: Path, stem: str, tokenizer: Tokenizer) -> tuple[int, str]:
+    """<stem>.json from the corpus' <stem>.jsonl; returns questions and SHA-256."""
+    return write_list(out / f"{stem}.json", (tokenised(question, tokenizer) for question in corpus.questions(stem)))
 
 
 def prepare(recipe_path: Path, data: Path | None, out: Path | None, threads: int, gpt2_folder: Path) -> str:
     """Run the stage; returns the line it prints."""
     recipe = load_recipe(recipe_path)
-    data, out = data or data_dir(recipe), out or tokens_dir(recipe)
-    documents = read_documents(data)
-    train, validation = split_documents(documents, recipe.bits.data.split)
-    tokenizer = make_tokenizer(recipe, train, documents, gpt2_folder)
-    if tokenizer.vocab_size != recipe.bits.model.vocab_size:
+    wanted, model = recipe.bits.data, recipe.bits.model
+    if not isinstance(wanted, TextData) or not isinstance(model, Gpt):
         raise UserError(
-            f"{recipe_path}: bits.model.vocab_size is {recipe.bits.model.vocab_size}, the tokenizer of this corpus "
+            f"{recipe_path}: bits.data.kind {wanted.kind}; python -m pipeline.prepare_images prepares images"
+        )
+    corpus, out = Corpus(data or data_dir(recipe)), out or tokens_dir(recipe)
+    train, validation = split(corpus, wanted.split)
+    tokenizer = make_tokenizer(wanted, train, validation, gpt2_folder)
+    if tokenizer.vocab_size != model.vocab_size:
+        raise UserError(
+            f"{recipe_path}: bits.model.vocab_size is {model.vocab_size}, the tokenizer of this corpus "
             f"has {tokenizer.vocab_size}"
         )
-    train_tokens, train_starts = join(list(encode(train, tokenizer, threads)))
-    val_tokens, val_starts = join(list(encode(validation, tokenizer, threads)))
-    context = recipe.bits.model.context
-    for name, tokens in (("training", train_tokens), ("validation", val_tokens)):
-        if len(tokens) < context + 1:
-            raise UserError(
-                f"{data}: the {name} split has {len(tokens)} tokens, one window needs {context + 1} "
-                f"(bits.model.context {context} and its target): give more text or a smaller context"
-            )
-    names = train_shards(recipe)
-    for name, piece in zip(names, np.array_split(train_tokens, len(names)), strict=True):
-        write_shard(out / name, piece)
-    write_shard(out / "val_000000.bin", val_tokens)
-    save_starts(out / "train_documents.npy", train_starts)
-    save_starts(out / "val_documents.npy", val_starts)
+    check_prompts(recipe, tokenizer)
+    least = model.context + 1
+    shards = [out / name for name in train_shards(recipe)]
+    learnt = write_part(train, "training", shards, tokenizer, threads, least)
+    tested = write_part(validation, "validation", [out / "val_000000.bin"], tokenizer, threads, least)
     write_json(out / "tokenizer.json", tokenizer.describe())
-    questions = 0
-    with open(data / "choices.jsonl", encoding="utf-8") as file:
-        rows = [tokenised(json.loads(line), tokenizer) for line in file]
-        questions = len(rows)
-    write_json(out / "choices.json", rows)
-    counts = Counter(options for document in validation for options in document.get("choices", ()))
+    questions, asked = write_questions(corpus, out, "choices", tokenizer)
+    own = recipe.artifacts.choices.stem
+    if own != "choices":  # with a record of its own, for other recipes share the folder
+        write_json(out / f"{own}.source.json", {"sha256": write_questions(corpus, out, own, tokenizer)[1]})
+    if recipe.artifacts.wants("choices"):
+        check_endings(out / f"{own}.json", model.context)
+    made = learnt.files | tested.files
+    counts: Counter[int] = Counter()
+    size = 0
+    for document in validation.documents():
+        counts.update(document.get("choices", ()))
+        size += len(document["text"].encode())
     content = {
-        "tokenizer": recipe.bits.data.tokenizer.kind,
+        "tokenizer": wanted.tokenizer.kind,
         "vocab_size": tokenizer.vocab_size,
-        "train": {"tokens": len(train_tokens), "documents": len(train)},
+        "train": {"tokens": learnt.tokens, "documents": train.count},
         "validation": {
-            "tokens": len(val_tokens),
-            "documents": len(validation),
-            "bytes": sum(len(document["text"].encode()) for document in validation),
+            "tokens": tested.tokens,
+            "documents": validation.count,
+            "bytes": size,
             # How often a choice among so many equally likely options was made: the information of the split.
             "choices": {str(options): count for options, count in sorted(counts.items())},
         },
         "questions": questions,
-        "sha256": {name: sha256_of(out / name) for name in [*names, "val_000000.bin"]},
+        "sha256": {name: written.sha256 for name, written in made.items()}
+        | {"tokenizer.json": sha256_of(out / "tokenizer.json"), "choices.json": asked},
+        "largest": {name: written.largest for name, written in made.items() if name.endswith(".bin")},
     }
     write_json(out / "tokens.json", content)
-    floor = floor_nats(content) / len(val_tokens)
-    return f"{out}: {len(train_tokens):,} + {len(val_tokens):,} tokens, vocabulary {tokenizer.vocab_size}" + (
+    floor = floor_nats(content) / tested.tokens
+    return f"{out}: {learnt.tokens:,} + {tested.tokens:,} tokens, vocabulary {tokenizer.vocab_size}" + (
         f", floor {floor:.4f} nats/token" if floor else ""
     )
 
@@ -176,18 +178,6 @@ def floor_nats(tokens_json: dict[str, Any]) -> float:
     """Information of the validation split in nats, or 0 where nobody knows it. For reading, never hashed."""
     choices = tokens_json["validation"]["choices"]
     return math.fsum(count * math.log(int(options)) for options, count in choices.items())
-
-
-def tokenised(question: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """A question's token ids; an ending is what the context's tokens are followed by in context + ending."""
-    head = [] if tokenizer.separator is None else [tokenizer.separator]
-    endings = [tokenizer.encode(ending) for ending in question["endings"]]
-    return {
-        "context": head + tokenizer.encode(question["context"]),
-        "endings": endings,
-        "bytes": [len(ending.encode()) for ending in question["endings"]],
-        "label": question["label"],
-    }
 
 
 def main() -> int:

@@ -20,17 +20,13 @@ from typing import TYPE_CHECKING, Any
 from cuda_ops.errors import exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.files import write_json
-from pipeline.data.tokenizers import load_tokenizer
 from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.recipe.paths import run_dir, tokens_dir
 from pipeline.training.outliers import WINDOW, Outliers
 
 if TYPE_CHECKING:
-    from pipeline.data.tokenizers import Tokenizer
-    from pipeline.data.windows import Batches
-
-SHOWN_TOKENS = 32  # of each sample; the whole window is step, sample and offset away
+    from pipeline.data.samples import Samples
 
 
 def marks(lines: list[chain.Line], limit: float) -> list[dict[str, Any]]:
@@ -48,20 +44,10 @@ def marks(lines: list[chain.Line], limit: float) -> list[dict[str, Any]]:
     return found
 
 
-def samples_of(recipe: Recipe, batches: Batches, tokenizer: Tokenizer, step: int) -> list[dict[str, Any]]:
-    """What each sample of a step began with: its offset in the training split, token ids and text."""
-    tokens, _ = batches.get(step, 0, recipe.bits.batch.sequences)
+def samples_at(recipe: Recipe, samples: Samples, step: int) -> list[dict[str, Any]]:
+    """What each sample of a step began with: its lane, its offset in the training split, token ids and text."""
     each = recipe.bits.batch.sequences // recipe.bits.batch.lanes
-    first = (step - 1) * recipe.bits.batch.sequences
-    return [
-        {
-            "lane": i // each,
-            "offset": batches.offset(first + i),
-            "tokens": row[:SHOWN_TOKENS].tolist(),
-            "text": tokenizer.decode(row.tolist()),
-        }
-        for i, row in enumerate(tokens)
-    ]
+    return [{"lane": i // each, **samples.about(step, i)} for i in range(recipe.bits.batch.sequences)]
 
 
 def gradient_norms(again: Rerun) -> tuple[dict[str, float], list[float], list[float]]:
@@ -128,11 +114,11 @@ def main() -> int:
     lines = [line for _, line in sorted(lines_of(run).items())]
     found = marks(lines, args.z)
     if found:
-        from pipeline.data.windows import Batches
+        from pipeline.data.samples import samples_of
 
-        batches, tokenizer = Batches(recipe, tokens), load_tokenizer(tokens)
+        samples = samples_of(recipe, tokens)
         for spike in found:
-            spike["samples"] = samples_of(recipe, batches, tokenizer, spike["step"])
+            spike["samples"] = samples_at(recipe, samples, spike["step"])
     largest = sorted(found, key=lambda spike: (-max(spike["z"].values()), spike["step"]))
     near = [
         spike for spike in largest if args.most_flops is None or work(recipe, run, spike["step"]) <= args.most_flops

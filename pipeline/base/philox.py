@@ -21,6 +21,8 @@ class Stream(IntEnum):
     SAMPLE = 3
     CORPUS = 4
     QUESTIONS = 5
+    PATTERNS = 6
+    IMAGES = 7
 
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

@@ -1,7 +1,11 @@
-"""Reading documents: UTF-8 text, jsonl and parquet files, in the order of the file."""
+"""Reading documents: UTF-8 text, jsonl and parquet files, in the order of the file.
+
+A line of jsonl ends at a line feed and nowhere else; lines count from 1, rows of a table from 0. A byte order mark is no text.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,50 +13,89 @@ from typing import Any
 
 from cuda_ops.errors import UserError
 
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file as it is, line ends included."""
-    content = path.read_bytes()
+
+def _decode(content: bytes, where: str, at: int = 0) -> str:
+    """UTF-8 without its byte order mark; `at` is the offset of the content in its file."""
+    if at == 0:
+        if content.startswith(UTF16):
+            raise UserError(f"{where}: begins with the byte order mark of UTF-16; convert it: iconv -f utf-16 -t utf-8")
+        if content.startswith(codecs.BOM_UTF8):
+            content, at = content[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: byte {content[error.start]:#04x} at offset {error.start} is not UTF-8; convert it, for example "
-            f"with iconv -t utf-8"
+            f"{where}: byte {content[error.start]:#04x} at offset {at + error.start} is not UTF-8; convert it, for "
+            "example with iconv -t utf-8"
         ) from None
 
 
 def documents_of(path: Path, kind: str, column: str) -> Iterator[str]:
     """The documents of a text (one), jsonl or parquet file, in the order of the file."""
     if kind == "text":
-        yield read_text(path)
+        yield _decode(path.read_bytes(), str(path))
     elif kind == "jsonl":
-        for number, line in enumerate(read_text(path).splitlines(), 1):
-            if not line.strip():
+        for where, row in json_lines(path):
+            yield text_of(row, column, where)
+    else:
+        yield from _parquet(path, column)
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Where each line stands, for messages, and the value in it; lines of white space hold none."""
+    at = 0
+    with open(path, "rb") as file:
+        for number, content in enumerate(file, 1):
+            where = f"{path}: line {number}"
+            line = _decode(content, where, at)
+            at += len(content)
+            if not line.strip(" \t\r\n"):
                 continue
             try:
-                yield text_of(json.loads(line), column, f"{path}: line {number}")
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}: line {number} is not JSON: {error}") from None
-    else:
-        import pyarrow
-        import pyarrow.parquet as parquet
+                yield where, json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise UserError(f"{where} is not JSON: {error}") from None
 
-        try:
-            file = parquet.ParquetFile(path)
-        except pyarrow.ArrowInvalid as error:
-            raise UserError(f"{path}: not a parquet file: {error}") from None
+
+def _parquet(path: Path, column: str) -> Iterator[str]:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    row = 0
+    try:
+        file = parquet.ParquetFile(path)
         if column not in file.schema_arrow.names:
             raise UserError(f"{path}: no column {column!r}; it has {file.schema_arrow.names}")
         for batch in file.iter_batches(columns=[column]):
-            for i, value in enumerate(batch.column(0).to_pylist()):
-                yield text_of({column: value}, column, f"{path}: row {i}")
+            for value in batch.column(0):
+                where = f"{path}: row {row}"
+                try:
+                    text = value.as_py()
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{where}: column {column!r} is not UTF-8: {error}") from None
+                yield text_of({column: text}, column, where)
+                row += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        what = "not a readable parquet file" if row == 0 else f"damaged after row {row - 1}"
+        raise UserError(f"{path}: {what}: {error}") from None
 
 
 def text_of(row: Any, column: str, where: str) -> str:
+    """The text in a column of a row; where: file and row, for messages."""
     if not isinstance(row, dict) or column not in row:
         names = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise UserError(f"{where}: no column {column!r}; it has {names}")
-    if not isinstance(row[column], str):
-        raise UserError(f"{where}: column {column!r} holds {type(row[column]).__name__}, expected text")
-    return str(row[column])
+    text = row[column]
+    if not isinstance(text, str):
+        held = "null" if text is None else type(text).__name__
+        raise UserError(f"{where}: column {column!r} holds {held}, expected text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: column {column!r} holds half a surrogate pair, {text[error.start]!r}, at character "
+            f"{error.start}: no text has it; mend or remove the row"
+        ) from None
+    return text

@@ -5,18 +5,18 @@ Each is fully described by a JSON value (tokenizer.json), so that what a shard w
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
-from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from cuda_ops.errors import UserError
 from pipeline.base.files import sha256_of
+from pipeline.data.bpe import FIRST, LONG, count_words, learn, merge_word, words_of
+from pipeline.data.prepared import Prepared
 
 END_OF_TEXT = "<|endoftext|>"
+MOST_CACHED = 1 << 16  # words whose tokens are remembered
 
 
 class Tokenizer(Protocol):
@@ -59,22 +59,15 @@ class CharTokenizer:
         return {"kind": "char", "characters": self.characters}
 
 
-# Words with their leading space, numbers, punctuation, white space; bytes beyond ASCII count as letters.
-WORDS = re.compile(rb" ?[A-Za-z\x80-\xff]+| ?[0-9]+| ?[^\sA-Za-z0-9\x80-\xff]+|\s+")
-
-
 class BpeTokenizer:
-    """Byte-level BPE (Sennrich, Haddow and Birch 2016, algorithm 1, over bytes).
-
-    Tokens 0..255 are the bytes, 256 is <|endoftext|>, then the merges in the order they were learnt.
-    """
+    """Byte-level BPE of our own (pipeline/data/bpe.py)."""
 
     separator: int | None = 256
 
     def __init__(self, merges: list[tuple[int, int]]) -> None:
         self.merges = merges
-        self.vocab_size = 257 + len(merges)
-        self._ranks = {pair: 257 + i for i, pair in enumerate(merges)}
+        self.vocab_size = FIRST + len(merges)
+        self._ranks = {pair: FIRST + i for i, pair in enumerate(merges)}
         self._bytes = [bytes([i]) for i in range(256)] + [b""]
         for left, right in merges:
             self._bytes.append(self._bytes[left] + self._bytes[right])
@@ -83,56 +76,18 @@ class BpeTokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
         """Merge the most frequent pair until vocab_size; of equally frequent ones the first by bytes."""
-        counts = Counter(word for text in texts for word in WORDS.findall(text.encode()))
-        words = [list(word) for word in sorted(counts)]
-        weights = [counts[word] for word in sorted(counts)]
-        strings = [bytes([i]) for i in range(256)] + [b""]
-        pairs: Counter[tuple[int, int]] = Counter()
-        where: dict[tuple[int, int], set[int]] = defaultdict(set)
-        for i, word in enumerate(words):
-            for pair in itertools.pairwise(word):
-                pairs[pair] += weights[i]
-                where[pair].add(i)
-        merges: list[tuple[int, int]] = []
-        while len(merges) < vocab_size - 257:
-            if not pairs:
-                raise UserError(
-                    f"the text gives only {257 + len(merges)} tokens; vocab_size {vocab_size} is too large for it"
-                )
-            most = max(pairs.values())
-            best = min((p for p, n in pairs.items() if n == most), key=lambda p: (strings[p[0]], strings[p[1]], p))
-            token = 257 + len(merges)
-            merges.append(best)
-            strings.append(strings[best[0]] + strings[best[1]])
-            for i in sorted(where.pop(best)):
-                word = words[i]
-                for pair in itertools.pairwise(word):
-                    pairs[pair] -= weights[i]
-                    if pairs[pair] == 0:
-                        del pairs[pair]
-                merged = _merge(word, best, token)
-                words[i] = merged
-                for pair in itertools.pairwise(merged):
-                    pairs[pair] += weights[i]
-                    where[pair].add(i)
-        return cls(merges)
+        return cls(learn(count_words(texts), vocab_size - FIRST))
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
-        for word in WORDS.findall(text.encode()):
-            known = self._cache.get(word)
-            if known is None:
-                known = self._cache[word] = self._encode_word(word)
-            ids += known
-        return ids
-
-    def _encode_word(self, word: bytes) -> list[int]:
-        ids = list(word)
-        while len(ids) > 1:
-            rank, pair = min((self._ranks.get(pair, self.vocab_size), pair) for pair in itertools.pairwise(ids))
-            if rank == self.vocab_size:
-                break
-            ids = _merge(ids, pair, rank)
+        for words in words_of(text.encode()):
+            for word in words:
+                known = self._cache.get(word)
+                if known is None:
+                    known = merge_word(word, self._ranks)
+                    if len(word) < LONG and len(self._cache) < MOST_CACHED:
+                        self._cache[word] = known
+                ids += known
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -142,19 +97,6 @@ class BpeTokenizer:
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "bpe", "merges": [list(pair) for pair in self.merges]}
-
-
-def _merge(ids: list[int], pair: tuple[int, int], token: int) -> list[int]:
-    """ids with each non-overlapping `pair`, from the left, replaced by `token`."""
-    out, i = [], 0
-    while i < len(ids):
-        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
-            out.append(token)
-            i += 2
-        else:
-            out.append(ids[i])
-            i += 1
-    return out
 
 
 # GPT-2's splitting pattern, in the possessive form that tiktoken uses.
@@ -210,11 +152,8 @@ def _gpt2_ranks(folder: Path) -> dict[bytes, int]:
 
 
 def load_tokenizer(tokens_dir: Path, gpt2_folder: Path | None = None) -> Tokenizer:
-    """The tokenizer that the shards in tokens_dir were made with."""
-    path = tokens_dir / "tokenizer.json"
-    if not path.exists():
-        raise UserError(f"{path}: no such file; run python -m pipeline.prepare_text")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    """The tokenizer that the shards in tokens_dir were made with, its file checked."""
+    content = Prepared(tokens_dir).json("tokenizer.json")
     if content["kind"] == "char":
         return CharTokenizer(content["characters"])
     if content["kind"] == "bpe":
@@ -223,5 +162,8 @@ def load_tokenizer(tokens_dir: Path, gpt2_folder: Path | None = None) -> Tokeniz
 
     tokenizer = Gpt2Tokenizer(gpt2_folder or GPT2_BPE)
     if tokenizer.files != content["files"]:
-        raise UserError(f"{path}: made with other vocabulary files than those in {gpt2_folder or GPT2_BPE}")
+        raise UserError(
+            f"{tokens_dir}: made with other vocabulary files than those in {gpt2_folder or GPT2_BPE}; python -m "
+            "pipeline.download --pins config/data/gpt2_bpe.yaml brings the pinned ones"
+        )
     return tokenizer

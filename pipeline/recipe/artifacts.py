@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.recipe.strict import Positive, Seed, Strict
+from pipeline.recipe.data import FileSource, UrlSource
+from pipeline.recipe.strict import Positive, Seed, Strict, digest_of
 
 
 class Samples(Strict):
@@ -27,9 +28,26 @@ class LossScore(Strict):
 
 
 class ChoicesScore(Strict):
-    """Multiple-choice questions of the corpus, at the last checkpoint."""
+    """Multiple-choice questions at the last checkpoint: those of the generated corpus, or a source of their own.
+
+    A source of its own is a file of JSON lines {"context": text, "endings": [text, ...], "label": number of the right one}.
+    """
 
     kind: Literal["choices"]
+    source: Annotated[UrlSource | FileSource, Field(discriminator="kind")] | None = Field(
+        default=None, description="left out: the questions of the generated corpus"
+    )
+
+    @model_validator(mode="after")
+    def lines(self) -> ChoicesScore:
+        if self.source is not None and self.source.format != "jsonl":
+            raise ValueError(f"source.format {self.source.format}: questions are read from jsonl")
+        return self
+
+    @property
+    def stem(self) -> str:
+        """Name of the files that hold the questions, <stem>.jsonl in the corpus' folder and <stem>.json in the tokens'."""
+        return "choices" if self.source is None else f"choices-{digest_of(self.source)[:8]}"
 
 
 class AccuracyScore(Strict):
@@ -47,6 +65,11 @@ class Artifacts(Strict):
     checkpoints: tuple[Positive, ...] = Field(default=(), description="steps; the last step always has one")
     samples: Samples | None = Field(default=None, description="left out: no texts are drawn")
     scores: tuple[Score, ...] = (LossScore(kind="loss"),)
+
+    @property
+    def choices(self) -> ChoicesScore:
+        """The questions' score; where it is not asked for, that of the corpus' own."""
+        return next((s for s in self.scores if isinstance(s, ChoicesScore)), ChoicesScore(kind="choices"))
 
     def wants(self, kind: str) -> bool:
         """Whether a score of this kind is asked for."""

@@ -44,23 +44,55 @@ class FileSource(Strict):
     column: str = "text"
 
 
+class DataFile(Strict):
+    """A local file of a data set: its SHA-256 is part of the recipe, its path is not (python -m pipeline.pin writes it)."""
+
+    path: Annotated[str, NotBits()] = Field(min_length=1)
+    sha256: Sha256
+
+
 class HuggingFaceSource(Strict):
-    """A data set read through Hugging Face `datasets` at a fixed revision, rows in the order of its files."""
+    """A data set in the layout of Hugging Face `datasets`, rows in the order of its files.
+
+    From the hub at a fixed revision, or, with repo `parquet` or `json`, from local files that are pinned one by one.
+    """
 
     kind: Literal["huggingface"]
-    repo: str = Field(description="hub id, or the packaged builder 'parquet' or 'json' with data_files")
+    repo: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$", description="hub id, or parquet or json with files")
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     config: str | None = None
     split: str = "train"
     column: str = "text"
-    data_files: tuple[str, ...] = ()
+    data_files: tuple[str, ...] = Field(default=(), description="of the hub's repository, by path or pattern")
+    files: tuple[DataFile, ...] = Field(default=(), description="local files of repo parquet or json")
     rows: Positive | None = Field(default=None, description="take the first rows only")
     sha256: Sha256 | None = Field(default=None, description="of the canonical documents")
 
+    @property
+    def local(self) -> bool:
+        """Whether the rows come from files of this machine."""
+        return self.repo in ("parquet", "json")
+
     @model_validator(mode="after")
     def pinned(self) -> HuggingFaceSource:
-        if self.revision is None and not self.data_files:
-            raise ValueError("revision: a hub data set must be pinned to a 40-hex commit")
+        if self.local:
+            if not self.files:
+                raise ValueError(
+                    f"files: repo {self.repo} reads local files, each pinned: files: [{{path: ..., sha256: ...}}]; "
+                    "python -m pipeline.pin FILES writes the list"
+                )
+            if self.data_files or self.revision:
+                raise ValueError(f"data_files, revision: for a data set of the hub; repo {self.repo} takes files")
+            return self
+        if self.files:
+            raise ValueError("files: local files are for repo parquet or json")
+        if self.revision is None:
+            raise ValueError(f"revision: the hub's data set {self.repo} must be pinned to a commit of 40 hex digits")
+        outside = [name for name in self.data_files if "://" in name or name[:1] in "/~" or ".." in name.split("/")]
+        if outside:
+            raise ValueError(
+                f"data_files: {outside[0]!r} lies outside the hub's repository, so its revision pins nothing"
+            )
         return self
 
 

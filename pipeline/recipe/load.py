@@ -2,62 +2,102 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cuda_ops.errors import UserError
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.values import values
 
 
-def _keys(content: Any, path: tuple[int | str, ...]) -> list[str]:
-    """pydantic's path to a value as the user wrote it: without the tags of unions, which are no keys."""
+def _keys(content: Any, path: tuple[int | str, ...], named: bool) -> list[str]:
+    """pydantic's path to a value as the user wrote it: without the tags of unions, which are no keys.
+
+    named: the last part is a key, even where the user has written none.
+    """
     found = []
     for i, part in enumerate(path):
         known = (isinstance(content, dict) and part in content) or (isinstance(content, list) and isinstance(part, int))
-        if known or i == len(path) - 1:
+        if known or (named and i == len(path) - 1):
             found.append(str(part))
             content = content[part] if known else None
     return found
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _known(path: tuple[int | str, ...]) -> list[str]:
+    """The keys that pydantic's path to an unknown one could have ended in."""
+    models: list[type[BaseModel]] = [Recipe]
+    for part in path[:-1]:
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if fields:
+            models = [
+                model for field in fields for kind in [field.annotation, *field.metadata] for model in _models(kind)
+            ]
+        elif isinstance(part, str):  # the tag of a union
+            kinds = {model: model.model_fields.get("kind") for model in models}
+            models = [model for model, kind in kinds.items() if kind and part in get_args(kind.annotation)] or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _nearest(given: Any, allowed: list[str]) -> str:
+    near = difflib.get_close_matches(str(given), allowed, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _message(item: Any, content: Any, origin: str) -> str:
+    """One line of a ValidationError: key, problem, value, and the nearest of what is allowed."""
+    named = item["type"] in ("missing", "extra_forbidden")
+    key = ".".join(_keys(content, item["loc"], named)) or "(whole recipe)"
+    given = item.get("input")
+    if item["type"] == "extra_forbidden":
+        known = _known(item["loc"])
+        return f"{origin}: {key}: unknown key{_nearest(item['loc'][-1], known)}; known here: {', '.join(known)}"
+    problem = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "literal_error":
+        problem += _nearest(given, re.findall(r"'([^']*)'", item["ctx"]["expected"]))
+    elif item["type"] == "union_tag_invalid":
+        problem += _nearest(item["ctx"]["tag"], re.findall(r"'([^']*)'", item["ctx"]["expected_tags"]))
+    shown = "" if isinstance(given, dict) else f", given {given!r}"
+    return f"{origin}: {key}: {problem}{shown}"
 
 
 def parse_recipe(content: Any, origin: str) -> Recipe:
     """Validate a parsed YAML document; a UserError names each offending key, its value and what is allowed."""
     try:
         # Through JSON, so that YAML lists become tuples while strings never become numbers.
-        return Recipe.model_validate_json(json.dumps(content))
+        return Recipe.model_validate_json(json.dumps(content, allow_nan=False))
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            key = ".".join(_keys(content, item["loc"])) or "(whole recipe)"
-            given = item.get("input")
-            shown = "" if isinstance(given, dict) else f", given {given!r}"
-            lines.append(f"{origin}: {key}: {item['msg']}{shown}")
+        lines = [_message(item, content, origin) for item in error.errors()]
         raise UserError("\n       ".join(lines)) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-8 is a number, as in YAML 1.2 and JSON; PyYAML alone wants 1.0e-8."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+    except ValueError as error:
+        raise UserError(f"{origin}: {error}") from None
 
 
 def load_recipe(path: str | Path) -> Recipe:
     """Read and validate a recipe file."""
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe; see config/recipes/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
-    return parse_recipe(content, str(path))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; a recipe is a YAML file, see config/recipes/") from None
+    return parse_recipe(values(text, str(path)), str(path))
 
 
 def as_written(recipe: Recipe) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.recipe.data import ImageData
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.strict import digest_of
 
@@ -21,6 +22,8 @@ def data_dir(recipe: Recipe) -> Path:
 def tokens_dir(recipe: Recipe) -> Path:
     """Token shards: one folder per corpus, tokenizer and split."""
     data = recipe.bits.data
+    if isinstance(data, ImageData):
+        return data_dir(recipe) / "packed"
     name = data.tokenizer.kind + str(getattr(data.tokenizer, "vocab_size", ""))
     return data_dir(recipe) / f"{name}-{digest_of(data.split)[:8]}-{data.train_shards}"
 
@@ -32,4 +35,4 @@ def run_dir(recipe: Recipe) -> Path:
 
 def train_shards(recipe: Recipe) -> list[str]:
     """File names of the training shards."""
-    return [f"train_{i:06d}.bin" for i in range(recipe.bits.data.train_shards)]
+    return [f"train_{i:06d}.bin" for i in range(getattr(recipe.bits.data, "train_shards", 1))]

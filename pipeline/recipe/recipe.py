@@ -57,10 +57,11 @@ class Recipe(Strict):
         if late:
             raise ValueError(f"artifacts.checkpoints {late} lie after the last step {self.bits.steps}")
         text = isinstance(self.bits.data, TextData)
-        if self.artifacts.wants("choices") and not (
-            isinstance(self.bits.data, TextData) and isinstance(self.bits.data.source, GeneratedSource)
-        ):
-            raise ValueError("artifacts.scores: choices needs a generated text: no other source has questions")
+        if self.artifacts.wants("choices"):
+            if not isinstance(self.bits.data, TextData):
+                raise ValueError("artifacts.scores: choices is for data.kind text")
+            if self.artifacts.choices.source is None and not isinstance(self.bits.data.source, GeneratedSource):
+                raise ValueError("artifacts.scores: choices: only a generated text has questions; give their source")
         if self.artifacts.wants("accuracy") and text:
             raise ValueError("artifacts.scores: accuracy is for data.kind images")
         if self.artifacts.samples is not None and not text:

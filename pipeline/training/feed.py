@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.data.windows import Batches
+from pipeline.data.windows import TextSamples as Batches
 from pipeline.machine.memory import Memory
 from pipeline.models.gpt import embedding_slots
 
@@ -59,7 +59,8 @@ class Feed:
         """Write the inputs of these lanes of a step into the host buffer that is not in use."""
         self._turn ^= 1
         for lane, views in zip(lanes, self._host_lanes[self._turn], strict=True):
-            tokens, targets = self.batches.get(step, lane * self.sequences, self.sequences)
+            found = self.batches.get(step, lane * self.sequences, self.sequences)
+            tokens, targets = (torch.from_numpy(found[name]) for name in ("tokens", "targets"))
             slots, rows = embedding_slots(tokens, len(views.rows))
             for view, value in zip(
                 (views.tokens, views.targets, views.slots, views.rows), (tokens, targets, slots, rows), strict=True

@@ -18,8 +18,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
+
 from cuda_ops import flags
-from pipeline.data.windows import Batches
+from pipeline.data.windows import TextSamples as Batches
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
 from pipeline.recipe import load_recipe
@@ -42,7 +44,7 @@ def write_windows(path: Path, tokens: Path) -> list[str]:
     batches = Batches(load_recipe(RECIPE), tokens)
     with open(path, "wb") as file:
         for step in range(1, b.steps + 1):
-            inputs, targets = batches.get(step, 0, b.batch.sequences)
+            inputs, targets = map(torch.from_numpy, batches.get(step, 0, b.batch.sequences).values())
             file.write(
                 b"".join(i.numpy().tobytes() + t[-1:].numpy().tobytes() for i, t in zip(inputs, targets, strict=True))
             )

@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.torch_gpt import TorchGpt
 from cuda_ops import runtime
-from pipeline.data.windows import Batches
+from pipeline.data.windows import TextSamples as Batches
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
 from pipeline.recipe import Recipe, load_recipe
@@ -91,7 +91,7 @@ def stock(recipe: Recipe, tokens: Path, ranks: Ranks, threads: int, micro_batch:
     optimizer = torch.optim.AdamW(groups, bits.schedule.peak, (0.9, 0.95), 1e-8)
     own = bits.batch.sequences // ranks.size
     for step in range(1, bits.steps + 1):
-        x, y = batches.get(step, ranks.rank * own, own)
+        x, y = map(torch.from_numpy, batches.get(step, ranks.rank * own, own).values())
         optimizer.zero_grad()
         for begin in range(0, own, micro_batch):
             part = slice(begin, min(begin + micro_batch, own))

@@ -1,6 +1,6 @@
 """pytest tests/pipeline/test_data.py
 
-Corpus, downloads, tokenizers, shards and batches: known answers, round trips, bad input, and the same bytes in any environment.
+Corpus, downloads and tokenizers: known answers, round trips, bad input, and the same bytes in any environment.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from pipeline.base.files import sha256_of
 from pipeline.base.philox import Philox, Stream, philox4x32
 from pipeline.data import fables
 from pipeline.data.documents import documents_of
-from pipeline.data.shards import read_shard, write_shard
+from pipeline.data.fetch import fetch
+from pipeline.data.sources import hub_rows, local_rows
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer
-from pipeline.data.windows import Batches
-from pipeline.download import fetch, hugging_face
 from pipeline.recipe import HuggingFaceSource, load_recipe
 from tests.conftest import run
 
@@ -159,50 +158,7 @@ def test_gpt2_encoding(gpt2: Gpt2Tokenizer) -> None:
     assert len(gpt2._encoding._mergeable_ranks) == 50256
 
 
-# ---------------------------------------------------------------- shards and batches
-
-
-def test_shards_have_llm_c_headers_and_say_what_is_wrong(tmp_path: Path) -> None:
-    path = tmp_path / "x.bin"
-    write_shard(path, np.array([1, 2, 65535]))
-    content = path.read_bytes()
-    assert np.frombuffer(content[:12], dtype="<i4").tolist() == [20240520, 1, 3]
-    assert len(content) == 1024 + 6
-    assert read_shard(path).tolist() == [1, 2, 65535]
-    cases = [
-        (content[:-1], r"1029 bytes, its header says 1030 \(3 tokens\): truncated"),
-        (content[:100], "100 bytes are less than a shard's header"),
-        (b"\0" * 4 + content[4:], "magic 0 version 1, expected 20240520 version 1"),
-    ]
-    for bad, message in cases:
-        path.write_bytes(bad)
-        with pytest.raises(UserError, match=message):
-            read_shard(path)
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="token 65535 at 2 is outside the vocabulary of 300"):
-        read_shard(path, 300)
-
-
-@pytest.mark.parametrize("order", ["sequential", "permutation", "random", "documents"])
-def test_batches_are_pure_and_orders_are_what_they_say(tiny: dict[str, Path], tmp_path: Path, order: str) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(tiny["recipe"].read_text().replace("order: documents", f"order: {order}"))
-    recipe = load_recipe(path)
-    one, two = Batches(recipe, tiny["tokens"]), Batches(recipe, tiny["tokens"])
-    tokens, targets = one.get(7, 0, 32)
-    assert (tokens[:, 1:] == targets[:, :-1]).all()
-    for first in (31, 5, 0):  # out of order, one at a time, after other steps
-        two.get(1, 0, 1)
-        assert (two.get(7, first, 1)[0] == tokens[first]).all()
-    if order == "random":
-        return
-    epoch = [one.offset(i) for i in range(len(one.windows))]
-    assert sorted(epoch) == sorted(one.windows.tolist())
-    again = [one.offset(i) for i in range(len(one.windows), 2 * len(one.windows))]
-    assert sorted(again) == sorted(epoch)
-    assert (again == epoch) == (order == "sequential")
-    if order == "documents":
-        assert all(one.tokens[offset] == 256 for offset in epoch)
+# ---------------------------------------------------------------- own texts
 
 
 def test_text_that_cannot_be_used(tiny: dict[str, Path], tmp_path: Path) -> None:
@@ -297,19 +253,59 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, mon
 
 
 def test_parquet_jsonl_and_datasets_give_the_same_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last through the real `datasets` code path, offline."""
+    """Those of `datasets` by its own code, offline."""
+    import datasets
+
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     texts = ["one", NASTY, "", "three\nlines\n"]
-    parquet.write_table(pa.table({"text": texts, "n": [1, 2, 3, 4]}), tmp_path / "x.parquet", row_group_size=2)
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    assert list(documents_of(tmp_path / "x.parquet", "parquet", "text")) == texts
-    assert list(documents_of(tmp_path / "x.jsonl", "jsonl", "text")) == texts
-    source = HuggingFaceSource(kind="huggingface", repo="parquet", data_files=(str(tmp_path / "x.parquet"),))
-    assert list(hugging_face(source)) == texts
+    table, lines = tmp_path / "x.parquet", tmp_path / "x.jsonl"
+    parquet.write_table(pa.table({"text": texts, "n": [1, 2, 3, 4]}), table, row_group_size=2)
+    lines.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    assert list(documents_of(table, "parquet", "text")) == texts
+    assert list(documents_of(lines, "jsonl", "text")) == texts
+    for repo, path in (("parquet", table), ("json", lines)):
+        rows = datasets.load_dataset(repo, data_files=[str(path)] * 2, split="train", streaming=True)
+        assert [row["text"] for row in rows] == texts * 2
+        file = {"path": str(path), "sha256": sha256_of(path)}
+        source = HuggingFaceSource.model_validate_json(
+            json.dumps({"kind": "huggingface", "repo": repo, "files": [file] * 2})
+        )
+        assert list(local_rows(source)) == texts * 2
     with pytest.raises(UserError, match="holds int, expected text"):
-        list(hugging_face(source.model_copy(update={"column": "n"})))
+        list(documents_of(table, "parquet", "n"))
     with pytest.raises(UserError, match="no column 'body'"):
-        list(documents_of(tmp_path / "x.parquet", "parquet", "body"))
+        list(documents_of(table, "parquet", "body"))
+
+
+def test_rows_of_the_hub_come_from_the_pinned_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub is played by a function; what it is asked for, and what a row or a network may do, is real."""
+    import datasets
+
+    asked: dict[str, object] = {}
+
+    def hub(repo: str, **given: object) -> list[dict[str, object]]:
+        asked.update(given, repo=repo)
+        return [{"text": "one"}, {"text": None}]
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    monkeypatch.chdir(tmp_path)
+    source = HuggingFaceSource(kind="huggingface", repo="someone/texts", revision="a1" * 20, data_files=("d/*.json",))
+    rows = hub_rows(source)
+    assert next(rows) == "one"
+    assert (asked["repo"], asked["revision"]) == ("someone/texts", "a1" * 20)
+    assert asked["data_files"] == {"train": ["d/*.json"]}
+    with pytest.raises(UserError, match="row 1: column 'text' holds null"):
+        next(rows)
+
+    def gone(repo: str, **given: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", gone)
+    with pytest.raises(UserError, match="after 0 rows: no route"):
+        next(hub_rows(source))
+    (tmp_path / "someone" / "texts").mkdir(parents=True)
+    with pytest.raises(UserError, match="is a folder here, and its revision would pin nothing"):
+        next(hub_rows(source))
 
 
 def test_the_floor_is_the_information_of_the_validation_split(tiny: dict[str, Path]) -> None:

@@ -24,10 +24,11 @@ from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.base.checkpoint import Checkpoint, load, save
 from pipeline.base.files import atomic_write
-from pipeline.evaluate import choices, windows
 from pipeline.machine.execution import Execution
 from pipeline.recipe import Decay, load_recipe, parse_recipe, recipe_id
-from pipeline.sample import draw
+from pipeline.scoring.choices import choices
+from pipeline.scoring.draw import draw
+from pipeline.scoring.loss import windows
 from pipeline.scoring.model import load_model
 from pipeline.training.lanes import LaneCounter, lanes_of, tree_over_rows
 from pipeline.training.schedule import bias_correction, cos_pi, learning_rate

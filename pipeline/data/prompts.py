@@ -1,0 +1,54 @@
+"""The prompts of a recipe as tokens, and what is wrong with prompts and questions before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cuda_ops.errors import UserError
+from pipeline.data.tokenizers import Tokenizer
+from pipeline.recipe import Gpt, Recipe
+
+
+def prompt_tokens(tokenizer: Tokenizer, text: str, key: str) -> list[int]:
+    """The separator, where the tokenizer has one, and the text; key: of the recipe, for messages."""
+    try:
+        tokens = tokenizer.encode(text)
+    except UserError as error:
+        raise UserError(f"{key} {text!r} cannot be written: {error}") from None
+    if tokenizer.separator is not None:
+        tokens = [tokenizer.separator, *tokens]
+    if not tokens:
+        raise UserError(f"{key} is empty and the tokenizer has no separator: give some text")
+    return tokens
+
+
+def check_prompts(recipe: Recipe, tokenizer: Tokenizer) -> list[list[int]]:
+    """The tokens of every prompt; a UserError if one cannot be drawn from, so that it comes before training."""
+    samples, model = recipe.artifacts.samples, recipe.bits.model
+    if samples is None or not isinstance(model, Gpt):
+        return []
+    if model.context < 2:
+        raise UserError(
+            f"bits.model.context {model.context} is too short to draw samples: at least 2, or leave samples out"
+        )
+    found = []
+    for i, text in enumerate(samples.prompts):
+        key = f"artifacts.samples.prompts[{i}]"
+        found.append(prompt_tokens(tokenizer, text, key))
+        if len(found[-1]) > model.context:
+            raise UserError(
+                f"{key} has {len(found[-1])} tokens, bits.model.context is {model.context}: give a shorter prompt"
+            )
+    return found
+
+
+def check_endings(path: Path, context: int) -> None:
+    """A UserError if an ending of the tokenised questions does not fit the context."""
+    for number, question in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+        for i, ending in enumerate(question["endings"]):
+            if not 0 < len(ending) <= context:
+                raise UserError(
+                    f"{path}: ending {i} of question {number} has {len(ending)} tokens; bits.model.context {context} "
+                    f"takes 1 to {context}: leave choices out of artifacts.scores, or ask shorter ones"
+                )

@@ -1,0 +1,59 @@
+"""Multiple-choice questions, scored as HellaSwag's: the ending of least loss."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from cuda_ops.errors import UserError
+from pipeline.base.checked import checked
+from pipeline.data.prepared import Prepared, read_json
+from pipeline.scoring.loss import batched, losses_of
+
+if TYPE_CHECKING:
+    from pipeline.models.gpt import Gpt
+
+
+def questions_in(prepared: Prepared, stem: str) -> list[dict[str, Any]]:
+    """The tokenised questions of <stem>.json, checked: the corpus' own, or those with a record beside them."""
+    name = f"{stem}.json"
+    if name in prepared.digests:
+        return list(prepared.json(name))
+    record = prepared.folder / f"{stem}.source.json"
+    if not record.exists():
+        raise UserError(f"{record}: no such file; {prepared.remedy}")
+    path = checked(prepared.folder / name, read_json(record, prepared.remedy)["sha256"], prepared.remedy)
+    return list(read_json(path, prepared.remedy))
+
+
+def choices(model: Gpt, questions: list[dict[str, Any]], batch: int) -> dict[str, Any]:
+    """acc picks the ending of least loss, acc_norm of least loss per byte; first on ties.
+
+    A question has any number of endings. One longer than the model's context loses tokens at its beginning; an ending
+    must fit whole.
+    """
+    longest = model.config.context + 1
+    rows = [(question["context"], ending) for question in questions for ending in question["endings"]]
+    nats: list[float] = []
+    for group in batched(rows, batch):
+        for _, ending in group:
+            if not 0 < len(ending) < longest:
+                raise UserError(f"an ending of {len(ending)} tokens does not fit the context of {longest - 1}")
+        texts = [(context + ending)[-longest:] for context, ending in group]
+        for (_, ending), losses in zip(group, losses_of(model, texts), strict=True):
+            nats.append(math.fsum(losses[-len(ending) :]))
+    right, right_norm, scores, at = 0, 0, [], 0
+    for question in questions:
+        score = nats[at : at + len(question["endings"])]
+        at += len(score)
+        scores.append(score)
+        per_byte = [n / size for n, size in zip(score, question["bytes"], strict=True)]
+        right += score.index(min(score)) == question["label"]
+        right_norm += per_byte.index(min(per_byte)) == question["label"]
+    count = len(questions)
+    return {
+        "questions": count,
+        "acc": right / count,
+        "acc_norm": right_norm / count,
+        "nats": [[n.hex() for n in score] for score in scores],
+    }
