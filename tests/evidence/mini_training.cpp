@@ -1,7 +1,7 @@
 // A whole training run of a tiny GPT without torch or Python: the kernels, called in the order of
-// pipeline/models/gpt.py and pipeline/training/trainer.py. test_matrix.py builds it for each compiler, level and architecture;
-// every build must print the lines that the trainer writes to chain.tsv for the same recipe: step, loss, lr, norm (bits
-// in hex) and fingerprint.
+// pipeline/models/gpt.py and pipeline/training/trainer.py. test_matrix.py builds it for each compiler, level and
+// architecture; every build must print the lines that the trainer writes to chain.tsv for the same recipe: step, loss,
+// lr, norm (bits in hex) and fingerprint.
 //
 //   mini_training windows.bin threads micro_batch seed layers heads channels context vocab padded sequences lanes steps
 //                 warmup peak final_fraction
@@ -270,8 +270,8 @@ int main(int argc, char** argv) {
     step_scalars(loss_and_norm, &factor, totals, dloss, 1.0f);
     for (const Shape& s : model.shapes) {
       const int64_t at = model.offset[s.name];
-      adamw(model.parameters.data() + at, m.data() + at, v.data() + at, grads[0].data() + at, &factor, scalars, s.size(),
-            (float)0.9, (float)0.95, (float)1e-8, s.rows ? (float)0.1 : 0.0f);
+      adamw(model.parameters.data() + at, m.data() + at, v.data() + at, grads[0].data() + at, &factor, scalars,
+            s.size(), (float)0.9, (float)0.95, (float)1e-8, s.rows ? (float)0.1 : 0.0f);
     }
     uint64_t mark;
     fingerprint(&mark, (const uint32_t*)model.parameters.data(), model.size, 0);
