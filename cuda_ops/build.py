@@ -269,8 +269,8 @@ def build(
 ) -> tuple[str, str]:
     """Compile into out/samebits_ops.so; returns the digest and one line on CUDA.
 
-    archs is as for toolkit.choose; sanitize: the CPU kernels look for wrong addresses and undefined behaviour. Only what
-    changed is compiled again. Writes ops.digest, stems.json (stem_digests) and compile_commands.json beside the library.
+    archs is as for toolkit.choose; sanitize: the CPU kernels look for wrong addresses and undefined behaviour. Only
+    what changed is compiled again. Writes ops.digest, stems.json (stem_digests) and compile_commands.json beside it.
     Raises UserError with the compiler's words if it fails.
     """
     chosen, line = choose(archs)

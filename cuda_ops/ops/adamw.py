@@ -13,7 +13,7 @@ def adamw(
 ) -> None:  # fmt: skip
     """One update in place. Expression: numerics/adamw.h.
 
-    factor [1]: what grad is scaled by; one that is NaN changes nothing. scalars [3] fp32: the learning rate, 1 - beta1^t,
-    1 - beta2^t. Both are tensors where the parameters are, so that a captured step can be replayed.
+    factor [1]: what grad is scaled by; one that is NaN changes nothing. scalars [3] fp32: the learning rate,
+    1 - beta1^t, 1 - beta2^t. Both are tensors where the parameters are, so that a captured step can be replayed.
     """
     compiled.adamw.default(param, m, v, grad, factor, scalars, beta1, beta2, eps, weight_decay)

@@ -270,8 +270,8 @@ int main(int argc, char** argv) {
     step_scalars(loss_and_norm, &factor, totals, dloss, 1.0f);
     for (const Shape& s : model.shapes) {
       const int64_t at = model.offset[s.name];
-      adamw(model.parameters.data() + at, m.data() + at, v.data() + at, grads[0].data() + at, &factor, scalars, s.size(),
-            (float)0.9, (float)0.95, (float)1e-8, s.rows ? (float)0.1 : 0.0f);
+      adamw(model.parameters.data() + at, m.data() + at, v.data() + at, grads[0].data() + at, &factor, scalars,
+            s.size(), (float)0.9, (float)0.95, (float)1e-8, s.rows ? (float)0.1 : 0.0f);
     }
     uint64_t mark;
     fingerprint(&mark, (const uint32_t*)model.parameters.data(), model.size, 0);
