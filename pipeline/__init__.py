@@ -1,0 +1,1 @@
+import cuda_ops  # noqa: F401  before torch, see there
