@@ -1,20 +1,97 @@
-"""Errors that are the user's to mend: one message, no traceback, exit code 2."""
+"""Errors that are the user's to mend: one message, no traceback, exit code 2. docs/exit_codes.md has all codes."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
+
+CODE, INTERRUPTED = 2, 130
+
+# What the machine refuses, as the user reads it.
+REFUSALS = {
+    errno.ENOSPC: "no space left on the device; free some and run again",
+    errno.EDQUOT: "no space left in the quota; free some and run again",
+    errno.EFBIG: "no space left: larger than a file may be here (ulimit -f)",
+    errno.EROFS: "the file system is read-only; write elsewhere or mount it for writing",
+    errno.EACCES: "permission denied; who runs this may not",
+    errno.EPERM: "not permitted; who runs this may not",
+    errno.ENAMETOOLONG: "a name is too long for this file system (mostly 255 bytes); choose a shorter one",
+    errno.EIO: "the device failed (input/output error); see the kernel's log",
+    errno.ENOENT: "no such file or folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "is a folder, not a file",
+    errno.EMFILE: "too many open files (ulimit -n)",
+}
 
 
 class UserError(Exception):
     """A message that names what was given, what is allowed and the remedy."""
 
+    code = CODE
+
+
+class Fatal(UserError):
+    """A UserError after which no destructor may run: a GPU or another rank is lost, and would abort or hang the end."""
+
+
+class Ending:
+    """at_once: a failure ends this process without destructors. Set where other ranks may sit in a collective."""
+
+    at_once = False
+
+
+def refusal(error: OSError) -> str | None:
+    """An error of the operating system as one line, or None for one that is a mistake of the program's."""
+    words = REFUSALS.get(error.errno or 0)
+    return f"{error.filename or 'while writing'}: {words}" if words else None
+
 
 def exit_on_user_error(main: Callable[[], int | None]) -> NoReturn:
-    """Run a stage's main(); print a UserError as one line on stderr and exit with code 2."""
+    """Run a stage's main() with `--log FILE` handled; what the user can mend is one line on stderr and exit code 2."""
+    from cuda_ops import output
+
+    code, at_once = 0, False
     try:
-        sys.exit(main() or 0)
+        log = output.take_log(sys.argv)
+        if log:
+            output.guard(log)
+        code = main() or 0
+        if sys.stdout:
+            sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        code, at_once = error.code, isinstance(error, Fatal)
+        say(f"error: {error}" if str(error) else "")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the interpreter's own flush
+        code = CODE
+        say("error: the reader of stdout has ended before this command; --log FILE keeps what is said")
+    except OSError as error:
+        words = refusal(error)
+        if words is None:
+            raise
+        code = CODE
+        say(f"error: {words}")
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        say("stopped by SIGINT")
+    except Exception:
+        if not Ending.at_once:
+            raise
+        code = 1
+        say(traceback.format_exc().rstrip())
+    if at_once or (Ending.at_once and code):
+        output.leave(code)
+    sys.exit(code)
+
+
+def say(words: str) -> None:
+    """A line on stderr, if somebody is there."""
+    try:
+        if words:
+            print(words, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

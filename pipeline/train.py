@@ -24,8 +24,10 @@ from pipeline.base import chain
 from pipeline.base.files import sha256_of
 from pipeline.machine.devices import device_errors
 from pipeline.machine.execution import Execution
+from pipeline.machine.launch import launch
 from pipeline.machine.memory import is_out_of_memory
-from pipeline.machine.ranks import Ranks, launch
+from pipeline.machine.ranks import Ranks
+from pipeline.machine.stops import Stops
 from pipeline.recipe import Recipe, load_recipe, recipe_id
 from pipeline.recipe.paths import RESULTS, tokens_dir
 from pipeline.records.code_digest import code_digest
@@ -126,6 +128,7 @@ class Segment:
         from pipeline.base.checkpoint import save
 
         state = self.trainer.checkpoint()
+        self.ranks.at("saving")
         if self.ranks.first:
             chain.write(self.rolling.chain_path(state.step), self.lines)
             save(self.rolling.path(state.step), state)
@@ -135,15 +138,14 @@ class Segment:
         from cuda_ops import runtime
         from pipeline.base.checkpoint import save
 
-        received: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, frame: received.append(number))
+        stops = Stops()
         trainer, until = self.trainer, self.args.steps_to
         progress = Progress(trainer.recipe, until, self.ranks.first)
         saved = time.perf_counter()
         while trainer.step < until:
             due = time.perf_counter() - saved > self.execution.rolling and not self.execution.rolling_steps
-            flags = (STOP if received else 0) | (SAVE if due and self.ranks.first else 0)
+            flags = (STOP if stops.number else 0) | (SAVE if due and self.ranks.first else 0)
+            self.ranks.at(f"step {trainer.step + 1}")
             line, flags = trainer.train_step(flags)
             line = line.linked(trainer.link)
             trainer.link = line.link
@@ -156,8 +158,9 @@ class Segment:
             if flags & STOP and line.step < until:
                 if self.ranks.first:
                     print(f"\nstopped after step {line.step}; the same command goes on from there", file=sys.stderr)
-                return 128 + (received[0] if received else signal.SIGTERM)
+                return 128 + (stops.number or signal.SIGTERM)
         state = trainer.checkpoint()
+        self.ranks.at("saving")
         if self.ranks.first:
             digest = save(self.args.out, state)
             chain.write(self.args.chain, self.lines)
@@ -188,10 +191,8 @@ def main() -> int:
     args = parser.parse_args()
     recipe, execution = load_recipe(args.recipe), Execution.from_flags(args)
     execution.check(recipe)
-    launch(execution.ranks, "pipeline.train")
-    ranks = Ranks(execution.device)
-    if ranks.size != execution.ranks:
-        raise UserError(f"--ranks {execution.ranks}, but torchrun started {ranks.size}")
+    launch(execution, "pipeline.train")
+    ranks = Ranks(execution.device, execution.ranks, execution.nodes)
     from pipeline.training.trainer import NotFinite
 
     folder = args.receipt or args.out.parent / "receipts" / f"train_{args.steps_to:06d}.json"
@@ -209,10 +210,9 @@ def main() -> int:
             f"out of memory while training: {str(error).splitlines()[0]}; lower it with --micro-batch 1, --recompute 1, more --ranks or "
             "--graph 0. The last checkpoint is kept"
         ) from None
-    finally:
-        ranks.close()
     if not ranks.first:
         own.unlink(missing_ok=True)
+    ranks.close()  # after success only, see there
     return code
 
 

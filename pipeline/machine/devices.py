@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from cuda_ops.errors import UserError
+from cuda_ops.errors import Fatal, UserError
 from cuda_ops.library import device_message
 
 
@@ -43,7 +43,10 @@ def device_of(devices: str, rank: int = 0, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def device_errors(what: str) -> Iterator[None]:
-    """Turn an error of the GPU itself into a UserError; `what` is what was queued. Too little memory is not one: memory.py."""
+    """Turn an error of the GPU itself into a Fatal one; `what` is what was queued. Too little memory is not one: memory.py.
+
+    After it CUDA refuses every call, and freeing pinned memory aborts: the process ends without destructors.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -55,16 +58,11 @@ def device_errors(what: str) -> Iterator[None]:
             raise
         index = device_message()
         if index:
-            raise UserError(
+            raise Fatal(
                 f"the GPU stopped while {what}: {index}. The tokens are damaged: prepare_text makes them again. The last "
                 "checkpoint is kept"
             ) from None
-        raise UserError(
+        raise Fatal(
             f"the GPU stopped while {what}: {words[0]}. It reports late: any kernel queued before may be the cause. "
             "CUDA_LAUNCH_BLOCKING=1 with --graph 0 names the kernel, and the kernel log (Xid) a fault of the GPU. The last checkpoint is kept"
         ) from None
-
-
-def gpus_apart(devices: str, local_ranks: int) -> bool:
-    """Whether every rank runs on a GPU of its own, which NCCL asks for."""
-    return set(names(devices)) == {"cuda"} and torch.cuda.device_count() >= local_ranks

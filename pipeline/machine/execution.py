@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass
 
 from cuda_ops.errors import UserError
 from pipeline.machine.devices import names
+from pipeline.machine.place import cores, parse_rendezvous, place_of
 from pipeline.recipe import Recipe
 
 # The widest head that the CUDA attention kernels hold; attention_head_size of cuda_ops/kernels/attention_tile.h.
@@ -27,7 +27,7 @@ def check_device(recipe: Recipe, devices: str) -> None:
 
 @dataclass(frozen=True)
 class Execution:
-    """rolling: seconds between rolling checkpoints; rolling_steps: steps between them, if not 0. graph: see captured.py."""
+    """rolling: seconds between rolling checkpoints; rolling_steps: steps between them, if not 0. graph: see graphs.py."""
 
     ranks: int = 1
     micro_batch: int = 4
@@ -37,15 +37,21 @@ class Execution:
     rolling: float = 30.0
     rolling_steps: int = 0
     graph: bool = True
+    nodes: int = 1
+    rendezvous: str = ""
 
     @staticmethod
     def add_flags(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group("execution (never changes a bit)")
-        group.add_argument("--ranks", type=int, default=1, help="processes; more than 1 runs under torchrun")
+        group.add_argument("--ranks", type=int, default=1, help="processes, of all machines together")
+        group.add_argument("--nodes", type=int, default=1, help="machines; the same command is started on each")
+        group.add_argument("--rendezvous", default="", metavar="HOST:PORT", help="of the first machine, with --nodes")
         group.add_argument("--micro-batch", type=int, default=4, help="sequences per forward and backward")
         group.add_argument("--recompute", type=int, choices=(0, 1), default=0, help="1: less memory, more time")
         group.add_argument("--device", default="cpu", help="cpu or cuda; one per rank, as in cuda,cpu")
-        group.add_argument("--threads", type=int, default=0, help="threads of all ranks together (default: all)")
+        group.add_argument(
+            "--threads", type=int, default=0, help="threads of a machine's ranks together (default: all)"
+        )
         group.add_argument("--rolling", type=float, default=30.0, help="seconds between rolling checkpoints")
         group.add_argument("--rolling-steps", type=int, default=0, help="steps between them instead")
         group.add_argument("--graph", type=int, choices=(0, 1), default=1, help="0: no CUDA graph of the step")
@@ -54,12 +60,15 @@ class Execution:
     def from_flags(cls, args: argparse.Namespace) -> Execution:
         return cls(
             args.ranks, args.micro_batch, bool(args.recompute), args.device, args.threads, args.rolling,
-            args.rolling_steps, bool(args.graph),
+            args.rolling_steps, bool(args.graph), args.nodes, args.rendezvous,
         )  # fmt: skip
 
     @property
     def threads_per_rank(self) -> int:
-        return max(1, (self.threads or os.cpu_count() or 1) // self.ranks)
+        """A machine's cores, or --threads, shared out among its own ranks."""
+        place = place_of(self.ranks, self.nodes) if self.ranks > 1 else None
+        local = place.local_size if place else self.ranks // max(1, self.nodes)
+        return max(1, (self.threads or cores()) // max(1, local))
 
     def check(self, recipe: Recipe) -> None:
         """Refuse, before anything runs, what this recipe cannot be run with."""
@@ -67,6 +76,14 @@ class Execution:
         if self.ranks < 1 or lanes % self.ranks:
             allowed = [n for n in range(1, lanes + 1) if lanes % n == 0]
             raise UserError(f"--ranks {self.ranks} does not divide the recipe's {lanes} lanes; allowed are {allowed}")
+        if self.nodes < 1 or self.ranks % self.nodes:
+            raise UserError(
+                f"--nodes {self.nodes} does not divide --ranks {self.ranks}: every machine runs equally many"
+            )
+        if self.nodes > 1:
+            parse_rendezvous(self.rendezvous)
+        elif self.rendezvous:
+            raise UserError(f"--rendezvous {self.rendezvous} is for --nodes 2 or more; on one machine leave it out")
         for name, value in (("--micro-batch", self.micro_batch), ("--rolling", self.rolling)):
             if value <= 0:
                 raise UserError(f"{name} {value}: expected more than 0")

@@ -1,29 +1,44 @@
-"""Ranks under torchrun. Collectives move bytes; none of them ever adds a float.
+"""Ranks of a run. Collectives move bytes; none of them ever adds a float.
 
-One process needs no torch.distributed at all, and takes the same path through the trainer. NCCL moves the tensors of a GPU where
-every rank has one of its own; otherwise gloo does, by way of the host, so that ranks on CPUs and GPUs may work on one job.
-Small integers travel by gloo in any case.
+One process needs no torch.distributed at all, and takes the same path through the trainer. Ranks meet over gloo and decide together
+what moves a GPU's tensors: NCCL where every rank has a GPU of its own, otherwise gloo by way of the host, so that ranks on CPUs and
+GPUs may work on one job. Small integers travel by gloo in any case.
 """
 
 from __future__ import annotations
 
-import ctypes
+import faulthandler
 import os
 import signal
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cuda_ops.errors import UserError
-from pipeline.machine.devices import device_of, gpus_apart
+from cuda_ops.errors import Ending, Fatal, UserError
+from pipeline.machine.beats import Beat
+from pipeline.machine.devices import device_of
+from pipeline.machine.place import BEATS, Place, place_of
+from pipeline.machine.stops import stop_with_parent
 
-# Of a collective whose peer lives but does not come: a long checkpoint, a stopped process.
+# Of a collective whose peer lives but does not come; under our launcher it is named long before (beats.py).
 TIMEOUT = timedelta(seconds=600)
-LAUNCHER = "SAMEBITS_LAUNCHER"  # environment of the ranks: the process that started them
+MEET = timedelta(seconds=60)  # for all ranks to come
+PIECE = 2**22  # scalars of a shard that rank 0 collects at once: 16 MiB from each rank
+LOST = 4  # exit code of a rank whose peers are gone, and of a run that knows no more than that
+
+
+class PeerLost(Fatal):
+    """A collective failed: not this rank's doing."""
+
+    code = LOST
 
 
 class Moving(Protocol):
@@ -39,32 +54,118 @@ class Arrived:
         return None
 
 
+class Under:
+    """A transfer under way whose wait is seen and whose failure is told."""
+
+    def __init__(self, ranks: Ranks, work: Moving) -> None:
+        self._ranks, self._work = ranks, work
+
+    def wait(self) -> None:
+        with self._ranks.together("exchange"):
+            self._work.wait()
+
+
 class Ranks:
     """This process's place among `size` ranks, and its device; devices is Execution.device."""
 
-    def __init__(self, devices: str = "cpu") -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.device = device_of(devices, self.rank, int(os.environ.get("LOCAL_RANK", "0")))
-        self._nccl = self.size > 1 and gpus_apart(devices, int(os.environ.get("LOCAL_WORLD_SIZE", self.size)))
-        if "TORCHELASTIC_RUN_ID" in os.environ:
+    _beat = Beat()
+    _nccl: dist.ProcessGroup | None = None
+    _place: Place | None = None
+
+    def __init__(self, devices: str = "cpu", size: int = 1, nodes: int = 1) -> None:
+        place = self._place = place_of(size, nodes) if size > 1 else None
+        self.rank, self.size = (place.rank, place.size) if place else (0, 1)
+        if size != self.size:
+            raise UserError(f"--ranks {size}, but {self.size} were started")
+        if place and BEATS in os.environ:
+            self._beat = Beat(Path(os.environ[BEATS]) / str(self.rank))
+            faulthandler.register(
+                signal.SIGUSR1, all_threads=False
+            )  # the launcher asks a rank that hangs for its stack
+        if place and (place.ours or "TORCHELASTIC_RUN_ID" in os.environ):
             stop_with_parent()
-        if self.size > 1:
-            try:
-                dist.init_process_group("cpu:gloo,cuda:nccl" if self._nccl else "gloo", timeout=TIMEOUT)
-            except (RuntimeError, dist.DistError) as error:
-                address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-                raise UserError(
-                    f"the ranks cannot meet at {address}: {str(error).splitlines()[0]}. If the port is in use, unset "
-                    "MASTER_PORT and let torchrun --standalone choose one"
-                ) from None
+        self.device = device_of(devices, self.rank, place.local_rank if place else 0)
+        if place:
+            Ending.at_once = True
+            self._meet(place)
+            self._choose()
+
+    def _meet(self, place: Place) -> None:
+        agent = place.ours or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # a launcher holds the store
+        self.at("starting, meeting the other ranks")
+        try:
+            store = dist.TCPStore(
+                place.address, place.port, None if agent else place.size, place.rank == 0 and not agent, MEET,
+                wait_for_workers=not agent,
+            )  # fmt: skip
+            dist.init_process_group(
+                "gloo",
+                store=dist.PrefixStore("samebits", store),
+                rank=place.rank,
+                world_size=place.size,
+                timeout=TIMEOUT,
+            )
+        except (RuntimeError, dist.DistError) as error:
+            raise UserError(
+                f"the ranks cannot meet at {place.address}:{place.port}: {str(error).splitlines()[0]}. Rank {place.rank} of "
+                f"{place.size} waits {MEET.seconds} s for the others. If the port is in use, unset MASTER_PORT and take another; if "
+                "nothing else starts them, unset RANK, and --ranks starts the processes itself. GLOO_SOCKET_IFNAME names the "
+                "network interface"
+            ) from None
+        self.at("starting")
+
+    def _choose(self) -> None:
+        """NCCL or the host, from what every rank says of its device; the same everywhere, printed by rank 0."""
+        gpu = self.device.type == "cuda"
+        own = str(torch.cuda.get_device_properties(self.device).uuid) if gpu else "cpu"
+        said: list[tuple[str, str, bool]] = [("", "", False)] * self.size
+        with self.together("meeting"):
+            dist.all_gather_object(said, (socket.gethostname(), own, dist.is_nccl_available()))
+        line = choice(said)
+        if line.startswith("NCCL"):
+            with self.together("starting NCCL"):
+                self._nccl = dist.new_group(backend="nccl", timeout=TIMEOUT)
+        if self.first:
+            print(f"{self.size} ranks: {line}", file=sys.stderr, flush=True)
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
+    def at(self, where: str) -> None:
+        """Tell the launcher what this rank does: "step 12" or, where a disk may be slow, "saving"."""
+        self._beat.where = where
+        self._beat(where)
+
+    @contextmanager
+    def together(self, name: str) -> Iterator[None]:
+        """Around a collective: whoever is not within it is late. Its failure is a PeerLost."""
+        self._beat(f"{self._beat.where}, {name}", waits=True)
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as error:
+            if isinstance(error, torch.AcceleratorError) or "out of memory" in str(error):
+                raise
+            raise PeerLost(self._lost(name, str(error).splitlines()[0])) from None
+        self._beat(self._beat.where)
+
+    def _lost(self, name: str, words: str) -> str:
+        """What to say of a failed collective: under our launcher nothing, because it knows who was first."""
+        message = (
+            f"rank {self.rank} lost the others in {name} at {self._beat.where}: {words}. A rank that failed says why itself. If none "
+            "did, the network may be at fault: NCCL_DEBUG=INFO shows NCCL's view, GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name "
+            "the interface to use. The last checkpoint is kept"
+        )
+        if BEATS not in os.environ:
+            return message
+        (Path(os.environ[BEATS]) / f"lost.{self.rank}").write_text(message, encoding="utf-8")
+        return ""
+
     def _by_host(self, tensor: Tensor) -> bool:
-        return tensor.device.type == "cuda" and not self._nccl
+        return tensor.device.type == "cuda" and self._nccl is None
+
+    def _group(self, tensor: Tensor) -> dist.ProcessGroup | None:
+        return self._nccl if tensor.device.type == "cuda" else None
 
     def exchange(self, received: Tensor, mine: Tensor, counts: list[int]) -> Moving:
         """All-to-all of a flat tensor: its next counts[r] elements go to rank r; row r of received came from rank r.
@@ -74,74 +175,77 @@ class Ranks:
         expected = [received.shape[1]] * self.size
         if self._by_host(mine):
             there = torch.empty(received.shape, dtype=received.dtype)
-            dist.all_to_all_single(there.view(-1), mine.cpu(), expected, counts)
+            own = mine.cpu()
+            with self.together("exchange"):
+                dist.all_to_all_single(there.view(-1), own, expected, counts)
             received.copy_(there)
             return Arrived()
-        work: Moving = dist.all_to_all_single(received.view(-1), mine, expected, counts, async_op=True)
-        return work
+        with self.together("exchange"):
+            work: Moving = dist.all_to_all_single(
+                received.view(-1), mine, expected, counts, group=self._group(mine), async_op=True
+            )
+        return Under(self, work)
 
     def gather(self, everyone: Tensor, mine: Tensor) -> None:
-        """All-gather: row r of everyone [size, n] becomes what rank r gave."""
+        """All-gather: row r of everyone [size, n] becomes what rank r gave; mine may be that row itself."""
         if self.size == 1:
             everyone.view(-1).copy_(mine.view(-1))
         elif self._by_host(mine):
-            there = torch.empty(everyone.shape, dtype=everyone.dtype)
-            dist.all_gather(list(there.view(self.size, -1).unbind()), mine.cpu().view(-1))
+            there, own = torch.empty(everyone.shape, dtype=everyone.dtype), mine.cpu().view(-1)
+            with self.together("gather"):
+                dist.all_gather_into_tensor(there.view(-1), own)
             everyone.copy_(there)
         else:
-            dist.all_gather(list(everyone.view(self.size, -1).unbind()), mine.view(-1))
+            with self.together("gather"):
+                dist.all_gather_into_tensor(everyone.view(-1), mine.view(-1), group=self._group(mine))
 
     def gather_flat(self, flat: Tensor) -> None:
         """All-gather in place: each rank's own equal part of flat goes to all."""
         if self.size > 1:
-            self.gather(flat, flat.view(self.size, -1)[self.rank].clone())
+            self.gather(flat, flat.view(self.size, -1)[self.rank])
+
+    def collect(self, shard: Tensor) -> Tensor | None:
+        """Rank 0 alone gets all shards [size * n] in its host's memory, piece by piece; the others only take part."""
+        if self.size == 1:
+            return shard.cpu()
+        whole = torch.empty(self.size, shard.numel(), dtype=shard.dtype) if self.first else None
+        for begin in range(0, shard.numel(), PIECE):
+            piece = shard[begin : begin + PIECE].cpu()
+            rows = None if whole is None else list(whole[:, begin : begin + PIECE].unbind())
+            with self.together("collect"):
+                dist.gather(piece, rows, dst=0)
+        return None if whole is None else whole.view(-1)
 
     def agree(self, value: int) -> int:
         """Rank 0's integer, at every rank."""
         if self.size == 1:
             return value
         box = torch.tensor([value], dtype=torch.int64)
-        dist.broadcast(box, 0)
+        with self.together("agree"):
+            dist.broadcast(box, 0)
         return int(box.item())
 
     def close(self) -> None:
+        """After success only: with a peer in a collective, ending an NCCL group never returns."""
         if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+            with self.together("close"):
+                dist.barrier()  # over gloo: nobody ends a group that another still uses
+                dist.destroy_process_group()
 
 
-def stop_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the launcher ends, however it ends, so that no worker outlives it."""
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM)
-    if os.getppid() != int(os.environ.get(LAUNCHER, os.getppid())):  # it ended before we asked
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def launch(ranks: int, module: str) -> None:
-    """Outside torchrun, run this command on `ranks` processes through it and exit with their code; inside, return.
-
-    A rank that fails has said why; the others are stopped within half a minute. A signal is passed on to the ranks.
-    """
-    if ranks == 1 or "RANK" in os.environ:
-        return
-    os.environ[LAUNCHER] = str(os.getpid())  # for stop_with_parent; in a container it may well be 1
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("TORCHELASTIC_LOG_LEVEL", "CRITICAL")  # the ranks speak for themselves
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-
-    sys.stdout.flush()
-    command = ["--nproc-per-node", str(ranks), "--standalone", "-m", module, *sys.argv[1:]]
-    try:
-        run(parse_args(command))
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = int(failure.exitcode)
-        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        print(f"error: rank {rank} ended {how}; the others were stopped. The last checkpoint is kept", file=sys.stderr)
-        sys.exit(128 - code if code < 0 else code)
-    except SignalException as error:
-        print(f"stopped by {error.sigval.name}", file=sys.stderr)
-        sys.exit(128 + error.sigval)
-    sys.exit(0)
+def choice(said: list[tuple[str, str, bool]]) -> str:
+    """What moves the tensors, in a line that begins with NCCL or gloo, from every rank's (host, GPU or "cpu", has NCCL)."""
+    hosts = len({host for host, _, _ in said})
+    machines = f"{hosts} machine{'s' if hosts > 1 else ''}"
+    gpus = [(host, gpu) for host, gpu, _ in said if gpu != "cpu"]
+    if not gpus:
+        return f"gloo, CPUs of {machines}"
+    if len(gpus) < len(said):
+        why = f"rank {next(rank for rank, (_, gpu, _) in enumerate(said) if gpu == 'cpu')} runs on a CPU"
+    elif len(set(gpus)) < len(gpus):
+        why = "two ranks share a GPU"
+    elif not all(has for _, _, has in said):
+        why = "a rank's torch has no NCCL"
+    else:
+        return f"NCCL, {len(gpus)} GPUs of {machines}"
+    return f"gloo by way of the host, slower, because {why}"

@@ -102,7 +102,7 @@ def test_capture_refuses_what_a_graph_cannot_hold() -> None:
 
 
 RANK = """
-import sys, torch
+import os, sys, torch
 from pathlib import Path
 from cuda_ops import runtime
 from pipeline.base import chain
@@ -119,7 +119,7 @@ def counted(self, gradient, begin, end):
     start(self, gradient, begin, end)
 exchange.Exchange.start = counted
 runtime.set_threads(1)
-ranks = Ranks()
+ranks = Ranks(size=int(os.environ["WORLD_SIZE"]))
 trainer = Trainer(load_recipe(sys.argv[1]), Execution(micro_batch=4), ranks, Path(sys.argv[2]))
 trainer.initialise()
 link = chain.START
