@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from cuda_ops import flags
@@ -66,6 +67,17 @@ def find_compiler(name: str | None) -> str:
         f"no C++ compiler: {wanted or 'g++ or clang++'} is not on PATH; install one (Debian: apt-get install g++) "
         "or name it with CXX or --cxx"
     )
+
+
+def find_ninja() -> str | None:
+    """ninja beside this Python, from the module `ninja` wherever it is installed, or on PATH."""
+    folders = [Path(sys.executable).parent]
+    with suppress(ImportError):
+        import ninja
+
+        folders += [Path(ninja.BIN_DIR), Path(ninja.__file__).resolve().parents[1] / "bin"]
+    found = next((str(folder / "ninja") for folder in folders if (folder / "ninja").is_file()), None)
+    return found or shutil.which("ninja")
 
 
 class Ninja:
@@ -145,8 +157,7 @@ class Ninja:
         """Write out/build.ninja and build what changed; raises UserError with the compiler's words if it fails."""
         out.mkdir(parents=True, exist_ok=True)
         (out / "build.ninja").write_text(self.text(), encoding="utf-8")
-        ninja = Path(sys.executable).parent / "ninja"
-        command = [str(ninja) if ninja.exists() else "ninja", "-C", str(out)]
+        command = [find_ninja() or "ninja", "-C", str(out)]
         command += ["-j", str(jobs)] if jobs else []
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
