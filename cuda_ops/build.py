@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -150,6 +151,17 @@ def find_compiler(name: str | None) -> str:
     )
 
 
+def find_ninja() -> str | None:
+    """ninja beside this Python, from the module `ninja` wherever it is installed, or on PATH."""
+    folders = [Path(sys.executable).parent]
+    with suppress(ImportError):
+        import ninja
+
+        folders += [Path(ninja.BIN_DIR), Path(ninja.__file__).resolve().parents[1] / "bin"]
+    found = next((str(folder / "ninja") for folder in folders if (folder / "ninja").is_file()), None)
+    return found or shutil.which("ninja")
+
+
 class Ninja:
     """The build of one library as ninja text: objects one by one, then the link."""
 
@@ -235,8 +247,7 @@ class Ninja:
         for name, text in {**self.written, "build.ninja": self.text()}.items():
             if not (out / name).exists() or (out / name).read_text(encoding="utf-8") != text:
                 (out / name).write_text(text, encoding="utf-8")
-        ninja = Path(sys.executable).parent / "ninja"
-        command = [str(ninja) if ninja.exists() else "ninja", "-C", str(out)]
+        command = [find_ninja() or "ninja", "-C", str(out)]
         parallel = ["-j", str(jobs)] if jobs else []
         try:
             done = subprocess.run([*command, *parallel], capture_output=True, text=True, check=False)

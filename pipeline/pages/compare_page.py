@@ -2,57 +2,94 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.pages.charts import BLUE, GREEN, ORANGE, subplots, svg
+from markupsafe import Markup
+
+from pipeline.pages import charts
+from pipeline.pages.charts import BLUE, GREEN, ORANGE
+from pipeline.pages.render import Section, environment, fill
+from pipeline.pages.render import page as whole
 
 if TYPE_CHECKING:
-    from pipeline.evidence.comparison import Comparison
+    from pipeline.evidence.comparison import Comparison, Result
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
+MOST_ROWS = 200  # of tensors; --json has all
+MOST_LABELS = {False: 18, True: 8}  # of parts of the network along an axis, by whether it is narrow
 
 
-def chart(found: Comparison) -> str:
-    """Two pictures as inline SVG: the relative difference along the computation, and the differences step by step."""
-    r = found.result
-    if not r.network and not r.growth:
-        return ""
-    figure, (network, growth) = subplots(2, (9, 6.5))
+def heads(order: list[str]) -> list[tuple[int, str]]:
+    """Where each part of the network begins in the order of computation; a part is a name's first word."""
+    found: list[tuple[int, str]] = []
+    for i, name in enumerate(order):
+        head = name.split("/")[0] if "/" in name else ""
+        if head and (not found or found[-1][1] != head):
+            found.append((i, head))
+    return found
+
+
+def network(r: Result) -> Section | None:
+    """The relative difference of each tensor along the computation, if any tensor differs."""
     place = {name: i for i, name in enumerate(r.order)}
     points = [(place[d.name], d.relative) for d in r.network if d.name in place and d.relative > 0]
-    if points:
-        network.semilogy(*zip(*points, strict=True), ".", color=ORANGE, markersize=4)
-    groups: list[tuple[int, str]] = []
-    for i, name in enumerate(r.order):
-        head = name.split("/")[0] if "/" in name else ""
-        if head and (not groups or groups[-1][1] != head):
-            groups.append((i, head))
-    if groups:
-        network.set_xticks([i for i, _ in groups], [head for _, head in groups], rotation=45, ha="right")
-        network.set_xlim(-1, len(r.order))
-    network.set_ylabel("relative difference (rms)")
-    network.set_title(f"tensors of step {r.step} in the order of computation" if r.step else "tensors", fontsize=9)
-    for name, colour in (("loss", BLUE), ("norm", GREEN), ("weights", ORANGE)):
-        series = [(item["step"], item[name]) for item in r.growth if item.get(name)]
-        if series:
-            growth.semilogy(*zip(*series, strict=True), "o-", markersize=3, linewidth=1, color=colour, label=name)
-    growth.set_xlabel("step")
-    growth.set_ylabel("difference of A and B")
-    if growth.lines:
-        growth.legend(frameon=False)
-    return svg(figure)
+    if not points:
+        return None
+
+    def draw(figure: Any, narrow: bool) -> None:
+        axes = figure.subplots()
+        axes.semilogy(*zip(*points, strict=True), "o", color=ORANGE, markersize=3.5, markeredgewidth=0)
+        parts = heads(r.order)
+        every = max(1, -(-len(parts) // MOST_LABELS[narrow]))
+        if parts:
+            axes.set_xticks(
+                [i for i, _ in parts[::every]], [name for _, name in parts[::every]], rotation=45, ha="right"
+            )
+        else:
+            axes.set_xticks([])
+        axes.set_xlim(-1, len(r.order))
+        axes.set_ylabel("relative difference (rms)")
+
+    of = f"tensors of step {r.step}" if r.step else "tensors"
+    chart = charts.chart("difference along the network", draw, (9.2, 3.6), (4.3, 3.6))
+    return Section(
+        "Where in the network",
+        fill("figure", chart=chart, caption=f"The {of} that differ, in the order of computation."),
+    )
+
+
+def growth(r: Result) -> Section | None:
+    """How loss, norm and weights part step by step, if there are steps to show."""
+    series = {name: [(g["step"], g[name]) for g in r.growth if g.get(name)] for name in ("loss", "norm", "weights")}
+    series = {name: points for name, points in series.items() if points}
+    if not series:
+        return None
+
+    def draw(figure: Any, narrow: bool) -> None:
+        axes = figure.subplots()
+        for (name, points), colour in zip(series.items(), (BLUE, GREEN, ORANGE), strict=False):
+            axes.semilogy(*zip(*points, strict=True), "o-", markersize=3.5, linewidth=1.2, color=colour, label=name)
+        charts.whole_steps(axes)
+        axes.set_xlabel("step")
+        axes.set_ylabel("difference of A and B")
+        charts.legend_above(axes, False)
+
+    chart = charts.chart("growth of the difference", draw, (9.2, 3.4), (4.3, 3.4))
+    return Section(
+        "How it grows", fill("figure", chart=chart, caption="Absolute difference of the two sides, step by step.")
+    )
+
+
+def tensors(r: Result) -> Section | None:
+    """Every tensor that differs, the first MOST_ROWS of them."""
+    if not r.network:
+        return None
+    shown, more = r.network[:MOST_ROWS], max(0, len(r.network) - MOST_ROWS)
+    return Section("Tensors that differ", fill("tensors", shown=shown, more=more))
 
 
 def page(found: Comparison) -> str:
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    values: dict[str, Any] = {
-        "a": found.a.path,
-        "b": found.b.path,
-        "table": found.table(),
-        "network": found.result.network,
-    }
-    return environment.get_template("compare.html.j2").render(values, chart=chart(found))
+    r = found.result
+    template = environment().get_template("compare.html.j2")
+    head = Markup(template.render(a=found.a.path, b=found.b.path, equal=r.equal))
+    made = (Section("What was found", fill("found", table=found.table())), network(r), growth(r), tensors(r))
+    return whole("Where two runs part", "comparison", head, [section for section in made if section])

@@ -1,46 +1,40 @@
-"""The evidence of a GPU proof: what it ran on, and the page that shows it."""
+"""The page of a GPU proof: everything in its record, as Markdown that reads well beside the other evidence."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from typing import Any
 
-import torch
-
 from pipeline.evidence import speed_targets
-from pipeline.records.receipt import machine as host
+from pipeline.evidence.gpu_record import open_parts
 
 
-def machine(device: str) -> dict[str, Any]:
-    """What the proof ran on."""
-    facts: dict[str, Any] = host()
-    if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        driver = "unknown: nvidia-smi is not on PATH"
-        if shutil.which("nvidia-smi"):
-            command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-            driver = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-        facts["gpu"] = {
-            "name": properties.name, "capability": f"{properties.major}.{properties.minor}", "memory": properties.total_memory,
-            "multiprocessors": properties.multi_processor_count, "driver": driver, "cuda": torch.version.cuda,
-        }  # fmt: skip
-    return facts
-
-
-def page(evidence: dict[str, Any], tables: list[str]) -> str:
-    """The evidence as a readable page: parts, targets, the benchmarks' own tables."""
-    about = evidence["machine"].get("gpu") or {"name": evidence["machine"]["cpu"]}
+def page(record: dict[str, Any]) -> str:
+    """Verdict, machine, parts, targets and the benchmarks' own tables."""
+    machine = record["machine"]
+    about = machine.get("gpu") or {"name": machine["cpu"]}
+    remaining = open_parts(record)
+    verdict = f"Open: {', '.join(remaining)}." if remaining else "Every part passed."
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
-        f"# {about['name']}, {evidence['date']}", "",
-        f"`{evidence['command']}`; sources {evidence['sources'][:12]}; {evidence['seconds']:.0f} s. "
-        + ", ".join(f"{key} {value}" for key, value in about.items() if key != "name"), "",
-        "| part | verdict | seconds | what was seen |", "|---|---|---|---|",
+        f"# {about['name']}{': a brief run' if record['brief'] else ''}", "",
+        f"{verdict} Sources `{record['sources'][:12]}`, trainer `{record['trainer'][:12]}`.", "",
+        "; ".join([*(f"{key} {value}" for key, value in about.items() if key != "name"), machine["cpu"], versions]) + ".", "",
+        "| part | verdict | seconds | date | what was seen |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    lines += [
-        f"| {p['name']} | {p['verdict']} | {p['seconds']} | {p['detail'].replace('|', '/')} |"
-        for p in evidence["parts"]
-    ]
-    if "targets" in evidence["facts"]:
-        lines += ["", *speed_targets.table(evidence["facts"]["targets"])]
-    return "\n".join([*lines, "", *tables]).rstrip() + "\n"
+    for part in record["parts"]:
+        detail = part["detail"].replace("|", "/").replace("\n", " ")
+        lines.append(f"| {part['name']} | {part['verdict']} | {part['seconds']} | {part['date']} | {detail} |")
+    repeated = [part for part in record["parts"] if part["earlier"]]
+    if repeated:
+        lines += ["", "Run more than once; the last counts:", ""]
+    for part in repeated:
+        before = "; ".join(f"{old['verdict']} on {old['date']}" for old in part["earlier"])
+        lines.append(f"- {part['name']}: before that {before}")
+    commands = dict.fromkeys(part["command"] for part in record["parts"])
+    lines += ["", "```", *commands, "```"]
+    for part in record["parts"]:
+        if part["facts"].get("targets"):
+            lines += ["", "## Targets of speed", "", *speed_targets.table(part["facts"]["targets"])]
+        for table in part["facts"].get("tables", []):
+            lines += ["", table.rstrip()]
+    return "\n".join(lines).rstrip() + "\n"

@@ -1,35 +1,68 @@
 """pytest tests/ops/test_benchmarks.py
 
-benchmarks/gpu.py where there is no GPU: its shapes, its limits, its table, and the whole program on CPU tensors; and
+benchmarks/gpu.py where there is no GPU: its shapes, its limits, its table, its rotation, and the whole program on CPU tensors; and
 that benchmarks/evidence.py measures what it says.
 """
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
-from benchmarks.gpu import MODELS, Case, Limits, products, row, table
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu import Limits, row, sets, table
+from benchmarks.gpu_cases import MODELS, Case, groups, lm_head_rows, products
+from pipeline.machine.memory import Memory
+from pipeline.models.gpt import Gpt
 from tests.conftest import run
 
 
 def test_the_products_of_a_step_are_all_there() -> None:
     """Six operations per parameter and token: the count that training costs are estimated by."""
-    width, _, vocabulary = MODELS["124M"]
-    found = products(width, vocabulary, 1024)
+    config = MODELS["124M"]
+    width, vocabulary, layers = config.channels, config.padded_vocab_size, config.layers
+    found = products(config, 1024, 128)
     assert len(found) == 15
-    assert sum(2 * m * n * k for _, _, m, n, k in found) == 6 * 1024 * (12 * width**2 + vocabulary * width)
-    assert ("mlp out, d weight", "tn", 768, 3072, 1024) in found
+    total = sum(2 * m * n * k * calls for _, _, m, n, k, calls in found)
+    assert total == 6 * 1024 * (layers * 12 * width**2 + vocabulary * width)
+    assert ("mlp out, d weight", "tn", 768, 3072, 1024, 12) in found
+    assert ("lm head, d input", "nn", 128, 768, 50304, 8) in found
+
+
+def test_the_rows_of_the_lm_head_are_the_models() -> None:
+    for name, tokens in (("tiny", 64), ("124M", 2048)):
+        config = MODELS[name]
+        model = Gpt(config.model_copy(update={"layers": 2}), max(1, tokens // 1024), memory=Memory("meta"))
+        (piece, *_) = [last - first for first, last, _ in model._pieces(tokens)]
+        assert lm_head_rows(config, tokens, "cpu") == piece
 
 
 def test_the_limit_is_the_slower_of_arithmetic_and_memory() -> None:
     limits = Limits(operations=100.0, bytes=10.0)
     assert limits.seconds(1000.0, 10.0) == 10.0
     assert limits.seconds(10.0, 1000.0) == 100.0
-    case = Case("memory", "an op", 1000.0, 10.0, lambda: None, lambda: None)
-    found = row(case, limits, 20.0, 30.0)
+    case = Case("memory", "an op", "3", 1, 1000.0, 10.0, lambda: None, lambda: None)
+    found = row("tiny", case, limits, 20.0, 30.0)
     assert (found.limit, found.share, found.ratio) == (10.0, 0.5, 1.5)
     assert table(limits, [found], "about")[-1].endswith("| 0.50 | 1.50 |")
+
+
+def test_tensors_rotate_until_the_cache_has_forgotten_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def make() -> list[Case]:
+        made.append(len(made))
+        return [Case("memory", "an op", "", 1, 0.0, 100.0, partial(used.append, made[-1]), lambda: None)]
+
+    used: list[int] = []
+    monkeypatch.setattr(gpu, "cache_bytes", lambda: 150)
+    ((a, b, c, d),) = sets(make)  # three others move 300 bytes, twice the cache
+    assert (a.ours, d.ours) != (b.ours, c.ours)
+    gpu.timer([case.ours for case in (a, b, c, d)])()
+    assert used[-8:] == [0, 1, 2, 3] * 2
 
 
 def test_it_runs_on_cpu_tensors(tmp_path: Path) -> None:
@@ -38,9 +71,13 @@ def test_it_runs_on_cpu_tensors(tmp_path: Path) -> None:
     rows = [line for line in output.splitlines() if line.startswith("| tiny ")]
     assert len(rows) == 15 + 3 + 14
     found = json.loads((tmp_path / "ops.json").read_text())["rows"]
-    assert [row["op"] for row in found] == [line.split("|")[1].strip() for line in rows]
+    assert [f"tiny {row['op']}" for row in found] == [line.split("|")[1].strip() for line in rows]
     assert {row["kind"] for row in found} == {"matmul", "attention", "memory", "fill"}
     assert all(row["ours"] > 0 and row["share"] == row["limit"] / row["ours"] for row in found)
+    bytes_of = {row["op"]: row["bytes"] for row in found}
+    assert bytes_of["cross entropy + gradient"] == 16 * 16 * 256  # 16 bytes a logit
+    assert bytes_of["layernorm backward"] == 6 * 4 * 16 * 64  # six arrays
+    assert len(groups(MODELS["tiny"], 16, 16)) == 15 + 5
 
 
 def test_without_a_gpu_it_says_so() -> None:

@@ -1,0 +1,88 @@
+"""The page over many runs: a table, and the loss curves of all in one picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline.pages import charts
+from pipeline.pages.charts import PALETTE
+from pipeline.pages.render import Section, fill, page
+from pipeline.pages.run import Run
+
+REPORT = "report.html"
+
+
+def speed(run: Run) -> str:
+    """Units per second while training, all segments together."""
+    trained = [r for r in run.receipts if "tokens_per_second" in r and str(r["stage"]).startswith("train")]
+    seconds = sum(r["seconds"] for r in trained)
+    if not seconds:
+        return ""
+    return f"{sum(r['tokens_per_second'] * r['seconds'] for r in trained) / seconds:,.0f} {run.unit}s"
+
+
+def row(run: Run, out: Path) -> dict[str, Any]:
+    """One line of the table. The link is relative to the page's own folder."""
+    last = run.loss(run.evals[-1]) if run.evals else None
+    count, unequal = len(run.digests), len(run.unequal)
+    verdict, words = "unpublished", f"{count} unpublished"
+    if run.published:
+        verdict = "differ" if unequal else "equal"
+        words = f"{unequal} of {count} DIFFER" if unequal else f"all {count} equal"
+    report = run.folder / REPORT
+    return {
+        "name": run.recipe.name,
+        "description": run.recipe.description,
+        "link": Path(os.path.relpath(report, out.parent)).as_posix() if report.exists() else "",
+        "parameters": f"{run.recipe.bits.model.parameters:,}",
+        "steps": f"{run.recipe.bits.steps:,}",
+        "loss": f"{run.lines[-1].loss:.4f}" if run.lines else "",
+        "validation": "" if last is None else f"{last:.4f}",
+        "scores": ", ".join(f"{kind} {100 * share:.1f}%" for kind, (share, _) in run.shares().items()),
+        "digests": words,
+        "verdict": verdict,
+        "speed": speed(run),
+    }
+
+
+def curves(runs: list[Run]) -> Section:
+    """Training loss of every run over what it has read, a running mean; crosses are validation losses."""
+    units = sorted({run.unit for run in runs})
+
+    def draw(figure: Any, narrow: bool) -> None:
+        axes = figure.subplots()
+        for i, run in enumerate(runs):
+            colour, style = PALETTE[i % len(PALETTE)], ("-", "--", ":")[i // len(PALETTE) % 3]
+            each = run.recipe.bits.units
+            x, y = charts.thin(
+                [line.step * each for line in run.lines], charts.smooth([line.loss for line in run.lines])
+            )
+            axes.plot(x, y, style, color=colour, linewidth=1.5, label=run.recipe.name)
+            points = [(e["step"] * each, run.loss(e)) for e in run.evals if run.loss(e) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), "x", color=colour, markersize=5, markeredgewidth=1.4)
+        shown = [line.loss for run in runs for line in run.lines]
+        charts.log_axis(axes, min(shown), max(shown))
+        axes.set_xscale("log")
+        axes.set_xlabel(f"{' or '.join(units)}s read")
+        axes.set_ylabel(f"nats per {' or '.join(units)}")
+        axes.legend(loc="lower center" if narrow else "lower left", bbox_to_anchor=(0.5, 1.0) if narrow else (0, 1.0),
+                    ncols=1 if narrow else 4, borderaxespad=0.2)  # fmt: skip
+
+    chart = charts.chart("training loss of all runs", draw, (9.2, 4.6), (4.3, 4.4))
+    caption = (
+        "Training loss over what was read, as a running mean; crosses are validation losses. A lower line is a better model "
+        "only of the same text and tokenizer."
+    )
+    return Section("Loss", fill("figure", chart=chart, caption=caption))
+
+
+def overview_page(runs: list[Run], absent: list[str], out: Path) -> str:
+    """absent: recipes that have no finished run here."""
+    table = fill("runs", rows=[row(run, out) for run in runs], absent=absent)
+    drawn = [run for run in runs if run.lines]
+    equal = sum(run.published and not run.unequal for run in runs)
+    head = fill("overview_head", count=len(runs), equal=equal, published=sum(run.published for run in runs))
+    return page("All runs", "overview", head, [Section("Runs", table), *([curves(drawn)] if drawn else [])])
