@@ -96,6 +96,23 @@ class Ranks:
         if self.size > 1:
             self.gather(flat, flat.view(self.size, -1)[self.rank].clone())
 
+    def collect(self, mine: Tensor, counts: list[int]) -> Tensor:
+        """Rank 0's host gets what each rank gives, counts[r] elements of rank r, one after another; the others nothing."""
+        mine = mine.cpu()
+        if self.size == 1:
+            return mine
+        if not self.first:
+            if len(mine):
+                dist.send(mine, 0)
+            return mine[:0]
+        whole = torch.empty(sum(counts), dtype=mine.dtype)
+        for rank, part in enumerate(whole.split(counts)):
+            if rank == 0:
+                part.copy_(mine)
+            elif len(part):
+                dist.recv(part, rank)
+        return whole
+
     def agree(self, value: int) -> int:
         """Rank 0's integer, at every rank."""
         if self.size == 1:
