@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.step import CONFIGS, recipe_of
+from benchmarks.step import CONFIGS, gpt_of, recipe_of
 from benchmarks.table import header, write
 from benchmarks.tokens import write_tokens
 from cuda_ops import ops, runtime
@@ -49,13 +49,12 @@ def measure(name: str, threads: int, steps: int) -> dict[str, float]:
     times: list[float] = []
     marks: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        tokens = np.random.default_rng(1).integers(
-            0, bits.model.vocab_size, (steps + 2) * bits.batch.sequences * bits.model.context + 1
-        )
-        write_tokens(Path(folder), tokens, bits.model.vocab_size)
+        vocabulary = gpt_of(recipe).vocab_size
+        tokens = np.random.default_rng(1).integers(0, vocabulary, (steps + 2) * bits.units + 1)
+        write_tokens(Path(folder), tokens, vocabulary)
         trainer = Trainer(recipe, Execution(micro_batch=bits.batch.sequences), Ranks(), Path(folder))
         trainer.initialise()
-        weights = trainer.model.parameters[: trainer.model.size]
+        weights = trainer.model.parameters[: trainer.model.flat.used]
         trainer.train_step()
         for _ in range(steps):
             times.append(seconds(trainer.train_step))

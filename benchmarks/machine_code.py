@@ -73,19 +73,28 @@ def compiled(source: Path, arch: str = "90") -> dict[str, Kernel]:
     """The kernels of a .cu file under the project's flags, by name."""
     nvcc, disassembler = find_nvcc(), find_disassembler()
     if nvcc is None:
-        raise UserError("nvcc is not installed: what the kernels cost is counted in its machine code; install the CUDA toolkit")
+        raise UserError(
+            "nvcc is not installed: what the kernels cost is counted in its machine code; install the CUDA toolkit"
+        )
     if disassembler is None:
-        raise UserError("cuobjdump is not installed: it comes with the CUDA toolkit and with triton (pip install triton)")
+        raise UserError(
+            "cuobjdump is not installed: it comes with the CUDA toolkit and with triton (pip install triton)"
+        )
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        command = [*flags.DEVICE_ARITHMETIC, *(f for flag in flags.DEVICE_BUILD for f in flag.split(" ", 1) if "objdir" not in f)]
+        command = [
+            *flags.DEVICE_ARITHMETIC,
+            *(f for flag in flags.DEVICE_BUILD for f in flag.split(" ", 1) if "objdir" not in f),
+        ]
         done = subprocess.run(
             [str(nvcc), *command, f"-arch=sm_{arch}", "-Xptxas", "-v", "-cubin", str(source), "-o", str(cubin)],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
             raise UserError(f"nvcc cannot compile {source}:\n{done.stderr[-2000:]}")
-        listing = subprocess.run([str(disassembler), "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(
+            [str(disassembler), "-sass", str(cubin)], capture_output=True, text=True, check=True
+        ).stdout
     code = dict(re.findall(r"Function : (\w+)\n(.*?)(?=Function : |\Z)", listing, re.DOTALL))
     found = {}
     entries = ENTRY.findall(done.stderr)

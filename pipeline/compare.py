@@ -34,12 +34,14 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("a", type=Path, help="run folder, checkpoint, chain, digests.json or trace")
     parser.add_argument("b", type=Path)
     parser.add_argument("--recipe", type=Path, help="of both sides (default: from provenance.json of each)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for steps computed again (default: cpu)")
     for side in ("a", "b"):
         group = parser.add_argument_group(f"side {side.upper()}, where it differs")
         group.add_argument(f"--recipe-{side}", type=Path)
         group.add_argument(f"--tokens-{side}", type=Path, help="folder of its shards")
         group.add_argument(f"--code-{side}", type=Path, help="checkout whose code made it")
         group.add_argument(f"--build-{side}", type=Path, help="folder of its compiled ops")
+        group.add_argument(f"--device-{side}", help="cpu or cuda")
         group.add_argument(f"--env-{side}", nargs="+", default=[], metavar="NAME=VALUE", help="its environment")
     parser.add_argument("--no-replay", action="store_true", help="compare what is recorded only")
     parser.add_argument("--further", type=int, default=3, help="steps after the first, to see the difference grow")
@@ -55,9 +57,19 @@ def side(args: argparse.Namespace, name: str) -> Side:
         raise UserError(f"--env-{name} {bad[0]}: expected NAME=VALUE")
     env = dict(item.split("=", 1) for item in given["env"])
     code = (given["code"] or ROOT).resolve()
+    device = getattr(args, f"device_{name}") or args.device
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device {device}: neither cpu nor cuda")
     return Side(
-        name.upper(), getattr(args, name), given["recipe"] or args.recipe, given["tokens"], code, given["build"], env
-    ).read()  # fmt: skip
+        name.upper(),
+        getattr(args, name),
+        given["recipe"] or args.recipe,
+        given["tokens"],
+        code,
+        given["build"],
+        env,
+        device,
+    ).read()
 
 
 def plain(value: Any) -> Any:

@@ -55,11 +55,13 @@ def gradient_norms(again: Rerun) -> tuple[dict[str, float], list[float], list[fl
     squares: dict[str, float] = {}
     lanes: dict[int, float] = {}
     losses: list[float] = []
-    context = again.trainer.recipe.bits.model.context
+    units = again.trainer.recipe.bits.model.units  # losses of a sample
 
     def observe(name: str, tensor: Any) -> None:
         if "gradient/" in name:
-            total = math.fsum((tensor.double() ** 2).sum(-1).view(-1).tolist())  # for reading: not on the numeric path
+            total = math.fsum(
+                (tensor.cpu().double() ** 2).sum(-1).view(-1).tolist()
+            )  # for reading: not on the numeric path
             if name.startswith("gradient/"):
                 squares[name.removeprefix("gradient/")] = total
             else:
@@ -69,22 +71,22 @@ def gradient_norms(again: Rerun) -> tuple[dict[str, float], list[float], list[fl
             losses.extend(tensor.tolist())
 
     again.advance(observe)
-    rows = [losses[i : i + context] for i in range(0, len(losses), context)]
+    rows = [losses[i : i + units] for i in range(0, len(losses), units)]
     norms = {name: math.sqrt(square) for name, square in squares.items()}
-    return norms, [math.sqrt(lanes[k]) for k in sorted(lanes)], [math.fsum(row) / context for row in rows]
+    return norms, [math.sqrt(lanes[k]) for k in sorted(lanes)], [math.fsum(row) / units for row in rows]
 
 
 def work(recipe: Recipe, run: Path, step: int) -> float:
-    """Floating-point operations, about, to compute a step and the one before again: 6 per parameter and token, from the nearest checkpoint."""
+    """Floating-point operations, about, to compute a step and the one before again: 6 per parameter and unit, from the nearest checkpoint."""
     bits = recipe.bits
     start = max((number for number in checkpoints_of(run) if number < step - 1), default=0)
-    return 6.0 * bits.model.parameters * bits.batch.sequences * bits.model.context * (step - start)
+    return 6.0 * bits.model.parameters * bits.units * (step - start)
 
 
-def look(recipe: Recipe, tokens: Path, run: Path, spike: dict[str, Any]) -> None:
+def look(recipe: Recipe, tokens: Path, run: Path, spike: dict[str, Any], device: str, init: Path | None) -> None:
     """Compute a spike's step and the one before again; adds what grew to the spike."""
     step = spike["step"]
-    again = Rerun(recipe, tokens, step - 1, checkpoints_of(run), known=lines_of(run))
+    again = Rerun(recipe, tokens, step - 1, checkpoints_of(run), known=lines_of(run), device=device, init=init)
     before, _, _ = gradient_norms(again)
     norms, lanes, losses = gradient_norms(again)
     if again.parted:
@@ -107,6 +109,8 @@ def main() -> int:
     parser.add_argument(
         "--most-flops", type=float, help="leave out those that take more (default: however long it takes)"
     )
+    parser.add_argument("--init", type=Path, help="file of the initial weights, where bits.init reads one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of those; never changes a bit")
     parser.add_argument("--out", type=Path, help="file to write (default: spikes.json of the run)")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
@@ -124,7 +128,7 @@ def main() -> int:
         spike for spike in largest if args.most_flops is None or work(recipe, run, spike["step"]) <= args.most_flops
     ]
     for spike in near[: args.replays]:
-        look(recipe, tokens, run, spike)
+        look(recipe, tokens, run, spike, args.device, args.init)
     for spike in found:
         words = ", ".join(f"{name} {spike[name]:.4f}, z {z:.1f}" for name, z in spike["z"].items())
         print(f"step {spike['step']}: {words} above the {WINDOW} steps before")

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base import chain
@@ -28,21 +28,19 @@ from pipeline.machine.launch import launch
 from pipeline.machine.memory import is_out_of_memory
 from pipeline.machine.ranks import Ranks
 from pipeline.machine.stops import Stops
+from pipeline.models.model import check_device
 from pipeline.recipe import Recipe, load_recipe, recipe_id
 from pipeline.recipe.paths import RESULTS, tokens_dir
 from pipeline.records.code_digest import code_digest
 from pipeline.records.receipt import made_by, receipt
 
-if TYPE_CHECKING:
-    from pipeline.base.checkpoint import Checkpoint
-
-STOP, SAVE = 1, 2  # signal bits that the ranks share after each step
 NOT_FINITE = 3
 
 
 def state_key(recipe: Recipe, tokens: Path, ops_digest: str) -> str:
     """What a rolling checkpoint depends on: the bits, the tokens, the arithmetic, the code around it."""
-    parts = [recipe_id(recipe), sha256_of(tokens / "tokens.json"), ops_digest, code_digest("pipeline.training.trainer")]
+    code = [code_digest(f"pipeline.{module}") for module in ("training.trainer", f"models.{recipe.bits.model.kind}")]
+    parts = [recipe_id(recipe), sha256_of(tokens / "tokens.json"), ops_digest, *code]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
@@ -50,15 +48,15 @@ class Progress:
     """A line in place on a terminal; every two seconds, a line in a log."""
 
     def __init__(self, recipe: Recipe, until: int, shown: bool) -> None:
-        self.tokens = recipe.bits.batch.sequences * recipe.bits.model.context
+        self.units, self.unit = recipe.bits.units, recipe.bits.model.unit
         self.steps, self.until, self.shown = recipe.bits.steps, until, shown
         self.began = self.last = time.perf_counter()
         self.done = 0
 
     @property
     def rate(self) -> float:
-        """Tokens per second of this process's steps so far."""
-        return self.done * self.tokens / max(1e-9, time.perf_counter() - self.began)
+        """Tokens, or images, per second of this process's steps so far."""
+        return self.done * self.units / max(1e-9, time.perf_counter() - self.began)
 
     def __call__(self, line: chain.Line) -> None:
         self.done += 1
@@ -68,141 +66,63 @@ class Progress:
         if not self.shown or not (final or now - self.last > (0.1 if tty else 2.0)):
             return
         self.last = now
-        eta = (self.until - line.step) * self.tokens / max(1e-9, self.rate)
+        eta = (self.until - line.step) * self.units / max(1e-9, self.rate)
         text = (
             f"step {line.step}/{self.steps}  loss {line.loss:.4f}  norm {line.norm:.2f}  lr {line.lr:.1e}  "
-            f"{self.rate:,.0f} tokens/s  eta {eta:.0f} s"
+            f"{self.rate:,.0f} {self.unit}s/s  eta {eta:.0f} s"
         )
         end = "\n" if final or not tty else ""
         print(("\r\x1b[K" if tty else "") + text, end=end, file=sys.stderr, flush=True)
 
 
-class Segment:
-    """A segment under way: the trainer, its chain so far, and the rolling checkpoints."""
-
-    def __init__(self, args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks) -> None:
-        from cuda_ops import runtime
-        from pipeline.base.checkpoint import Rolling, load
-        from pipeline.training.trainer import new_trainer
-
-        runtime.set_threads(execution.threads_per_rank)
-        tokens = args.tokens or tokens_dir(recipe)
-        self.args, self.execution, self.ranks = args, execution, ranks
-        self.trainer = new_trainer(recipe, execution, ranks, tokens)
-        self.rolling = Rolling(args.state / state_key(recipe, tokens, runtime.source_digest()))
-        self.lines: list[chain.Line] = []
-        self.resumed = 0
-        previous = 0
-        if args.previous == "none":
-            self.trainer.initialise()
-        else:
-            path = Path(args.previous)
-            self.trainer.restore(load(path), path)
-            previous = self.trainer.step
-        if not previous < args.steps_to <= recipe.bits.steps:
-            raise UserError(f"--steps-to {args.steps_to}: expected {previous + 1} to {recipe.bits.steps}")
-        step = ranks.agree(self.rolling.newest(previous, args.steps_to, self._saved) if ranks.first else 0)
-        if step > 0:
-            self._resume(step)
-
-    def _saved(self, step: int) -> tuple[Checkpoint, list[chain.Line]]:
-        """A rolling checkpoint and the chain that leads to it; a UserError says which of the two is damaged."""
-        from pipeline.base.checkpoint import load
-
-        state, path = load(self.rolling.path(step)), self.rolling.chain_path(step)
-        lines = chain.read(path)
-        if chain.check(lines, self.trainer.link, path) != state.link:
-            raise UserError(f"{path} does not lead to {self.rolling.path(step)}")
-        return state, lines
-
-    def _resume(self, step: int) -> None:
-        state, self.lines = self._saved(step)
-        path = self.rolling.path(step)
-        self.trainer.restore(state, path)
-        self.resumed = step
-        if self.ranks.first:
-            print(f"resuming from step {step} ({path})", file=sys.stderr)
-
-    def save_rolling(self) -> None:
-        """A rolling checkpoint: the chain first, so that a sound checkpoint always has one."""
-        from pipeline.base.checkpoint import save
-
-        state = self.trainer.checkpoint()
-        self.ranks.at("saving")
-        if self.ranks.first:
-            chain.write(self.rolling.chain_path(state.step), self.lines)
-            save(self.rolling.path(state.step), state)
-            self.rolling.prune()
-
-    def run(self, facts: dict[str, Any]) -> int:
-        from cuda_ops import runtime
-        from pipeline.base.checkpoint import save
-
-        stops = Stops()
-        trainer, until = self.trainer, self.args.steps_to
-        progress = Progress(trainer.recipe, until, self.ranks.first)
-        saved = time.perf_counter()
-        while trainer.step < until:
-            due = time.perf_counter() - saved > self.execution.rolling and not self.execution.rolling_steps
-            flags = (STOP if stops.number else 0) | (SAVE if due and self.ranks.first else 0)
-            self.ranks.at(f"step {trainer.step + 1}")
-            line, flags = trainer.train_step(flags)
-            line = line.linked(trainer.link)
-            trainer.link = line.link
-            self.lines.append(line)
-            progress(line)
-            every = self.execution.rolling_steps
-            if (flags & (STOP | SAVE) or (every and line.step % every == 0)) and line.step < until:
-                self.save_rolling()
-                saved = time.perf_counter()
-            if flags & STOP and line.step < until:
-                if self.ranks.first:
-                    print(f"\nstopped after step {line.step}; the same command goes on from there", file=sys.stderr)
-                return 128 + (stops.number or signal.SIGTERM)
-        state = trainer.checkpoint()
-        self.ranks.at("saving")
-        if self.ranks.first:
-            digest = save(self.args.out, state)
-            chain.write(self.args.chain, self.lines)
-            self.rolling.clear()
-            print(f"{self.args.out}  file sha256 {digest[:12]}  link of the last step {trainer.link[:12]}")
-        facts |= {
-            "steps": progress.done,
-            "resumed_from": self.resumed,
-            "tokens_per_second": round(progress.rate, 1),
-            "execution": vars(self.execution),
-            **made_by(trainer.recipe),
-            "isa": runtime.isa(),
-        }
-        return 0
+def say(words: str) -> None:
+    print(words, file=sys.stderr)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Train one segment of a run.")
-    parser.add_argument("--recipe", type=Path, required=True)
-    parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
-    parser.add_argument("--previous", default="none", help="checkpoint to go on from, or none")
-    parser.add_argument("--steps-to", type=int, required=True, help="last step of the segment")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
-    parser.add_argument("--chain", type=Path, required=True, help="chain of the segment's steps to write")
-    parser.add_argument("--state", type=Path, default=RESULTS / "state", help="folder of rolling checkpoints")
-    parser.add_argument("--receipt", type=Path, help="receipt to write")
-    Execution.add_flags(parser)
-    args = parser.parse_args()
-    recipe, execution = load_recipe(args.recipe), Execution.from_flags(args)
-    execution.check(recipe)
-    launch(execution, "pipeline.train")
-    ranks = Ranks(execution.device, execution.ranks, execution.nodes)
+def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks, facts: dict[str, Any]) -> int:
+    """The segment that the flags name; returns the exit code and adds to the receipt's facts."""
+    from cuda_ops import runtime
+    from pipeline.training.segment import Segment
+    from pipeline.training.trainer import new_trainer
+
+    runtime.set_threads(execution.threads_per_rank)
+    tokens = args.tokens or tokens_dir(recipe)
+    state = args.state / state_key(recipe, tokens, runtime.source_digest())
+    trainer = new_trainer(recipe, execution, ranks, tokens)
+    previous = None if args.previous == "none" else Path(args.previous)
+    segment = Segment(trainer, execution, args.steps_to, state, say, previous=previous, init=args.init)
+    stops = Stops()
+    progress = Progress(recipe, args.steps_to, ranks.first)
+    if not segment.run(lambda: bool(stops.number), progress):
+        if ranks.first:
+            say(f"\nstopped after step {trainer.step}; the same command goes on from there")
+        return 128 + (stops.number or signal.SIGTERM)
+    digest = segment.finish(args.out, args.chain)
+    if ranks.first:
+        print(f"{args.out}  file sha256 {digest[:12]}  link of the last step {trainer.link[:12]}")
+    facts |= {
+        "steps": progress.done,
+        "resumed_from": segment.resumed,
+        f"{progress.unit}s_per_second": round(progress.rate, 1),
+        "execution": vars(execution),
+        **made_by(recipe),
+        "isa": runtime.isa(),
+    }
+    return 0
+
+
+def guarded(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks) -> int:
+    """Train under a receipt; what can go wrong with numbers, devices and memory is said in the user's words."""
     from pipeline.training.trainer import NotFinite
 
-    folder = args.receipt or args.out.parent / "receipts" / f"train_{args.steps_to:06d}.json"
-    own = folder if ranks.first else folder.with_name(f"{folder.stem}.rank{ranks.rank}.json")
+    path = args.receipt or args.out.parent / "receipts" / f"train_{args.steps_to:06d}.json"
+    own = path if ranks.first else path.with_name(f"{path.stem}.rank{ranks.rank}.json")
     try:
         with receipt(own, f"train {args.steps_to}") as facts, device_errors(f"training up to step {args.steps_to}"):
-            code = Segment(args, recipe, execution, ranks).run(facts)
+            code = train(args, recipe, execution, ranks, facts)
     except NotFinite as error:
         print(f"error: not finite at {error}. The last checkpoint is kept", file=sys.stderr)
-        return NOT_FINITE
+        code = NOT_FINITE
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -212,7 +132,30 @@ def main() -> int:
         ) from None
     if not ranks.first:
         own.unlink(missing_ok=True)
-    ranks.close()  # after success only, see there
+    return code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Train one segment of a run.")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
+    parser.add_argument("--previous", default="none", help="checkpoint to go on from, or none")
+    parser.add_argument("--init", type=Path, help="file of the initial weights, where bits.init reads one")
+    parser.add_argument("--steps-to", type=int, required=True, help="last step of the segment")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument("--chain", type=Path, required=True, help="chain of the segment's steps to write")
+    parser.add_argument("--state", type=Path, default=RESULTS / "state", help="folder of rolling checkpoints")
+    parser.add_argument("--receipt", type=Path, help="receipt to write")
+    Execution.add_flags(parser)
+    args = parser.parse_args()
+    recipe, execution = load_recipe(args.recipe), Execution.from_flags(args)
+    execution.check(recipe)
+    check_device(recipe.bits.model, execution.device)
+    launch(execution, "pipeline.train")
+    ranks = Ranks(execution.device, execution.ranks, execution.nodes)
+    code = guarded(args, recipe, execution, ranks)
+    if code != NOT_FINITE:
+        ranks.close()  # after success only, see there
     return code
 
 

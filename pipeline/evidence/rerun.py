@@ -11,9 +11,7 @@ from pipeline.base import chain
 from pipeline.recipe import Recipe, recipe_id
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pipeline.models.gpt import Observer
+    from pipeline.models.model import Observer
     from pipeline.training.trainer import Trainer
 
 
@@ -32,20 +30,24 @@ class Rerun:
     """A trainer that stands just before a step.
 
     known: the recorded chain, if there is one; the steps on the way are held against it. steps_on_the_way: how many it took.
+    device: cpu or cuda. init: the file of the initial weights, where bits.init reads one.
     """
 
     def __init__(
         self, recipe: Recipe, tokens: Path, step: int, checkpoints: dict[int, Path], *,
-        micro_batch: int = 4, known: dict[int, chain.Line] | None = None,
+        micro_batch: int = 4, known: dict[int, chain.Line] | None = None, device: str = "cpu", init: Path | None = None,
     ) -> None:  # fmt: skip
         from pipeline.base.checkpoint import load
         from pipeline.machine.execution import Execution
         from pipeline.machine.ranks import Ranks
+        from pipeline.models.model import check_device
         from pipeline.training.trainer import Trainer
 
         if not 1 <= step <= recipe.bits.steps:
             raise UserError(f"--step {step}: expected 1 to {recipe.bits.steps}")
-        self.trainer: Trainer = Trainer(recipe, Execution(micro_batch=micro_batch), Ranks(), tokens)
+        check_device(recipe.bits.model, device)
+        execution = Execution(micro_batch=micro_batch, device=device, graph=False)  # an observer sees each call
+        self.trainer: Trainer = Trainer(recipe, execution, Ranks(device), tokens)
         self.known = known or {}
         self.origin: Path | None = None
         self.parted: tuple[chain.Line, chain.Line] | None = (
@@ -54,9 +56,9 @@ class Rerun:
         before = [k for k in checkpoints if k < step]
         if before:
             self.origin = checkpoints[max(before)]
-            self.trainer.restore(load(self.origin), self.origin)
+            self.trainer.restore(load(self.origin))
         else:
-            self.trainer.initialise()
+            self.trainer.initialise(init)
         self.steps_on_the_way = step - 1 - self.trainer.step
         for _ in range(self.steps_on_the_way):
             self.advance()
@@ -88,11 +90,9 @@ class Rerun:
         return total
 
     def _see_state(self, observe: Observer) -> None:
-        trainer = self.trainer
-        flats: dict[str, Tensor] = {"": trainer.model.parameters, "optimizer.m.": trainer.m, "optimizer.v.": trainer.v}
-        for part, flat in flats.items():
-            for name, view in trainer.model.named(flat).items():
-                observe(f"before/{part}{name}", view)
+        for prefix, flat in self.trainer.flats().items():
+            for name, view in self.trainer.model.flat.views(flat).items():
+                observe(f"before/{prefix}{name}", view)
 
     def about(self) -> dict[str, str | int]:
         """What a trace says of this side."""

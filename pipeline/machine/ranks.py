@@ -31,7 +31,6 @@ from pipeline.machine.stops import stop_with_parent
 # Of a collective whose peer lives but does not come; under our launcher it is named long before (beats.py).
 TIMEOUT = timedelta(seconds=600)
 MEET = timedelta(seconds=60)  # for all ranks to come
-PIECE = 2**22  # scalars of a shard that rank 0 collects at once: 16 MiB from each rank
 LOST = 4  # exit code of a rank whose peers are gone, and of a run that knows no more than that
 
 
@@ -204,17 +203,23 @@ class Ranks:
         if self.size > 1:
             self.gather(flat, flat.view(self.size, -1)[self.rank])
 
-    def collect(self, shard: Tensor) -> Tensor | None:
-        """Rank 0 alone gets all shards [size * n] in its host's memory, piece by piece; the others only take part."""
+    def collect(self, mine: Tensor, counts: list[int]) -> Tensor:
+        """Rank 0's host gets what each rank gives, counts[r] elements of rank r, one after another; the others nothing."""
+        mine = mine.cpu()
         if self.size == 1:
-            return shard.cpu()
-        whole = torch.empty(self.size, shard.numel(), dtype=shard.dtype) if self.first else None
-        for begin in range(0, shard.numel(), PIECE):
-            piece = shard[begin : begin + PIECE].cpu()
-            rows = None if whole is None else list(whole[:, begin : begin + PIECE].unbind())
-            with self.together("collect"):
-                dist.gather(piece, rows, dst=0)
-        return None if whole is None else whole.view(-1)
+            return mine
+        with self.together("collect"):
+            if not self.first:
+                if len(mine):
+                    dist.send(mine, 0)
+                return mine[:0]
+            whole = torch.empty(sum(counts), dtype=mine.dtype)
+            for rank, part in enumerate(whole.split(counts)):
+                if rank == 0:
+                    part.copy_(mine)
+                elif len(part):
+                    dist.recv(part, rank)
+            return whole
 
     def agree(self, value: int) -> int:
         """Rank 0's integer, at every rank."""

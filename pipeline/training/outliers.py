@@ -13,12 +13,14 @@ import math
 from typing import TYPE_CHECKING
 
 from cuda_ops.errors import UserError
+from pipeline.recipe.training import Skip
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WINDOW = 64
 IN_A_ROW = 3  # the outlier that is accepted again
+PREFIX = "optimizer.outliers."
 
 
 class Outliers:
@@ -64,3 +66,28 @@ class Outliers:
         if len(values) != WINDOW or not 0 <= count <= WINDOW:
             raise UserError(f"the checkpoint's outlier window holds {len(values)} values, this code's has {WINDOW}")
         self.values, self.rejected = values[: int(count)], int(rejected)
+
+
+class Skipping:
+    """Which steps change no weight, as `bits.skip` says: those whose loss or norm is an outlier. Without it, none."""
+
+    def __init__(self, skip: Skip | None) -> None:
+        self.limits = {"loss": skip.loss_z, "norm": skip.norm_z} if skip else {}
+        self.series = {name: Outliers() for name in self.limits}
+
+    def __bool__(self) -> bool:
+        """Whether any step may be skipped: then the host must see loss and norm before the update."""
+        return bool(self.series)
+
+    def skips(self, **values: float) -> bool:
+        """Whether a step with these values of loss and norm is skipped; every window moves on. The same at every rank."""
+        found = [series.take(values[name], self.limits[name])[1] for name, series in self.series.items()]
+        return any(found)
+
+    def state(self) -> dict[str, Tensor]:
+        """The windows, by name in a checkpoint."""
+        return {f"{PREFIX}{name}": series.state() for name, series in self.series.items()}
+
+    def restore(self, name: str, state: Tensor) -> None:
+        """Take over the window of one of the names of state()."""
+        self.series[name.removeprefix(PREFIX)].restore(state)

@@ -15,7 +15,7 @@ import torch
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
-from pipeline.base.checkpoint import KEY
+from pipeline.base.tensors import KEY
 from pipeline.evidence.comparison import Comparison
 from pipeline.evidence.sides import Side
 from tests.conftest import ROOT, run

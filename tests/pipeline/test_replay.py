@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 
 from pipeline.base import chain
-from pipeline.base.checkpoint import save
 from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
 from pipeline.evidence.trace import Collector, Trace, step_shapes
 from pipeline.machine.execution import Execution
@@ -36,7 +35,7 @@ def recorded(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         lines.append(trainer.train_step()[0].linked(trainer.link))
         trainer.link = lines[-1].link
         if trainer.step == 3:
-            save(out / "step_000003.safetensors", trainer.checkpoint())
+            trainer.save(out / "step_000003.safetensors")
     chain.write(out / "chain_000005.tsv", lines)
     return out
 
