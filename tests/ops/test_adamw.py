@@ -18,7 +18,7 @@ def test_adamw_is_its_specification_and_close_to_pytorch() -> None:
     lr, b1, b2, eps, wd, scale, step = 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.5, 7
     c1, c2 = 1 - b1**step, 1 - b2**step
     got = [x.clone() for x in (p, m, v)]
-    ops.adamw(*got, g, torch.tensor([scale]), torch.tensor([lr, c1, c2]), b1, b2, eps, wd)
+    ops.adamw(got[0], got[1], got[2], g, torch.tensor([scale]), torch.tensor([lr, c1, c2]), b1, b2, eps, wd)
     f = {k: F(x) for k, x in {"lr": lr, "b1": b1, "b2": b2, "eps": eps, "wd": wd}.items()}
     i1, i2 = F(1) / F(c1), F(1) / F(c2)
     for i in range(300):
@@ -27,7 +27,7 @@ def test_adamw_is_its_specification_and_close_to_pytorch() -> None:
         vi = fma(f["b2"], v[i], ((F(1) - f["b2"]) * gi) * gi)
         update = (mi * i1) / (np.sqrt(vi * i2) + f["eps"])
         pi = fma(-f["lr"], fma(f["wd"], p[i], update), p[i])
-        assert (got[0][i].item(), got[1][i].item(), got[2][i].item()) == (pi, mi, vi), i
+        assert [x[i].item() for x in got] == [float(pi), float(mi), float(vi)], i
     param = p.double().requires_grad_()
     optimizer = torch.optim.AdamW([param], lr, (b1, b2), eps, wd)
     param.grad = g.double() * scale
@@ -40,7 +40,16 @@ def test_adamw_changes_nothing_where_the_step_is_not_finite() -> None:
     before = [torch.randn(50), torch.randn(50), torch.rand(50)]
     after = [x.clone() for x in before]
     ops.adamw(
-        *after, torch.randn(50), torch.tensor([float("nan")]), torch.tensor([1e-3, 0.1, 0.05]), 0.9, 0.95, 1e-8, 0.1
+        after[0],
+        after[1],
+        after[2],
+        torch.randn(50),
+        torch.tensor([float("nan")]),
+        torch.tensor([1e-3, 0.1, 0.05]),
+        0.9,
+        0.95,
+        1e-8,
+        0.1,
     )
     for a, b in zip(after, before, strict=True):
         assert_bits_equal(a, b)

@@ -16,7 +16,7 @@ def test_bias_gradient_is_its_specification() -> None:
     got = start.clone()
     ops.bias_backward(got, x)
     for c in range(5):
-        total = start[c].numpy()
+        total = F(start[c].item())
         for b in range(3):
             column = x[b, :, c].numpy()
             total = F(total + fold(70, lambda p, i, column=column: F(p + column[i])))
