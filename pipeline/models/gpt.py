@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -331,8 +332,10 @@ class Gpt:
             )
             self._see("losses", losses[first:last])
             self._see("d.logits", logits)
+            into = g["wte.weight"], logits, flat_hidden[first:last]
+            self.beside.run(partial(ops.matmul, *into, layout="tn", accumulate=True))
             ops.matmul(flat_dhidden[first:last], logits, w["wte.weight"], layout="nn")
-            ops.matmul(g["wte.weight"], logits, flat_hidden[first:last], layout="tn", accumulate=True)
+            self.beside.join()
         self._see("d.ln_f", dhidden)
         dstream = self._dstream[:b]
         ops.layernorm_backward(
@@ -373,6 +376,7 @@ class Gpt:
         self._see("d." + prefix + "middle", dstream)
         self._linear_backward(dbranch, g, prefix + "attn.proj", dstream, attended)
         self._see("d." + prefix + "attn", dbranch)
+        self.beside.join()  # dqkv is where the gradient of fc was
         ops.attention_backward(dqkv, dbranch, attended, a.qkv[:b], a.row_max[:b], a.row_sum[:b], self.config.heads)
         self._see("d." + prefix + "attn.qkv", dqkv)
         self._layernorm(normalised, a.ln_1_mean[:b], a.ln_1_rstd[:b], x, prefix + "ln_1")
@@ -382,12 +386,14 @@ class Gpt:
             dstream, g[prefix + "ln_1.weight"], g[prefix + "ln_1.bias"], dbranch, dstream, x,
             w[prefix + "ln_1.weight"], a.ln_1_mean[:b], a.ln_1_rstd[:b],
         )  # fmt: skip
+        self.beside.join()
         self._see("d." + prefix + "in", dstream)
 
     def _linear_backward(self, dinp: Tensor, g: dict[str, Tensor], name: str, dout: Tensor, inp: Tensor) -> None:
         """Gradients of out = inp W^T + bias: bias and W are continued, dinp is written, which may be inp's buffer.
 
-        A gradient of W has too few tiles to fill a GPU: beside it runs dinp's product, unless it overwrites what W's reads.
+        W's gradient has too few tiles to fill a GPU: what follows runs beside it, up to the join before dout, inp or the
+        gradients are touched. The product of a dinp that is inp waits.
         """
         rows_out, rows_inp = dout.view(-1, dout.shape[-1]), inp.view(-1, inp.shape[-1])
 
@@ -399,7 +405,6 @@ class Gpt:
         if dinp.data_ptr() == inp.data_ptr():
             self.beside.join()
         ops.matmul(dinp.view(-1, dinp.shape[-1]), rows_out, self.weights[name + ".weight"], layout="nn")
-        self.beside.join()
 
     def finish_lane(self, grads: Tensor, rows: Tensor) -> None:
         """Add the input embedding's gradient to the lm head's, once per lane: the two uses of the tied matrix.

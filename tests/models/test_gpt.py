@@ -161,7 +161,7 @@ class Late:
 
 @pytest.mark.parametrize("joins", [1, 2])
 def test_products_beside_each_other_change_nothing(joins: int) -> None:
-    """What runs beside a gradient's product neither reads nor writes what it does, up to the join; one join later it would."""
+    """What is queued up to the join neither reads nor writes what the branch does; up to the join after it, it would."""
     cfg = config()
     tokens, targets = batch(cfg, 3)
     results = []
