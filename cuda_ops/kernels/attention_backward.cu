@@ -286,6 +286,8 @@ void attention_backward(Stream cuda_stream, float* dqkv, const float* dout, cons
       wide, nullptr, 0};
   if (size <= 32) {
     launch_backward<Shape<32, 4, 8, 2>>(cuda_stream, g, B);
+  } else if (size <= 64 && attention_in_small_tiles()) {
+    launch_backward<Shape<64, 2, 4, 2>>(cuda_stream, g, B);
   } else if (size <= 64) {
     launch_backward<Shape<64, 4, 8, 2>>(cuda_stream, g, B);
   } else if (size <= 128) {

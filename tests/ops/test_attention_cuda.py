@@ -68,6 +68,16 @@ def test_any_size(cuda: Direct, t: int, size: int, heads: int) -> None:
     compare(cuda, qkv, heads, f"1x{t}x{heads}x{size}")
 
 
+@pytest.mark.parametrize("size", [33, 40, 64])
+def test_small_tiles(cuda: Direct, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Cards with little shared memory, which take other tiles for heads of 64."""
+    monkeypatch.setenv("SAMEBITS_SHIM_SHARED", str(100 * 1024))
+    for schedule, t in zip(SCHEDULES, (1, 65, 130), strict=True):
+        cuda.schedule(schedule)
+        qkv = torch.randn(2, t, 3 * 2 * size, generator=torch.Generator().manual_seed(size + t))
+        compare(cuda, qkv, 2, f"small tiles {t}x{size}")
+
+
 @pytest.mark.parametrize("size", [8, 33, 64])
 def test_hostile_values(cuda: Direct, size: int) -> None:
     """Zeros of both signs, subnormals, repeats; values whose products vanish or are huge, in queries, keys and values."""
