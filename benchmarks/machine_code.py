@@ -1,4 +1,7 @@
-"""What nvcc makes of a .cu file for one architecture: registers, shared memory, and the instructions of each loop."""
+"""What nvcc makes of a .cu file for one architecture: registers, shared memory, and the instructions of each loop.
+
+Needs nvcc and cuobjdump, no GPU. benchmarks/predict.py turns the counts into times.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import sysconfig
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cuda_ops import build, flags
@@ -21,87 +25,87 @@ ENTRY = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)",
     re.DOTALL,
 )
-LINE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P[0-9T]+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE)
-# Instructions that hand back their issue slot at once are still slots; only padding is none.
-PADDING = ("NOP",)
+INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P[0-9T]+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """From the target of a branch backwards to the branch; instructions by name, those of loops within it too."""
+
+    first: int
+    last: int
+    instructions: Counter[str]
+
+    @property
+    def ffma_share(self) -> float:
+        return self.instructions["FFMA"] / self.instructions.total()
+
+    def holds(self, other: Loop) -> bool:
+        return self != other and self.first <= other.first and other.last <= self.last
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """name: demangled, without namespace and arguments. loops: instructions by name of each loop's body, nested ones too."""
+    """name: demangled, without namespace and arguments. shared: static, in bytes. instructions: of the whole kernel."""
 
     name: str
     registers: int
-    shared: int  # bytes, static
+    shared: int
     spilled: int
-    loops: list[Counter[str]]
-    runs: list[int]
+    instructions: int
+    loops: list[Loop]
 
-    def main_loop(self) -> Counter[str]:
-        """The loop with the most FFMA that holds no other loop with FFMA."""
-        return max(self.loops, key=lambda loop: loop["FFMA"])
-
-    def ffma_share(self) -> float:
-        loop = self.main_loop()
-        return loop["FFMA"] / sum(loop.values())
+    def main_loop(self) -> Loop:
+        """The loop with the most FFMA."""
+        return max(self.loops, key=lambda loop: loop.instructions["FFMA"])
 
 
 def find_disassembler() -> Path | None:
-    """cuobjdump beside nvcc, on PATH, or in triton, which torch's CUDA wheels bring."""
-    nvcc = find_nvcc()
-    places = [Path(found) for found in (shutil.which("cuobjdump"),) if found]
+    """cuobjdump on PATH, beside nvcc, or in triton, which torch brings where it is built for CUDA."""
+    nvcc, on_path = find_nvcc(), shutil.which("cuobjdump")
+    places = [Path(on_path)] if on_path else []
     places += [nvcc.resolve().parent / "cuobjdump"] if nvcc else []
     places.append(Path(sysconfig.get_paths()["purelib"]) / "triton" / "backends" / "nvidia" / "bin" / "cuobjdump")
     return next((place for place in places if place.exists()), None)
 
 
-def loops_of(text: str) -> list[Counter[str]]:
-    """The loops of one kernel's listing: from the target of each branch backwards to the branch."""
-    code = [(int(address, 16), name, rest) for address, name, rest in LINE.findall(text)]
-    loops, runs = [], []
-    for address, name, rest in code:
+def loops_of(listing: str) -> tuple[int, list[Loop]]:
+    """Instructions of a kernel's listing, padding left out, and its loops."""
+    code = [(int(at, 16), name, rest) for at, name, rest in INSTRUCTION.findall(listing) if name != "NOP"]
+    loops = []
+    for at, name, rest in code:
         target = re.search(r"0x([0-9a-f]+)", rest) if name.startswith("BRA") else None
-        if target and int(target[1], 16) < address:
-            first = int(target[1], 16)
-            body = [n.split(".")[0] for a, n, _ in code if first <= a <= address]
-            loops.append(Counter(n for n in body if n not in PADDING))
-            runs.append(max(len(run.split()) for run in " ".join(body).split("FFMA")))
-    return loops, runs
+        first = int(target[1], 16) if target else at
+        if first < at:
+            loops.append(Loop(first, at, Counter(n.split(".")[0] for a, n, _ in code if first <= a <= at)))
+    return len(code), loops
 
 
+@cache
 def compiled(source: Path, arch: str = "90") -> dict[str, Kernel]:
-    """The kernels of a .cu file under the project's flags, by name."""
+    """The kernels of a .cu file under the project's flags, by name; a UserError says what is not installed."""
     nvcc, disassembler = find_nvcc(), find_disassembler()
     if nvcc is None:
         raise UserError(
-            "nvcc is not installed: what the kernels cost is counted in its machine code; install the CUDA toolkit"
+            "nvcc is not installed, and the kernels' cost is counted in its machine code; install the CUDA toolkit"
         )
     if disassembler is None:
-        raise UserError(
-            "cuobjdump is not installed: it comes with the CUDA toolkit and with triton (pip install triton)"
-        )
+        raise UserError("cuobjdump is not installed; install the CUDA toolkit, or triton (pip install triton)")
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        command = [
-            *flags.DEVICE_ARITHMETIC,
-            *(f for flag in flags.DEVICE_BUILD for f in flag.split(" ", 1) if "objdir" not in f),
-        ]
-        done = subprocess.run(
-            [str(nvcc), *command, f"-arch=sm_{arch}", "-Xptxas", "-v", "-cubin", str(source), "-o", str(cubin)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        cubin = str(Path(folder) / "kernels.cubin")
+        command = [str(nvcc), "-std=c++17", *flags.DEVICE_ARITHMETIC, f"-arch=sm_{arch}", "-Xptxas", "-v", "-cubin"]
+        done = subprocess.run([*command, str(source), "-o", cubin], capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(f"nvcc cannot compile {source}:\n{done.stderr[-2000:]}")
-        listing = subprocess.run(
-            [str(disassembler), "-sass", str(cubin)], capture_output=True, text=True, check=True
-        ).stdout
-    code = dict(re.findall(r"Function : (\w+)\n(.*?)(?=Function : |\Z)", listing, re.DOTALL))
-    found = {}
+        text = subprocess.run([str(disassembler), "-sass", cubin], capture_output=True, text=True, check=True).stdout
+    listings = dict(re.findall(r"Function : (\w+)\n(.*?)(?=Function : |\Z)", text, re.DOTALL))
     entries = ENTRY.findall(done.stderr)
-    plain = subprocess.run(["c++filt", *(e[0] for e in entries)], capture_output=True, text=True, check=True).stdout
-    for (name, stores, loads, registers, rest), long in zip(entries, plain.splitlines(), strict=True):
-        short = re.sub(r"samebits::device::|^void |\(.*", "", long)
+    names = subprocess.run(["c++filt", *(entry[0] for entry in entries)], capture_output=True, text=True, check=True)
+    found = {}
+    for (mangled, stores, loads, registers, rest), name in zip(entries, names.stdout.splitlines(), strict=True):
+        short = re.sub(r"samebits::device::|^void |\(.*", "", name)
         shared = re.search(r"(\d+) bytes smem", rest)
-        spilled = int(stores) + int(loads)
-        found[short] = Kernel(short, int(registers), int(shared[1]) if shared else 0, spilled, *loops_of(code[name]))
+        count, loops = loops_of(listings[mangled])
+        usage = int(registers), int(shared[1]) if shared else 0, int(stores) + int(loads)
+        found[short] = Kernel(short, *usage, count, loops)
     return found

@@ -321,6 +321,8 @@ static void launch_queries(Stream cuda_stream, float* out, float* row_max, float
 static void queries(Stream cuda_stream, float* out, float* row_max, float* row_sum, const Attention& a, int64_t B) {
   if (a.size <= 32) {
     launch_queries<Shape<32, 4, 8, 3>>(cuda_stream, out, row_max, row_sum, a, B);
+  } else if (a.size <= 64 && attention_in_small_tiles()) {
+    launch_queries<Shape<64, 4, 4, 2>>(cuda_stream, out, row_max, row_sum, a, B);
   } else if (a.size <= 64) {
     launch_queries<Shape<64, 4, 8, 3>>(cuda_stream, out, row_max, row_sum, a, B);
   } else if (a.size <= 128) {

@@ -4,11 +4,12 @@
 // attention_delta: a thread is one (b, t, h); it leaves delta where dq of that row and head will be, its first element.
 // The rows of a warp lie one after the other and pass through shared memory in whole lines.
 // attention_backward_keys: a block owns kOwn keys of a head, blockIdx.x counts heads, fastest, and tiles of keys, from
-// the first and longest; queries stream past from its own first key on; it writes dk and dv.
-// attention_backward_queries: a block owns kOwn queries, tiles from the last and longest; keys stream past; it reads
-// delta of its rows and then writes dq over it. Scores and their gradients are made again from q, k, v, row_max and
-// row_sum in both passes: seven products instead of five, and nothing T x T is stored. Tiles: attention_tile.h. 16-byte
-// copies where sizes allow, 4-byte copies where not.
+// the first and longest; queries stream past from its own first key on; it writes dk and dv, and the gradients of the
+// scores to scratch: tiles [queries][keys], by query tile and, within it, by key tile.
+// attention_backward_queries: a block owns kOwn queries, tiles from the last and longest; keys and those gradients
+// stream past; it writes dq over delta. Scores are made again from q, k, row_max and row_sum once: five products. Heads
+// go in groups, so that scratch is at most kScoreBytes or one head's. Tiles: attention_tile.h. 16-byte copies where
+// sizes allow, 4-byte copies where not.
 //
 // order: delta is a chain of fma_ over d. p = mul(exp_(sub(score, row_max)), 1 / row_sum); dp is a chain of fma_ over
 // d; ds = mul(p, sub(dp, delta)). dq is a chain over keys j <= i ascending, dk and dv are chains over queries i >= j
@@ -27,7 +28,16 @@ struct Gradients {
   int T, C, H, size;
   float scale;
   bool wide;
+  float* dscores;  // of the heads from first_unit on
+  int first_unit;
 };
+
+// The gradients of the scores of query tile i and key tile j <= i, of the head that is number `unit` of its group.
+template <class S>
+static __device__ __forceinline__ float* dscores_of(const Gradients& g, int unit, int tiles, int i, int j) {
+  const int64_t pairs = (int64_t)tiles * (tiles + 1) / 2;
+  return g.dscores + (unit * pairs + (int64_t)i * (i + 1) / 2 + j) * (S::kOwn * S::kOwn);
+}
 
 static __device__ __forceinline__ int earlier(int a, int b) { return a < b ? a : b; }
 static __device__ __forceinline__ int later(int a, int b) { return a < b ? b : a; }
@@ -80,7 +90,8 @@ __global__ void __launch_bounds__(kAttentionThreads, S::kBlocks) attention_backw
   float *sums = maxima + S::kStream, *deltas = sums + S::kStream;
 
   const int T = g.T, C = g.C, size = g.size, row_length = 3 * C;
-  const int tiles = (T + S::kOwn - 1) / S::kOwn, units = (int)gridDim.x / tiles, unit = (int)blockIdx.x % units;
+  const int tiles = (T + S::kOwn - 1) / S::kOwn, units = (int)gridDim.x / tiles;
+  const int own_unit = (int)blockIdx.x % units, unit = g.first_unit + own_unit;
   const int own0 = (int)blockIdx.x / units * S::kOwn, b = unit / g.H, h = unit % g.H;
   const int64_t base = (int64_t)b * T * row_length + h * size;
   const float *q = g.qkv + base, *k = q + C, *v = k + C, *dout = g.dout + (int64_t)b * T * C + h * size;
@@ -110,7 +121,7 @@ __global__ void __launch_bounds__(kAttentionThreads, S::kBlocks) attention_backw
     copy_rows<S::kStream, S::kSize>(queries, q, row_length, query0, T - 1, size, g.wide);
     copy_async_commit();
   };
-  static_assert(S::kOwn % S::kStream == 0, "a tile of keys begins where a tile of queries does");
+  static_assert(S::kOwn == S::kStream, "tiles of keys and of queries are the same");
   int query0 = own0;
   copy_rows<S::kOwn, S::kSize>(values, v, row_length, own0, T - 1, size, g.wide);
   copy_douts(query0);
@@ -134,6 +145,12 @@ __global__ void __launch_bounds__(kAttentionThreads, S::kBlocks) attention_backw
         p[r][c] = mul(exp_(sub(mul(p[r][c], g.scale), largest)), inverse);
         ds[r][c] = mul(p[r][c], sub(ds[r][c], own_delta));
       }
+    }
+    float* const dscores = dscores_of<S>(g, own_unit, tiles, query0 / S::kStream, own0 / S::kOwn);
+#pragma unroll
+    for (int c = 0; c < S::kColumns; c++) {
+#pragma unroll
+      for (int r = 0; r < S::kRows; r++) dscores[(column + 8 * c) * S::kOwn + row + 16 * r] = ds[r][c];
     }
     int first[S::kRows], end[S::kRows];
 #pragma unroll
@@ -171,73 +188,61 @@ __global__ void __launch_bounds__(kAttentionThreads, S::kBlocks) attention_backw
 }
 
 template <class S>
-__global__ void __launch_bounds__(kAttentionThreads, S::kBlocks) attention_backward_queries(Gradients g) {
-  SAMEBITS_DYNAMIC_SHARED(float, queries);
-  float* douts = queries + S::kOwn * S::kStride;
-  float* keys = douts + S::kOwn * S::kStride;
-  float* values = keys + S::kStream * S::kStride;
-  float* weights = values + S::kStream * S::kStride;
+__global__ void __launch_bounds__(kAttentionThreads, 3) attention_backward_queries(Gradients g) {
+  SAMEBITS_DYNAMIC_SHARED(float, keys);  // two tiles, then two of weights
+  constexpr int kKeys = S::kStream * S::kStride;
+  float* const weights = keys + 2 * kKeys;
 
-  const int T = g.T, C = g.C, size = g.size, row_length = 3 * C;
-  const int tiles = (T + S::kOwn - 1) / S::kOwn, units = (int)gridDim.x / tiles, unit = (int)blockIdx.x % units;
-  const int own0 = (tiles - 1 - (int)blockIdx.x / units) * S::kOwn, b = unit / g.H, h = unit % g.H;
-  const int64_t base = (int64_t)b * T * row_length + h * size;
-  const float *q = g.qkv + base, *k = q + C, *v = k + C, *dout = g.dout + (int64_t)b * T * C + h * size;
+  const int T = g.T, size = g.size, row_length = 3 * g.C;
+  const int tiles = (T + S::kOwn - 1) / S::kOwn, units = (int)gridDim.x / tiles;
+  const int own_unit = (int)blockIdx.x % units, unit = g.first_unit + own_unit;
+  const int own_tile = tiles - 1 - (int)blockIdx.x / units, own0 = own_tile * S::kOwn;
+  const int64_t base = (int64_t)(unit / g.H) * T * row_length + unit % g.H * size;
+  const float* k = g.qkv + base + g.C;
 
   const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
   const int row = warp * 4 + lane_row<4>(lane), column = lane_column<4>(lane);
-  const int last_query = earlier(own0 + S::kOwn, T) - 1;
 
-  float dq[S::kRows][4 * S::kParts], largest[S::kRows], inverse[S::kRows], delta[S::kRows];
+  const auto copy = [&](int tile) {
+    copy_rows<S::kStream, S::kSize>(keys + tile % 2 * kKeys, k, row_length, tile * S::kStream, T - 1, size, g.wide);
+    const float* dscores = dscores_of<S>(g, own_unit, tiles, own_tile, tile);
+    float* const own_weights = weights + tile % 2 * S::kWeights;
+#pragma unroll 4
+    for (int at = (int)threadIdx.x * 4; at < S::kOwn * S::kStream; at += kAttentionThreads * 4) {
+      const int r = at / S::kStream;
+      copy_async<16>(own_weights + r / 16 * S::kWeightBlock + r % 16 * S::kWeightStride + at % S::kStream,
+                     dscores + at);
+    }
+  };
+  float dq[S::kRows][4 * S::kParts];
 #pragma unroll
   for (int r = 0; r < S::kRows; r++) {
-    const int query = earlier(own0 + row + 16 * r, T - 1);
-    largest[r] = g.row_max[(int64_t)unit * T + query];
-    inverse[r] = div(1.0f, g.row_sum[(int64_t)unit * T + query]);
-    delta[r] = g.dqkv[base + (int64_t)query * row_length];
 #pragma unroll
     for (int n = 0; n < 4 * S::kParts; n++) dq[r][n] = 0.0f;
   }
-  const auto copy_streamed = [&](float* shared, const float* rows, int key0) {
-    copy_rows<S::kStream, S::kSize>(shared, rows, row_length, key0, T - 1, size, g.wide);
-    copy_async_commit();
-  };
-  copy_rows<S::kOwn, S::kSize>(douts, dout, C, own0, T - 1, size, g.wide);
-  copy_streamed(values, v, 0);
-  copy_rows<S::kOwn, S::kSize>(queries, q, row_length, own0, T - 1, size, g.wide);
-  copy_streamed(keys, k, 0);
+  copy(0);
+  copy_async_commit();
 #pragma unroll 1
-  for (int key0 = 0; key0 <= last_query; key0 += S::kStream) {
-    float p[S::kRows][S::kColumns], ds[S::kRows][S::kColumns];
-    const bool more = key0 + S::kStream <= last_query;
-    copy_async_wait<1>();  // values
+  for (int tile = 0; tile <= own_tile; tile++) {
+    if (tile < own_tile) copy(tile + 1);
+    copy_async_commit();
+    copy_async_wait<1>();
     __syncthreads();
-    products<S>(ds, douts + row * S::kStride, values + column * S::kStride, size);
-    copy_async_wait<0>();  // keys
-    __syncthreads();
-    if (more) copy_streamed(values, v, key0 + S::kStream);
-    products<S>(p, queries + row * S::kStride, keys + column * S::kStride, size);
     int first[S::kRows], end[S::kRows];
 #pragma unroll
     for (int r = 0; r < S::kRows; r++) {
       first[r] = 0;
-      end[r] = own0 + row + 16 * r - key0 + 1;
-#pragma unroll
-      for (int c = 0; c < S::kColumns; c++) {
-        p[r][c] = mul(exp_(sub(mul(p[r][c], g.scale), largest[r])), inverse[r]);
-        ds[r][c] = mul(p[r][c], sub(ds[r][c], delta[r]));
-      }
+      end[r] = row + 16 * r + 1;  // of the tile on the diagonal
     }
-    float* own_weights = weights + row * S::kWeightStride;
+    const float* own_weights = weights + tile % 2 * S::kWeights + row * S::kWeightStride;
+    const float* own_keys = keys + tile % 2 * kKeys + column * 4;
     const auto nothing = [](int) {};
-    share<S>(own_weights + column, ds);
-    if (key0 + S::kStream - 1 > own0) {
-      sum_rows_as<S, true>(dq, own_weights, keys + column * 4, first, end, nothing);
+    if (tile == own_tile) {
+      sum_rows_as<S, true>(dq, own_weights, own_keys, first, end, nothing);
     } else {
-      sum_rows_as<S, false>(dq, own_weights, keys + column * 4, first, end, nothing);
+      sum_rows_as<S, false>(dq, own_weights, own_keys, first, end, nothing);
     }
     __syncthreads();
-    if (more) copy_streamed(keys, k, key0 + S::kStream);
   }
 #pragma unroll
   for (int r = 0; r < S::kRows; r++) {
@@ -249,15 +254,26 @@ __global__ void __launch_bounds__(kAttentionThreads, S::kBlocks) attention_backw
 
 // ---------------------------------------------------------------- launchers
 
+constexpr int64_t kScoreBytes = int64_t(256) << 20;
+
 template <class S>
-static void launch_backward(Stream cuda_stream, const Gradients& g, int64_t B) {
-  const int64_t n = B * g.T * g.H, tiles = (g.T + S::kOwn - 1) / S::kOwn;
-  const dim3 grid((unsigned)(tiles * B * g.H));
-  const size_t floats = 2 * (S::kOwn + S::kStream) * S::kStride + S::kWeights;
+static void launch_backward(Stream cuda_stream, Gradients g, int64_t B) {
+  const int64_t n = B * g.T * g.H, units = B * g.H, tiles = (g.T + S::kOwn - 1) / S::kOwn;
+  const int64_t unit_bytes = tiles * (tiles + 1) / 2 * S::kOwn * S::kOwn * (int64_t)sizeof(float);
+  const int64_t most = kScoreBytes / unit_bytes > 1 ? kScoreBytes / unit_bytes : 1, group = most < units ? most : units;
+  const Scratch dscores(cuda_stream, (size_t)(group * unit_bytes));
+  g.dscores = dscores.as<float>();
+  constexpr size_t kKeysFloats = 2 * (S::kOwn + S::kStream) * S::kStride + S::kWeights + 3 * S::kStream;
+  constexpr size_t kQueriesFloats = 2 * S::kStream * S::kStride + 2 * S::kWeights;
   SAMEBITS_LAUNCH(attention_delta, dim3((unsigned)((n + 127) / 128)), dim3(128), 0, cuda_stream, g, n);
-  SAMEBITS_LAUNCH(attention_backward_keys<S>, grid, dim3(kAttentionThreads), (floats + 3 * S::kStream) * sizeof(float),
-                  cuda_stream, g);
-  SAMEBITS_LAUNCH(attention_backward_queries<S>, grid, dim3(kAttentionThreads), floats * sizeof(float), cuda_stream, g);
+  for (int64_t first = 0; first < units; first += group) {
+    const dim3 grid((unsigned)(tiles * (units - first < group ? units - first : group)));
+    g.first_unit = (int)first;
+    SAMEBITS_LAUNCH(attention_backward_keys<S>, grid, dim3(kAttentionThreads), kKeysFloats * sizeof(float), cuda_stream,
+                    g);
+    SAMEBITS_LAUNCH(attention_backward_queries<S>, grid, dim3(kAttentionThreads), kQueriesFloats * sizeof(float),
+                    cuda_stream, g);
+  }
 }
 
 void attention_backward(Stream cuda_stream, float* dqkv, const float* dout, const float* out, const float* qkv,
@@ -266,10 +282,13 @@ void attention_backward(Stream cuda_stream, float* dqkv, const float* dout, cons
   const int size = attention_head_size(C, H);
   const bool wide = size % 4 == 0 && rows_aligned(qkv, 3 * C) && rows_aligned(dqkv, 3 * C) && rows_aligned(dout, C) &&
                     rows_aligned(out, C);
-  const Gradients g{dqkv, dout, out, qkv, row_max, row_sum, (int)T, (int)C, (int)H, size, div(1.0f, sqrt_((float)size)),
-                    wide};
+  const Gradients g{
+      dqkv, dout,    out, qkv, row_max, row_sum, (int)T, (int)C, (int)H, size, div(1.0f, sqrt_((float)size)),
+      wide, nullptr, 0};
   if (size <= 32) {
     launch_backward<Shape<32, 4, 8, 2>>(cuda_stream, g, B);
+  } else if (size <= 64 && attention_in_small_tiles()) {
+    launch_backward<Shape<64, 2, 4, 2>>(cuda_stream, g, B);
   } else if (size <= 64) {
     launch_backward<Shape<64, 4, 8, 2>>(cuda_stream, g, B);
   } else if (size <= 128) {

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const float count = (float)C;
 
   Pack<kWidth> p = no_partials<kWidth>();
-#pragma unroll 4
+#pragma unroll 8
   for (int i = own.first; i < n; i += kPartials) {
     const Pack<kWidth> v = load<kWidth>(x + i);
 #pragma unroll

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -347,8 +348,10 @@ class Gpt(Layers):
             )
             self._see("losses", losses[first:last])
             self._see("d.logits", logits)
+            into = g["wte.weight"], logits, flat_hidden[first:last]
+            self.beside.run(partial(ops.matmul, *into, layout="tn", accumulate=True))
             ops.matmul(flat_dhidden[first:last], logits, w["wte.weight"], layout="nn")
-            ops.matmul(g["wte.weight"], logits, flat_hidden[first:last], layout="tn", accumulate=True)
+            self.beside.join()
         self._see("d.ln_f", dhidden)
         dstream = self._dstream[:b]
         x = self._streams[self.config.layers][:b]
@@ -372,13 +375,17 @@ class Gpt(Layers):
             self.observe = observe
         normalised, dbranch, wide, dqkv = self._normalised[:b], self._branch[:b], self._wide[:b], self._dqkv[:b]
         attended, fc = a.attended[:b], a.fc[:b]
-        ops.gelu_forward(wide, fc)
-        self._linear_backward(wide, g, prefix + "mlp.proj", dstream, wide)
-        self._see("d." + prefix + "mlp.gelu", wide)
-        ops.gelu_backward(wide, wide, fc)
-        self._see("d." + prefix + "mlp.fc", wide)
-        self._layernorm(normalised, a.ln_2_mean[:b], a.ln_2_rstd[:b], a.middle[:b], prefix + "ln_2")
-        self._linear_backward(dbranch, g, prefix + "mlp.fc", wide, normalised)
+        # Where the logits' buffer has room, as on a GPU, the gradient of GELU need not take the place of its output.
+        dwide = self._logits.view(-1)[: wide.numel()].view(wide.shape) if self._logits.numel() >= wide.numel() else wide
+        self.beside.run(partial(ops.gelu_forward, wide, fc))
+        self._linear_backward(dwide, g, prefix + "mlp.proj", dstream, wide)
+        self._see("d." + prefix + "mlp.gelu", dwide)
+        ops.gelu_backward(dwide, dwide, fc)
+        self._see("d." + prefix + "mlp.fc", dwide)
+        self.beside.join()
+        ln_2 = normalised, a.ln_2_mean[:b], a.ln_2_rstd[:b], a.middle[:b], prefix + "ln_2"
+        self.beside.run(partial(self._layernorm, *ln_2))
+        self._linear_backward(dbranch, g, prefix + "mlp.fc", dwide, normalised)
         self._see("d." + prefix + "ln_2", dbranch)
         self._layernorm_backward(
             dstream, g, prefix + "ln_2", dbranch, dstream, a.middle[:b], a.ln_2_mean[:b], a.ln_2_rstd[:b]
@@ -386,12 +393,14 @@ class Gpt(Layers):
         self._see("d." + prefix + "middle", dstream)
         self._linear_backward(dbranch, g, prefix + "attn.proj", dstream, attended)
         self._see("d." + prefix + "attn", dbranch)
+        self.beside.join()  # dqkv is where the gradient of fc was
         ops.attention_backward(dqkv, dbranch, attended, a.qkv[:b], a.row_max[:b], a.row_sum[:b], self.config.heads)
         self._see("d." + prefix + "attn.qkv", dqkv)
-        self._layernorm(normalised, a.ln_1_mean[:b], a.ln_1_rstd[:b], x, prefix + "ln_1")
+        self.beside.run(partial(self._layernorm, normalised, a.ln_1_mean[:b], a.ln_1_rstd[:b], x, prefix + "ln_1"))
         self._linear_backward(dbranch, g, prefix + "attn.qkv", dqkv, normalised)
         self._see("d." + prefix + "ln_1", dbranch)
         self._layernorm_backward(dstream, g, prefix + "ln_1", dbranch, dstream, x, a.ln_1_mean[:b], a.ln_1_rstd[:b])
+        self.beside.join()
         self._see("d." + prefix + "in", dstream)
 
     def finish_lane(self, lane: Inputs, grads: Tensor) -> None:

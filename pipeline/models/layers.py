@@ -45,7 +45,8 @@ class Layers:
     def _linear_backward(self, dinp: Tensor | None, grads: Grads, name: str, dout: Tensor, inp: Tensor) -> None:
         """Gradients of _linear; dout [B, T, N]. bias and W are continued, dinp is written, which may be inp's buffer.
 
-        A gradient of W has too few tiles to fill a GPU: beside it runs dinp's product, unless it overwrites what W's reads.
+        W's gradient has too few tiles to fill a GPU: what follows runs beside it, up to the caller's beside.join() before
+        dout, inp or the gradients are touched. The product of a dinp that is inp waits.
         """
         rows_out, rows_inp = dout.view(-1, dout.shape[-1]), inp.view(-1, inp.shape[-1])
 
@@ -54,11 +55,10 @@ class Layers:
             ops.bias_backward(grads[name + ".bias"], dout)
 
         self.beside.run(continue_parameters)
+        if dinp is None or dinp.data_ptr() == inp.data_ptr():
+            self.beside.join()
         if dinp is not None:
-            if dinp.data_ptr() == inp.data_ptr():
-                self.beside.join()
             ops.matmul(dinp.view(-1, dinp.shape[-1]), rows_out, self.weights[name + ".weight"], layout="nn")
-        self.beside.join()
 
     def _layernorm(self, out: Tensor, mean: Tensor, rstd: Tensor, inp: Tensor, name: str) -> None:
         """out = LayerNorm of inp [..., C]; mean and rstd, one per row, are for the backward pass."""

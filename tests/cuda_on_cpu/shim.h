@@ -189,6 +189,11 @@ static inline void copy_async(void* shared, const void* global, SAMEBITS_SITE) {
   shim::copy_later(shared, global, kBytes, file, line);
 }
 static inline void copy_async_commit() { shim::commit_copies(); }
+// An H100's, or $SAMEBITS_SHIM_SHARED.
+static inline int shared_memory_per_processor() {
+  const char* bytes = getenv("SAMEBITS_SHIM_SHARED");
+  return bytes ? atoi(bytes) : 228 * 1024;
+}
 static inline void* host_memory(size_t bytes) { return calloc(1, bytes); }
 template <int kGroups>
 static inline void copy_async_wait() {

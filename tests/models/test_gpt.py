@@ -161,14 +161,24 @@ class Late:
 
 
 @pytest.mark.parametrize("joins", [1, 2])
-def test_products_beside_each_other_change_nothing(joins: int) -> None:
-    """What runs beside a gradient's product neither reads nor writes what it does, up to the join; one join later it would."""
-    cfg = config()
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("room", [2**26, 2**12])
+def test_products_beside_each_other_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, joins: int, recompute: bool, room: int
+) -> None:
+    """What is queued up to the join neither reads nor writes what the branch does; up to the join after it, it would.
+
+    room: bytes of the logits' buffer, which holds the gradient of GELU or is too small for it.
+    """
+    monkeypatch.setattr("pipeline.models.gpt.LOGITS_BYTES", room)
+    monkeypatch.setattr("pipeline.models.gpt.LOGITS_ROWS", {"cpu": 8})
+    cfg = config(padded=128)
     tokens, targets = batch(cfg, 3)
     results = []
     for late in (False, True):
-        model = Gpt(cfg, 3)
+        model = Gpt(cfg, 3, recompute=recompute)
         model.initialise(2, Gpt2Init())
+        assert (model._logits.numel() >= model._wide.numel()) == (room > 2**12)
         if late:
             model.beside = Late(joins)  # type: ignore[assignment]
         results.append(gradients(model, tokens, targets, 0.01))

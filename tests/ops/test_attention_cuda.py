@@ -68,6 +68,16 @@ def test_any_size(cuda: Direct, t: int, size: int, heads: int) -> None:
     compare(cuda, qkv, heads, f"1x{t}x{heads}x{size}")
 
 
+@pytest.mark.parametrize("size", [33, 40, 64])
+def test_small_tiles(cuda: Direct, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Cards with little shared memory, which take other tiles for heads of 64."""
+    monkeypatch.setenv("SAMEBITS_SHIM_SHARED", str(100 * 1024))
+    for schedule, t in zip(SCHEDULES, (1, 65, 130), strict=True):
+        cuda.schedule(schedule)
+        qkv = torch.randn(2, t, 3 * 2 * size, generator=torch.Generator().manual_seed(size + t))
+        compare(cuda, qkv, 2, f"small tiles {t}x{size}")
+
+
 @pytest.mark.parametrize("size", [8, 33, 64])
 def test_hostile_values(cuda: Direct, size: int) -> None:
     """Zeros of both signs, subnormals, repeats; values whose products vanish or are huge, in queries, keys and values."""
@@ -127,6 +137,16 @@ def test_a_key_that_is_not_seen_has_no_part(cuda: Direct) -> None:
     assert_bits_equal(changed[:, :50], out[:, :50], "queries before the infinite keys")
 
 
+def test_heads_in_groups(tmp_path: Path) -> None:
+    """Room for the scores' gradients of one head of three, and of two of four: the same bits."""
+    for i, (heads, shift) in enumerate(((3, 10), (4, 18))):
+        grouped = sabotaged(tmp_path / str(i), "attention_backward.cu", "int64_t(256) << 20", f"int64_t(1) << {shift}")
+        grouped.schedule("random:6")
+        compare(
+            grouped, torch.randn(1, 130, 3 * 64 * heads, generator=torch.Generator().manual_seed(3)), heads, "groups"
+        )
+
+
 SABOTAGE = {
     "no barrier": (
         "attention.cu",
@@ -143,8 +163,15 @@ SABOTAGE = {
     "future seen": ("attention_tile.h", "if (kMasked && !", "if (kMasked && false && !"),
     "keys overwritten": (
         "attention_backward.cu",
-        "__syncthreads();\n    if (more) copy_streamed(keys",
-        "if (more) copy_streamed(keys",
+        "    __syncthreads();\n  }\n#pragma unroll\n  for (int r = 0; r < S::kRows; r++) {\n#pragma unroll\n    for (int n = 0; "
+        "n < 4 * S::kParts; n++) dq[r][n] = mul(",
+        "  }\n#pragma unroll\n  for (int r = 0; r < S::kRows; r++) {\n#pragma unroll\n    for (int n = 0; "
+        "n < 4 * S::kParts; n++) dq[r][n] = mul(",
+    ),
+    "scores' gradients elsewhere": (
+        "attention_backward.cu",
+        "(int64_t)i * (i + 1) / 2 + j)",
+        "(int64_t)i * (i + 1) / 2)",
     ),
 }
 
