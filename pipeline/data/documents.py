@@ -69,17 +69,27 @@ def _parquet(path: Path, column: str) -> Iterator[str]:
         if column not in file.schema_arrow.names:
             raise UserError(f"{path}: no column {column!r}; it has {file.schema_arrow.names}")
         for batch in file.iter_batches(columns=[column]):
-            for value in batch.column(0):
+            for text in _values(batch.column(0)):
                 where = f"{path}: row {row}"
-                try:
-                    text = value.as_py()
-                except UnicodeDecodeError as error:
-                    raise UserError(f"{where}: column {column!r} is not UTF-8: {error}") from None
+                if isinstance(text, UnicodeDecodeError):
+                    raise UserError(f"{where}: column {column!r} is not UTF-8: {text}")
                 yield text_of({column: text}, column, where)
                 row += 1
     except (pyarrow.ArrowException, OSError) as error:
         what = "not a readable parquet file" if row == 0 else f"damaged after row {row - 1}"
         raise UserError(f"{path}: {what}: {error}") from None
+
+
+def _values(column: Any) -> Iterator[Any]:
+    """The values of an Arrow array; where one is no UTF-8, the error stands for it."""
+    try:
+        yield from column.to_pylist()
+    except UnicodeDecodeError:  # before the first was given: one by one, to find it
+        for value in column:
+            try:
+                yield value.as_py()
+            except UnicodeDecodeError as error:
+                yield error
 
 
 def text_of(row: Any, column: str, where: str) -> str:

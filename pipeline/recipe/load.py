@@ -65,7 +65,8 @@ def _message(item: Any, content: Any, origin: str) -> str:
     given = item.get("input")
     if item["type"] == "extra_forbidden":
         known = _known(item["loc"])
-        return f"{origin}: {key}: unknown key{_nearest(item['loc'][-1], known)}; known here: {', '.join(known)}"
+        near = _nearest(item["loc"][-1], known)
+        return f"{origin}: {key}: unknown key{near}{' known' if near else '; known'} here: {', '.join(known)}"
     problem = item["msg"].removeprefix("Value error, ")
     if item["type"] == "literal_error":
         problem += _nearest(given, re.findall(r"'([^']*)'", item["ctx"]["expected"]))
