@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +21,8 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.solid_capstyle": "round",
 }  # fmt: skip
 MOST_POINTS = 1600  # of a line; more are thinned without losing a peak
-TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 8, 12, 20, 50, 100, 200, 500, 1000)
+MOST_TICKS = 8
+TICKS = ((1, 2, 3, 5, 8), (1, 2, 5), (1,))  # of a decade; the first of these that gives few enough
 
 
 def thin(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -48,9 +50,12 @@ def log_axis(axes: Any, low: float, high: float) -> None:
     if low <= 0 or high / low <= 4:
         return
     axes.set_yscale("log")
-    ticks = [t for t in TICKS if low * 0.9 <= t <= high * 1.1]
-    every = -(-len(ticks) // 7)
-    axes.set_yticks(ticks[::-every][::-1], [f"{t:g}" for t in ticks[::-every][::-1]])
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    for digits in TICKS:
+        ticks = [d * 10.0**e for e in decades for d in digits if low * 0.9 <= d * 10.0**e <= high * 1.1]
+        if len(ticks) <= MOST_TICKS:
+            break
+    axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -15,14 +16,21 @@ if TYPE_CHECKING:
     from pipeline.evidence.comparison import Comparison, Result
 
 MOST_ROWS = 200  # of tensors; --json has all
-MOST_LABELS = {False: 18, True: 8}  # of parts of the network along an axis, by whether it is narrow
+MOST_LABELS = {False: 28, True: 14}  # of parts of the network along an axis, by whether it is narrow
+FLAT_LABELS = 7  # so few are written along the axis, more upwards
 
 
 def heads(order: list[str]) -> list[tuple[int, str]]:
-    """Where each part of the network begins in the order of computation; a part is a name's first word."""
+    """Where each part of the network begins in the order of computation.
+
+    A part is a name's first word (before, lane.0, gradient); where all have the same, as in a checkpoint, the block after it.
+    """
+    firsts = [name.split("/")[0] if "/" in name else "" for name in order]
+    if len(set(firsts)) < 2:
+        blocks = [re.match(r"(?:.*/)?(h\.\d+|[^.]*)", name) for name in order]
+        firsts = [block[1] if block else "" for block in blocks]
     found: list[tuple[int, str]] = []
-    for i, name in enumerate(order):
-        head = name.split("/")[0] if "/" in name else ""
+    for i, head in enumerate(firsts):
         if head and (not found or found[-1][1] != head):
             found.append((i, head))
     return found
@@ -39,13 +47,9 @@ def network(r: Result) -> Section | None:
         axes = figure.subplots()
         axes.semilogy(*zip(*points, strict=True), "o", color=ORANGE, markersize=3.5, markeredgewidth=0)
         parts = heads(r.order)
-        every = max(1, -(-len(parts) // MOST_LABELS[narrow]))
-        if parts:
-            axes.set_xticks(
-                [i for i, _ in parts[::every]], [name for _, name in parts[::every]], rotation=45, ha="right"
-            )
-        else:
-            axes.set_xticks([])
+        parts = parts[:: max(1, -(-len(parts) // MOST_LABELS[narrow]))]
+        upwards = {"rotation": 90} if narrow or len(parts) > FLAT_LABELS else {"ha": "left"}
+        axes.set_xticks([i for i, _ in parts], [name for _, name in parts], **upwards)
         axes.set_xlim(-1, len(r.order))
         axes.set_ylabel("relative difference (rms)")
 
@@ -90,6 +94,6 @@ def tensors(r: Result) -> Section | None:
 def page(found: Comparison) -> str:
     r = found.result
     template = environment().get_template("compare.html.j2")
-    head = Markup(template.render(a=found.a.path, b=found.b.path, equal=r.equal))
+    head = Markup(template.render(a=found.a.path, b=found.b.path, r=r))
     made = (Section("What was found", fill("found", table=found.table())), network(r), growth(r), tensors(r))
     return whole("Where two runs part", "comparison", head, [section for section in made if section])

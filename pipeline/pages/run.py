@@ -85,10 +85,10 @@ class Run:
     def flags(self, *others: str) -> str:
         """The flags with which a command of pipeline/ finds this run; others: of run, tokens, where they are not the recipe's."""
         words = ["--recipe", str(self.path)]
-        given = {"run": (self.folder, run_dir(self.recipe)), "tokens": (self.tokens, tokens_dir(self.recipe))}
+        given = {"run": (self.folder, run_dir), "tokens": (self.tokens, tokens_dir)}
         for name in others:
             here, own = given[name]
-            words += [f"--{name}", str(here)] if here != own else []
+            words += [f"--{name}", str(here)] if here != own(self.recipe) else []
         return shlex.join(words)
 
 

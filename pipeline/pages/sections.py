@@ -59,10 +59,10 @@ def curves(run: Run) -> Section | None:
         series(norm, "norm", GREY)
         norm.set_title("gradient norm")
         charts.log_axis(norm, min(line.norm for line in run.lines), max(line.norm for line in run.lines))
-        rate.plot(*charts.thin(steps, [line.lr for line in run.lines]), color=GREY, linewidth=1.2)
-        rate.set_title("learning rate")
+        power = math.floor(math.log10(max(line.lr for line in run.lines)))
+        rate.plot(*charts.thin(steps, [line.lr / 10.0**power for line in run.lines]), color=GREY, linewidth=1.2)
+        rate.set_title(f"learning rate × $10^{{{-power}}}$" if power else "learning rate")
         rate.set_ylim(bottom=0)
-        rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
         for axes in figure.axes:
             charts.whole_steps(axes)
         for axes in (rate,) if narrow else (norm, rate):

@@ -1,48 +1,244 @@
 """pytest tests/pipeline/test_report.py
 
-The page of a run, with and without questions: complete, and loading nothing from anywhere.
+The pages of a run and of many runs: whole, loading nothing from anywhere, with a section for each thing that there is and none
+for what there is not: a text without questions or samples, images with an accuracy; commands that exist; no empty axes.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
+from pipeline.base import chain
+from pipeline.base.files import sha256_of
+from pipeline.evidence.comparison import Result
+from pipeline.evidence.differences import Difference
+from pipeline.pages import charts, compare_page
+from pipeline.pages.overview_page import overview_page
+from pipeline.pages.run import Run, load_run
+from pipeline.pages.run_page import run_page
+from pipeline.pages.sections import SCORES
+from pipeline.recipe import artifacts, load_recipe, parse_recipe
+from pipeline.recipe.load import as_written
 from tests.conftest import run
 
 
-@pytest.mark.parametrize("questions", [True, False])
-def test_the_page_is_whole_and_self_contained(tiny: dict[str, Path], tmp_path: Path, questions: bool) -> None:
-    text = tiny["recipe"].read_text().replace("checkpoints: [3]", "checkpoints: []")
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(text if questions else text.replace(", {kind: choices}", ""))
+@pytest.fixture(scope="module")
+def finished(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the tiny recipe in one segment, with all its artefacts."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe = folder / "my tiny.yaml"
+    recipe.write_text(tiny["recipe"].read_text().replace("checkpoints: [3]", "checkpoints: []"))
     shared = ["--recipe", str(recipe), "--tokens", str(tiny["tokens"])]
-    checkpoint = str(tmp_path / "step_000006.safetensors")
-    train = [
-        "--steps-to",
-        "6",
-        "--out",
-        checkpoint,
-        "--chain",
-        str(tmp_path / "chain_000006.tsv"),
-        "--state",
-        str(tmp_path / "s"),
-    ]
+    checkpoint, name = folder / "step_000006.safetensors", folder / "chain_000006.tsv"
+    train = ["--steps-to", "6", "--out", str(checkpoint), "--chain", str(name), "--state", str(folder / "s")]
     run("-m", "pipeline.train", *shared, *train)
-    run("-m", "pipeline.evaluate", *shared, "--checkpoint", checkpoint, "--out", str(tmp_path / "eval_000006.json"))
-    run("-m", "pipeline.sample", *shared, "--checkpoint", checkpoint, "--out", str(tmp_path / "samples.json"))
-    (tmp_path / "digests.json").write_text(json.dumps({"train/chain_000006.tsv": "ab" * 32}))
-    run("-m", "pipeline.report", *shared, "--run", str(tmp_path), "--out", str(tmp_path / "report.html"))
-    page = (tmp_path / "report.html").read_text()
-    assert "<svg" in page
-    assert "entropy floor" in page
-    assert "ab" * 32 in page
-    assert ("Multiple choice" in page) == questions
-    assert "tokens/s" in page
-    assert "train 6" in page
-    loads = re.findall(r"""(?:src|href)\s*=\s*["']?(?!#)([^"'\s>]+)""", page)
+    run("-m", "pipeline.evaluate", *shared, "--checkpoint", str(checkpoint), "--out", str(folder / "eval_000006.json"))
+    run("-m", "pipeline.sample", *shared, "--checkpoint", str(checkpoint), "--out", str(folder / "samples.json"))
+    digests = {"train/step_000006.safetensors": "ab" * 32, "train/chain_000006.tsv": sha256_of(name)}
+    (folder / "digests.json").write_text(json.dumps(digests))
+    sums = [f"{sha256_of(path)}  {path.name}\n" for path in (checkpoint, name)]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    (folder / "spikes.json").write_text(json.dumps({"spikes": [], "z": 6.0}))
+    run("-m", "pipeline.report", *shared, "--run", str(folder))
+    return load_run(load_recipe(recipe), recipe, folder, tiny["tokens"])
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+def check_self_contained(page: str) -> None:
+    loads = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", page) + re.findall(r"url\(([^)]*)\)", page)
     assert not [target for target in loads if not target.startswith("#")]
     assert "<script" not in page
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    for target in loads:
+        assert target[1:] in ids
+
+
+def test_the_page_is_whole_and_self_contained(finished: Run) -> None:
+    page = (finished.folder / "report.html").read_text()
+    check_self_contained(page)
+    whole = ["Curves", "Validation loss", "Multiple choice", "Samples", "Spikes", "Digests", "Receipts", "Recipe"]
+    assert headings(page) == whole
+    assert page.count("<svg") == 2  # for a wide and for a narrow window
+    assert "entropy floor" in page
+    assert "tokens/s" in page
+    assert "train 6" in page
+    assert "Nobody has published any for this recipe" in page
+
+
+def test_a_checkpoint_shows_the_digest_of_its_tensors_and_of_its_file(finished: Run) -> None:
+    page = run_page(finished)
+    assert "ab" * 32 in page
+    assert page.count(sha256_of(finished.folder / "step_000006.safetensors")) == 1
+    assert page.count(sha256_of(finished.folder / "chain_000006.tsv")) == 1  # one digest, not two equal ones
+    assert "digest is over its tensors" in page
+
+
+def test_the_commands_of_the_page_exist_and_name_the_real_recipe(finished: Run) -> None:
+    lines = [line(step, loss=9.0 if step == 80 else 1.0) for step in range(1, 101)]
+    spike = {"step": 80, "loss": 9.0, "norm": 1.0, "z": {"loss": 9.0}, "samples": []}
+    page = run_page(dataclasses.replace(finished, lines=lines, spikes={"spikes": [spike], "z": 6.0}))
+    found = [shlex.split(html.unescape(text)) for text in re.findall(r"python -m [^<\n]+", page)]
+    assert [words[2] for words in found] == ["pipeline.spikes", "pipeline.report", "pipeline.verify"]
+    for words in found:
+        assert words[words.index("--recipe") + 1] == str(finished.path)
+        assert words[words.index("--run") + 1] == str(finished.folder)  # not where the recipe would put it
+    run(*found[0][1:], "--out", str(finished.folder / "again.json"))
+    run(*found[1][1:])
+    assert "The first 64 steps are not judged" in page
+
+
+def test_a_short_run_has_no_judged_step(finished: Run) -> None:
+    assert "of these 6 steps none was judged" in run_page(finished)
+
+
+def test_a_text_without_samples_and_questions(finished: Run) -> None:
+    content = as_written(finished.recipe)
+    content["artifacts"] = {"checkpoints": [], "scores": [{"kind": "loss"}]}
+    (finished.folder / "samples.json").rename(finished.folder / "hidden.json")
+    try:
+        recipe = parse_recipe(content, "tiny")
+        plain = load_run(recipe, finished.path, finished.folder, finished.tokens)
+    finally:
+        (finished.folder / "hidden.json").rename(finished.folder / "samples.json")
+    plain = dataclasses.replace(plain, evals=[{"step": 6, "validation": plain.evals[0]["validation"]}], spikes=None)
+    page = run_page(plain)
+    assert headings(page) == ["Curves", "Validation loss", "Digests", "Receipts", "Recipe"]
+    check_self_contained(page)
+
+
+def test_a_page_of_images_with_an_accuracy(tmp_path: Path) -> None:
+    page = run_page(images(tmp_path))
+    assert headings(page) == ["Curves", "Validation loss", "Accuracy", "Digests", "Recipe"]
+    assert "nats per image" in page
+    assert "token" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    assert "87.5%" in page
+    assert "The line marks chance, 25.0%." in page
+    assert "twolayer: 64 inputs, 16 hidden, 4 classes" in page
+    check_self_contained(page)
+
+
+def test_every_score_has_a_section() -> None:
+    kinds = {model.model_fields["kind"].annotation.__args__[0] for model in get_args(get_args(artifacts.Score)[0])}
+    assert kinds == set(SCORES)
+
+
+def test_what_is_missing_is_named(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path / "run")
+    (tmp_path / "run" / "eval_000006.json").unlink()
+    flags = ["--recipe", str(finished.path), "--tokens", str(finished.tokens), "--run", str(tmp_path / "run")]
+    output = run("-m", "pipeline.report", *flags, code=2)
+    assert f"error: {tmp_path}/run/eval_000006.json: missing; run snakemake" in output
+
+
+# ---------------------------------------------------------------------- overview
+
+
+def line(step: int, loss: float = 1.0) -> chain.Line:
+    return chain.Line(step, loss, 1e-3, 1.0, step, "0" * 64)
+
+
+def images(folder: Path, steps: int = 40) -> Run:
+    """A run of a net over images as its stages will leave it."""
+    source = {
+        "kind": "generated",
+        "training": 100,
+        "validation": 80,
+        "classes": 4,
+        "height": 8,
+        "width": 8,
+        "noise": 9,
+        "seed": 1,
+    }
+    bits = {
+        "seed": 1, "data": {"kind": "images", "name": "patterns", "source": source, "order": "permutation"},
+        "model": {"kind": "twolayer", "inputs": 64, "hidden": 16, "classes": 4}, "init": {"kind": "normal", "std": 0.1},
+        "schedule": {"kind": "constant", "peak": 1e-3, "warmup_steps": 0}, "batch": {"sequences": 8, "lanes": 2}, "steps": steps,
+    }  # fmt: skip
+    content = {
+        "name": "net",
+        "description": "a net",
+        "bits": bits,
+        "artifacts": {"scores": [{"kind": "loss"}, {"kind": "accuracy"}]},
+    }
+    evaluation = {
+        "step": steps,
+        "validation": {"images": 80, "nats_per_image": 0.5},
+        "accuracy": {"images": 80, "accuracy": 0.875},
+    }
+    return Run(
+        parse_recipe(content, "net"), Path("net.yaml"), folder, folder, {"train": {"images": 100}},
+        [line(step, 2.0 / step) for step in range(1, steps + 1)], [evaluation], None, [], [], [],
+    )  # fmt: skip
+
+
+def test_one_page_over_many_runs(finished: Run, tmp_path: Path) -> None:
+    page = overview_page([finished, images(tmp_path)], ["big"], finished.folder.parent / "overview.html")
+    assert headings(page) == ["Runs", "Loss"]
+    text = " ".join(re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)).split())
+    assert "36,608 6" in text
+    assert "2 unpublished" in text
+    assert "accuracy 87.5%" in text
+    assert "Not run here: big." in text
+    (link,) = re.findall(r'<a href="([^#"][^"]*)"', page)
+    assert (finished.folder.parent / link).samefile(finished.folder / "report.html")
+    assert all(name in page for name in ("tiny", "net"))
+
+
+def test_the_overview_is_a_command(finished: Run, tmp_path: Path) -> None:
+    from pipeline.recipe.paths import run_dir, tokens_dir
+
+    recipe = str(finished.path)
+    output = run("-m", "pipeline.overview", recipe, cwd=tmp_path, code=2)
+    assert "error: no finished run of tiny: run snakemake" in output
+    shutil.copytree(finished.folder, tmp_path / run_dir(finished.recipe))
+    shutil.copytree(finished.tokens, tmp_path / tokens_dir(finished.recipe))
+    output = run("-m", "pipeline.overview", "--out", "all.html", recipe, recipe, cwd=tmp_path)
+    assert output.strip() == "all.html: 1 run"
+    assert "tiny" in (tmp_path / "all.html").read_text()
+
+
+# ---------------------------------------------------------------------- charts and comparison
+
+
+def test_thinning_keeps_every_peak() -> None:
+    steps = list(range(100_000))
+    values = [1.0] * len(steps)
+    values[54_321] = 9.0
+    x, y = charts.thin(steps, values)
+    assert len(x) <= charts.MOST_POINTS
+    assert (54_321, 9.0) in zip(x, y, strict=True)
+    assert x == sorted(x)
+
+
+def result(**changes: Any) -> Result:
+    found = Result(equal=False, artefact="train/step_000003.safetensors", **changes)
+    return found
+
+
+def test_a_comparison_of_checkpoints_has_no_empty_axes() -> None:
+    difference = Difference.__new__(Difference)
+    for name, value in {"name": "step_000003/h.1.ln_1.weight", "relative": 0.5}.items():
+        object.__setattr__(difference, name, value)
+    order = ["step_000003/h.0.ln_1.weight", "step_000003/h.1.ln_1.weight", "step_000003/wte.weight"]
+    found = result(network=[difference], order=order)
+    section = compare_page.network(found)
+    assert section is not None
+    assert compare_page.growth(found) is None  # no steps were compared
+    assert compare_page.network(result(growth=[{"step": 1, "loss": 0.5}])) is None
+    assert compare_page.growth(result(growth=[{"step": 1, "loss": 0.5}])) is not None
+    assert compare_page.growth(result(growth=[{"step": 1, "loss": 0.0}])) is None
+    assert compare_page.heads(order) == [(0, "h.0"), (1, "h.1"), (2, "wte")]
+    assert compare_page.heads(["before/wte", "lane.0/x", "lane.0/y"]) == [(0, "before"), (1, "lane.0")]
