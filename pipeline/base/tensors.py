@@ -24,8 +24,10 @@ from cuda_ops.errors import UserError
 from pipeline.base.files import atomic_write
 
 KEY = "samebits"
-DTYPES = {"F32": torch.float32, "I32": torch.int32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8}
+# In the order in which the library lays tensors out.
+DTYPES = {"I64": torch.int64, "F64": torch.float64, "F32": torch.float32, "I32": torch.int32, "U8": torch.uint8}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ORDER = list(NAMES)
 HEADER_LIMIT = 2**24  # bytes; the header of 10,000 tensors takes about one million
 
 
@@ -43,11 +45,11 @@ class Spec:
 
 
 def write_tensors(path: Path, specs: Mapping[str, Spec], tensors: Mapping[str, Tensor], about: Any) -> str:
-    """Write the tensors in the order of the library, widest dtype first and then by name; returns the file's SHA-256.
+    """Write the tensors in the order of the library, by dtype and then by name; returns the file's SHA-256.
 
     specs are all that the header needs; each tensor is asked for once, in that order, and not kept.
     """
-    names = sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))
+    names = sorted(specs, key=lambda name: (ORDER.index(specs[name].dtype), name))
     header: dict[str, Any] = {"__metadata__": {KEY: json.dumps(about, sort_keys=True)}}
     end = 0
     for name in names:
@@ -120,10 +122,11 @@ class TensorFile(Mapping[str, Tensor]):
         spec = self.specs[name]
         with open(self.path, "rb") as file:
             file.seek(spec.begin + begin * spec.dtype.itemsize)
-            found = torch.empty(end - begin, dtype=spec.dtype)
-            if file.readinto(raw(found)) != found.nbytes:
+            # NumPy's memory, because glibc may keep what torch's aligned allocation frees.
+            content = np.empty((end - begin) * spec.dtype.itemsize, dtype=np.uint8)
+            if file.readinto(content.data) != len(content):
                 raise UserError(f"{self.path}: {name} cannot be read to its end")
-        return found
+        return torch.from_numpy(content).view(spec.dtype)
 
     def check(self, expected: Mapping[str, Spec], what: str) -> None:
         """Raise a UserError that names the first tensor that is missing, unknown, or of another dtype or shape than `what` has."""

@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -213,7 +214,8 @@ class Ranks:
                 if len(mine):
                     dist.send(mine, 0)
                 return mine[:0]
-            whole = torch.empty(sum(counts), dtype=mine.dtype)
+            # NumPy's memory, because glibc may keep what torch's aligned allocation frees.
+            whole = torch.from_numpy(np.empty(sum(counts) * mine.itemsize, dtype=np.uint8)).view(mine.dtype)
             for rank, part in enumerate(whole.split(counts)):
                 if rank == 0:
                     part.copy_(mine)
