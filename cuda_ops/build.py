@@ -55,6 +55,25 @@ def source_digest(with_flags: bool = True) -> str:
     return digest.hexdigest()
 
 
+def stem_digests() -> dict[str, str]:
+    """For each stem, SHA-256 over its files without comments, what they include, and the arithmetic's flags."""
+    digests = {}
+    for stem in sorted(path.stem for path in (ROOT / "ops").glob("[!_]*.py")):
+        waiting = [*ROOT.glob(f"cpu/{stem}.cpp"), *ROOT.glob(f"kernels/{stem}*.cu")]
+        found: dict[Path, str] = {}
+        while waiting:
+            path = waiting.pop()
+            if path not in found and path.is_relative_to(ROOT) and path.name != "kernels.h":
+                found[path] = without_comments(path.read_text(encoding="utf-8"))
+                waiting += [
+                    (path.parent / name).resolve()
+                    for name in re.findall(r'^#include "([^"]+)"$', found[path], re.MULTILINE)
+                ]
+        text = "\n".join([*(found[path] for path in sorted(found)), *flags.ARITHMETIC, *flags.DEVICE_ARITHMETIC])
+        digests[stem] = hashlib.sha256(text.encode()).hexdigest()
+    return digests
+
+
 def find_compiler(name: str | None) -> str:
     """The C++ compiler: `name`, else $CXX, else g++, else clang++."""
     wanted = name or os.environ.get("CXX")

@@ -27,8 +27,8 @@ from pipeline.machine.execution import Execution
 from pipeline.machine.memory import is_out_of_memory
 from pipeline.machine.ranks import Ranks, launch
 from pipeline.recipe import Recipe, load_recipe, recipe_id
-from pipeline.recipe.paths import RESULTS, tokens_dir
-from pipeline.records.code_digest import code_digest
+from pipeline.recipe.paths import RESULTS, SUMMARY, tokens_dir
+from pipeline.records.code_digest import trigger
 from pipeline.records.receipt import made_by, receipt
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ STOP, SAVE = 1, 2  # signal bits that the ranks share after each step
 NOT_FINITE = 3
 
 
-def state_key(recipe: Recipe, tokens: Path, ops_digest: str) -> str:
-    """What a rolling checkpoint depends on: the bits, the tokens, the arithmetic, the code around it."""
-    parts = [recipe_id(recipe), sha256_of(tokens / "tokens.json"), ops_digest, code_digest("pipeline.training.trainer")]
+def state_key(recipe: Recipe, tokens: Path) -> str:
+    """What a rolling checkpoint depends on: the bits, the tokens, and what must make training run again."""
+    parts = [recipe_id(recipe), sha256_of(tokens / SUMMARY), trigger("pipeline.train", recipe)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
@@ -87,7 +87,7 @@ class Segment:
         tokens = args.tokens or tokens_dir(recipe)
         self.args, self.execution, self.ranks = args, execution, ranks
         self.trainer = new_trainer(recipe, execution, ranks, tokens)
-        self.rolling = Rolling(args.state / state_key(recipe, tokens, ops.SOURCE_DIGEST))
+        self.rolling = Rolling(args.state / state_key(recipe, tokens))
         self.lines: list[chain.Line] = []
         self.resumed = 0
         previous = 0
