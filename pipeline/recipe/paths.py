@@ -51,10 +51,15 @@ def run_dir(recipe: Recipe) -> Path:
     return RESULTS / "runs" / recipe.name
 
 
+def shard_names(count: int) -> list[str]:
+    """File names of so many training shards."""
+    return [f"train_{i:06d}.bin" for i in range(count)]
+
+
 def train_shards(recipe: Recipe) -> list[str]:
-    """File names of the training shards."""
+    """File names of the training shards; images are packed into one."""
     data = recipe.bits.data
-    return [f"train_{i:06d}.bin" for i in range(1 if isinstance(data, ImageData) else data.train_shards)]
+    return shard_names(1 if isinstance(data, ImageData) else data.train_shards)
 
 
 def _number(step: int | str) -> str:

@@ -71,23 +71,29 @@ def _acts(value: ast.AST) -> bool:
     return any(_name(call.func) not in PURE for call in calls) or any(isinstance(n, others) for n in ast.walk(value))
 
 
-class _Unread(ast.NodeTransformer):
-    """Drops assignments to names that are never read, where computing the value does nothing: what is left of messages."""
+def _read(scope: ast.AST) -> set[str]:
+    """The names that a scope reads, or hands to another."""
+    found: set[str] = set()
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            found |= set(node.names)
+    return found
 
-    def __init__(self, scope: ast.AST) -> None:
-        self.kept: set[str] = set()
-        for node in ast.walk(scope):
-            if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):
-                self.kept.add(node.id)
-            elif isinstance(node, ast.Global | ast.Nonlocal):
-                self.kept |= set(node.names)
+
+class _Unread(ast.NodeTransformer):
+    """Drops what was assigned for messages only, where computing it does nothing else."""
+
+    def __init__(self, only_told: set[str]) -> None:
+        self.only_told = only_told
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         return node  # its names are read from elsewhere
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        targets = [target.id if isinstance(target, ast.Name) else None for target in node.targets]
-        return node if None in targets or self.kept & set(targets) or _acts(node.value) else None
+        told = all(isinstance(target, ast.Name) and target.id in self.only_told for target in node.targets)
+        return None if told and not _acts(node.value) else node
 
 
 def _fill(tree: ast.AST) -> None:
@@ -98,23 +104,28 @@ def _fill(tree: ast.AST) -> None:
 
 
 def bare(tree: ast.Module) -> tuple[ast.Module, dict[str, str]]:
-    """The tree, in place, without docstrings, messages and types; and the texts of the module that it itself no longer reads,
-    by name: another module may."""
+    """The tree, in place, without docstrings, messages and types; and the module's texts that only its messages read, by name:
+    another module may read them."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    before, all_before = [_read(function) for function in functions], _read(tree)
     bared: ast.Module = _Bare().visit(without_docstrings(tree))
-    for function in [node for node in ast.walk(bared) if isinstance(node, ast.FunctionDef)]:
-        _Unread(function).generic_visit(function)
-    kept, texts = _Unread(bared).kept, {}
+    for function, read in zip(functions, before, strict=True):
+        _Unread(read - _read(function)).generic_visit(function)
+    only_told, texts, body = all_before - _read(bared), {}, []
     for node in bared.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and len(node.targets) == 1:
-            if isinstance(node.value, ast.Constant | ast.JoinedStr) and node.targets[0].id not in kept:
-                texts[node.targets[0].id] = written(node.value)
-    bared.body = [
-        node
-        for node in bared.body
-        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in texts)
-    ]
+        target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
+        text = isinstance(target, ast.Name) and target.id in only_told and _is_text(node.value)  # type: ignore[attr-defined]
+        if isinstance(target, ast.Name) and text:
+            texts[target.id] = written(node)
+        else:
+            body.append(node)
+    bared.body = body
     _fill(bared)
     return bared, texts
+
+
+def _is_text(value: ast.expr) -> bool:
+    return isinstance(value, ast.JoinedStr) or (isinstance(value, ast.Constant) and isinstance(value.value, str))
 
 
 def written(node: object) -> str:

@@ -39,6 +39,11 @@ class Entry:
     artefact: str
     digest: str
 
+    @property
+    def key(self) -> str:
+        """Its name in digests.json and config/expected."""
+        return f"{self.stage}/{self.artefact}"
+
 
 def checkpoint_digest(path: Path) -> str:
     """SHA-256 over name and digest of every tensor, by name."""
