@@ -14,7 +14,7 @@ from cuda_ops.errors import exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.files import write_json
 from pipeline.recipe import load_recipe
-from pipeline.recipe.paths import run_dir
+from pipeline.recipe.paths import chain_name, run_dir
 from pipeline.records.digests import EXPECTED, entries, published
 
 
@@ -25,13 +25,13 @@ def main() -> int:
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     run = args.run or run_dir(recipe)
-    new = {f"{e.stage}/{e.artefact}": e.digest for e in entries(recipe, run)}
+    new = {entry.key: entry.digest for entry in entries(recipe, run)}
     old = published(recipe.name)
     changed = sorted(key for key in {*new, *old} if new.get(key) != old.get(key))
     path = EXPECTED / f"{recipe.name}.json"
     write_json(path, new)
     print(f"{path}: {len(new)} digests, {len(changed)} changed" + (f": {', '.join(changed)}" if changed else ""))
-    lines = [line for step in recipe.checkpoints for line in chain.read(run / f"chain_{step:06d}.tsv")]
+    lines = [line for step in recipe.checkpoints for line in chain.read(run / chain_name(step))]
     steps = EXPECTED / "chains" / f"{recipe.name}.tsv"
     chain.write(steps, lines)
     print(f"{steps}: {len(lines)} steps")

@@ -12,8 +12,9 @@ from pathlib import Path
 from cuda_ops.errors import exit_on_user_error
 from pipeline.base.files import sha256_of, write_bytes, write_json
 from pipeline.recipe import load_recipe
-from pipeline.recipe.paths import run_dir
-from pipeline.records.digests import entries, run_files
+from pipeline.recipe.paths import DIGESTS, PROVENANCE, SUMS, run_dir
+from pipeline.records.catalogue import run_files
+from pipeline.records.digests import entries
 from pipeline.records.provenance import statement
 
 
@@ -25,12 +26,11 @@ def main() -> int:
     recipe = load_recipe(args.recipe)
     run = args.run or run_dir(recipe)
     found = entries(recipe, run)
-    write_json(run / "digests.json", {f"{e.stage}/{e.artefact}": e.digest for e in found})
-    names = [*run_files(recipe), "digests.json"]
-    sums = "".join(f"{sha256_of(run / name)}  {name}\n" for name in names)
-    write_bytes(run / "SHA256SUMS", sums.encode())
-    write_json(run / "provenance.json", statement(recipe, run))
-    print(f"{run / 'digests.json'}: {len(found)} digests")
+    write_json(run / DIGESTS, {entry.key: entry.digest for entry in found})
+    names = [*run_files(recipe), DIGESTS]
+    write_bytes(run / SUMS, "".join(f"{sha256_of(run / name)}  {name}\n" for name in names).encode())
+    write_json(run / PROVENANCE, statement(recipe, run))
+    print(f"{run / DIGESTS}: {len(found)} digests")
     return 0
 
 

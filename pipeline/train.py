@@ -30,17 +30,16 @@ from pipeline.machine.ranks import Ranks
 from pipeline.machine.stops import Stops
 from pipeline.models.model import check_device
 from pipeline.recipe import Recipe, load_recipe, recipe_id
-from pipeline.recipe.paths import RESULTS, tokens_dir
-from pipeline.records.code_digest import code_digest
+from pipeline.recipe.paths import RESULTS, SUMMARY, tokens_dir
+from pipeline.records.code_digest import trigger
 from pipeline.records.receipt import made_by, receipt
 
 NOT_FINITE = 3
 
 
-def state_key(recipe: Recipe, tokens: Path, ops_digest: str) -> str:
-    """What a rolling checkpoint depends on: the bits, the tokens, the arithmetic, the code around it."""
-    code = [code_digest(f"pipeline.{module}") for module in ("training.trainer", f"models.{recipe.bits.model.kind}")]
-    parts = [recipe_id(recipe), sha256_of(tokens / "tokens.json"), ops_digest, *code]
+def state_key(recipe: Recipe, tokens: Path) -> str:
+    """What a rolling checkpoint depends on: the bits, the tokens, and what must make training run again."""
+    parts = [recipe_id(recipe), sha256_of(tokens / SUMMARY), trigger("pipeline.train", recipe)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
@@ -87,7 +86,7 @@ def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks:
 
     runtime.set_threads(execution.threads_per_rank)
     tokens = args.tokens or tokens_dir(recipe)
-    state = args.state / state_key(recipe, tokens, runtime.source_digest())
+    state = args.state / state_key(recipe, tokens)
     trainer = new_trainer(recipe, execution, ranks, tokens)
     previous = None if args.previous == "none" else Path(args.previous)
     segment = Segment(trainer, execution, args.steps_to, state, say, previous=previous, init=args.init)

@@ -1,63 +1,270 @@
-"""What the rules share: the environment of the stages, the recipe, its paths, and the checkpoints' order."""
+"""What the rules share: the environment of the stages, the recipes of this invocation, their paths, and what may make a rule run again.
+
+Two kinds of params: those that a function of the wildcards gives are compared with the last run's and make a rule run again; those that
+a function of (wildcards, input) or (wildcards, resources) gives are derived, and Snakemake does not compare them (9.27, rules.py,
+_is_deriving_function). Bits and code are of the first kind; paths and execution of the second.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+from cuda_ops.errors import UserError
+from pipeline import own_text
+from pipeline.base.files import sha256_of
+from pipeline.recipe import Recipe, digest_of, load_recipe, paths, recipe_id
+from pipeline.recipe.training import CheckpointInit
+from pipeline.records import catalogue, code_digest
 
 ROOT = Path(__file__).resolve().parent.parent
+RECIPES = ROOT / "config" / "recipes"
+KEYS = ("recipe", "data")  # of --config
+CORES = 8  # threads of a rule that takes all, where nobody says how many there are: an executor without --cores
 
 
 def prepare_environment() -> None:
     """Stages run with this interpreter and these sources, from any working folder."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    os.environ.setdefault("SAMEBITS_BUILD", "results/build")
+    os.environ.setdefault("SAMEBITS_BUILD", str(paths.BUILD))
+    # Every output is marked update(); that a rule which fails at its first run has no old file to put back is not worth a line.
+    logger.addFilter(lambda record: "no backup found" not in str(record.msg))
+
+
+def stale_library() -> bool:
+    """Whether the folder of the workflow's own build lacks the library of the sources at hand.
+
+    Not an edge of the graph: Snakemake reruns all that is downstream of a job, and every stage is downstream of the library, so
+    editing one kernel would rerun every stage. What a stage needs of a kernel is in its trigger; the library is only brought up to date.
+    """
+    from cuda_ops import build
+
+    if os.environ["SAMEBITS_BUILD"] != str(paths.BUILD):
+        return False  # a folder of the user's: the stages refuse it if it is stale
+    digest = paths.BUILD / build.DIGEST
+    current = digest.exists() and digest.read_text(encoding="ascii").strip() == build.source_digest()
+    return not (current and (paths.BUILD / build.LIBRARY).exists())
 
 
 class Run:
-    """The recipe of this invocation and where its results lie."""
+    """A recipe and where its results lie, relative to the working folder."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        from cuda_ops.errors import UserError
-        from pipeline import own_text
-        from pipeline.recipe import load_recipe, paths
+    def __init__(self, recipe: Recipe, path: Path) -> None:
+        self.recipe, self.path = recipe, str(path)
+        where = catalogue.folders(recipe)
+        self.data, self.tokens, self.folder = str(where["data"]), str(where["tokens"]), str(where["run"])
+        self.corpus, self.prepared = where["data"].name, where["tokens"].name
+        self.id = recipe_id(recipe)
+        self._parts: dict[str, dict[str, str]] = {}
 
-        try:
-            named = ROOT / "config" / "recipes" / f"{config['recipe']}.yaml"
-            self.recipe_path = config["recipe"] if os.path.exists(config["recipe"]) else os.path.relpath(named)
-            self.recipe = load_recipe(self.recipe_path)
-            if config["data"]:
-                self.recipe = own_text.derive(self.recipe, Path(config["data"]))
-                self.recipe_path = str(own_text.write(self.recipe))
-        except UserError as error:
-            raise WorkflowError(str(error)) from None
-        self.data = str(paths.data_dir(self.recipe))
-        self.tokens = str(paths.tokens_dir(self.recipe))
-        self.folder = str(paths.run_dir(self.recipe))
-        self.logs = f"results/logs/{self.recipe.name}"
-        self.shards = [f"{self.tokens}/{name}" for name in paths.train_shards(self.recipe)]
-        self.steps = [f"{step:06d}" for step in self.recipe.checkpoints]
-        self.last_checkpoint = f"{self.folder}/step_{self.steps[-1]}.safetensors"
+    def parts(self, stage: str) -> dict[str, str]:
+        """What of code and kernels must make a stage run again."""
+        if stage not in self._parts:
+            self._parts[stage] = code_digest.parts(f"pipeline.{stage}", self.recipe)
+        return self._parts[stage]
 
-    def previous(self, wildcards: Any) -> str:
-        """The checkpoint before a step, or none."""
-        at = self.steps.index(wildcards.step)
-        return f"{self.folder}/step_{self.steps[at - 1]}.safetensors" if at else "none"
+    def trigger(self, stage: str, kernels: bool) -> str:
+        """The parts in words, so that `snakemake -n` shows which one moved: of Python's, or of the kernels'."""
+        parts = self.parts(stage).items()
+        return " ".join(f"{name}:{digest[:12]}" for name, digest in parts if name.startswith("ops.") == kernels)
 
-    def previous_sha256(self, wildcards: Any) -> list[str]:
+    def files(self, *stages: str, step: int | None = None, digested: bool = False) -> list[str]:
+        """What stages write: everything, or that of one step, or what has a digest."""
+        items = [item for stage in stages for item in catalogue.of_stage(self.recipe, stage, step)]
+        kept = [item for item in items if item.published or not digested]
+        return [str(path) for path in catalogue.files(kept, catalogue.folders(self.recipe))]
+
+    def digested(self) -> list[str]:
+        """Every file whose digest is published."""
+        found = catalogue.files(catalogue.digested(self.recipe), catalogue.folders(self.recipe))
+        return [str(path) for path in found]
+
+    def file(self, name: str) -> str:
+        """A file of the run."""
+        return f"{self.folder}/{name}"
+
+    @cached_property
+    def summary(self) -> str:
+        """Counts and digests of what training reads: small, so compared by content."""
+        return f"{self.tokens}/{paths.SUMMARY}"
+
+    def before(self, step: int) -> int:
+        """The checkpoint before a step; 0 if there is none."""
+        return max((other for other in self.recipe.checkpoints if other < step), default=0)
+
+    def previous(self, step: int) -> str:
+        """The path of the checkpoint before a step, or none."""
+        return self.file(paths.checkpoint_name(self.before(step))) if self.before(step) else "none"
+
+    def previous_sha256(self, step: int) -> list[str]:
         """Its digest file: small, so compared by content; an equal checkpoint retrains nothing."""
-        return [] if self.previous(wildcards) == "none" else [f"{self.previous(wildcards)}.sha256"]
+        return [self.file(paths.sidecar_name(self.before(step)))] if self.before(step) else []
+
+    @property
+    def init(self) -> CheckpointInit | None:
+        """The checkpoint of another recipe that this one begins from."""
+        init = self.recipe.bits.init
+        return init if isinstance(init, CheckpointInit) else None
 
     def expected(self) -> list[str]:
         """The published digests, if there are any."""
         path = ROOT / "config" / "expected" / f"{self.recipe.name}.json"
         return [os.path.relpath(path)] if path.exists() else []
 
-    def pins(self, name: str) -> str:
-        """A file of pinned downloads."""
-        return os.path.relpath(ROOT / "config" / "data" / f"{name}.yaml")
+
+class Runs(dict[str, Run]):
+    """The recipes of this invocation by name, and those whose checkpoints they begin from. asked: the first kind."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        given = config["recipe"]
+        names = given if isinstance(given, list) else [given] if Path(given).exists() else given.split(",")
+        self.asked = [self._add(name.strip(), config["data"]) for name in names]
+        for name in self.asked:
+            self._begin(name, [])
+
+    def _add(self, given: str, data: str) -> str:
+        path = Path(given) if Path(given).exists() else Path(os.path.relpath(RECIPES / f"{given}.yaml"))
+        recipe = load_recipe(path)
+        own = RECIPES / f"{recipe.name}.yaml"
+        if own.exists() and recipe_id(load_recipe(own)) != recipe_id(recipe):
+            raise UserError(
+                f"{path}: its name is {recipe.name}, which {os.path.relpath(own)} has for other bits; give it a name of its own"
+            )
+        if data:
+            recipe = own_text.derive(recipe, Path(data))
+            path = own_text.write(recipe)
+        if recipe.name in self and self[recipe.name].id != recipe_id(recipe):
+            raise UserError(f"recipe={given}: two recipes of other bits are called {recipe.name}")
+        self.setdefault(recipe.name, Run(recipe, path))
+        return recipe.name
+
+    def _begin(self, name: str, through: list[str]) -> None:
+        """Add the recipes that one begins from, however far back."""
+        init = self[name].init
+        if init is None:
+            return
+        if name in through:
+            raise UserError(f"bits.init: {' begins from '.join([*through, name])}: a circle")
+        if init.recipe not in self:
+            self._add(init.recipe, "")
+        steps = self[init.recipe].recipe.checkpoints
+        if init.step not in steps:
+            raise UserError(
+                f"{self[name].path}: bits.init.step {init.step}: {init.recipe} has checkpoints at {', '.join(map(str, steps))}"
+            )
+        self._begin(init.recipe, [*through, name])
+
+    def start(self, name: str, step: int, suffix: str = "") -> list[str]:
+        """The checkpoint of another recipe that the first segment begins from, if any."""
+        init = self[name].init
+        if init is None or self[name].before(step):
+            return []
+        return [self[init.recipe].file(paths.checkpoint_name(init.step) + suffix)]
+
+    def of_corpus(self, corpus: str, prepared: str = "") -> Run:
+        """One of the recipes that share a corpus, prepared in a way; what is compared of it is the same for each."""
+        return next(run for run in self.values() if run.corpus == corpus and prepared in ("", run.prepared))
+
+    def corpora(self, kind: str) -> str:
+        """The folders of corpora of a kind, as a wildcard's constraint."""
+        return one_of(run.corpus for run in self.values() if run.recipe.bits.data.kind == kind)
+
+    def by_shards(self, kind: str) -> dict[int, str]:
+        """The folders of prepared corpora of a kind, as a wildcard's constraint, by the number of their training shards."""
+        runs = [run for run in self.values() if run.recipe.bits.data.kind == kind]
+        counts = sorted({len(paths.train_shards(run.recipe)) for run in runs})
+        return {n: one_of(run.prepared for run in runs if len(paths.train_shards(run.recipe)) == n) for n in counts}
+
+
+def one_of(names: Iterable[str]) -> str:
+    """A pattern of exactly these names; of none, one that nothing matches."""
+    return "|".join(sorted({re.escape(name) for name in names})) or "(?!)"
+
+
+def check_keys(config: dict[str, Any]) -> None:
+    """Refuse a key of --config that is none."""
+    for key in config:
+        if key not in KEYS:
+            hint = "".join(f"; did you mean {near}?" for near in get_close_matches(key, KEYS, 1))
+            raise WorkflowError(f"--config {key}: unknown key; known are {', '.join(KEYS)}{hint}")
+
+
+def runs_of(config: dict[str, Any]) -> Runs:
+    """The recipes that --config names; what is wrong with them is one message."""
+    try:
+        return Runs(config)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def prepared_bits(run: Run) -> str:
+    """What shapes a prepared corpus: its source, and all of its preparation but the order of samples."""
+    data = run.recipe.bits.data
+    shape = [digest_of(part) for name in ("source", "tokenizer", "split") if (part := getattr(data, name, None))]
+    return " ".join([*shape, str(len(paths.train_shards(run.recipe)))])
+
+
+def evaluated_bits(run: Run, step: int) -> str:
+    """What shapes an evaluation beside the checkpoint: the scores, some of them of the last step only."""
+    scores = " ".join(digest_of(score) for score in run.recipe.artifacts.scores)
+    return f"{run.id} {scores} {'last' if step == run.recipe.bits.steps else ''}"
+
+
+def pins(name: str) -> tuple[str, str]:
+    """A file of pinned downloads, and its digest."""
+    path = ROOT / "config" / "data" / f"{name}.yaml"
+    return os.path.relpath(path), sha256_of(path)
+
+
+def check_execution(workflow: Any, runs: Runs) -> None:
+    """Refuse, before the graph is built, what no rule has and what a recipe cannot be run with: a rerun that fails costs nothing."""
+    settings = workflow.resource_settings
+    rules = {rule.name: rule for rule in workflow.rules}
+    for flag, given in (
+        ("--set-resources", settings.overwrite_resources),
+        ("--set-threads", settings.overwrite_threads),
+    ):
+        for rule in given:
+            if rule not in rules:
+                near = get_close_matches(rule, rules, 1)
+                hint = f"; did you mean {near[0]}?" if near else f"; rules are {', '.join(sorted(rules))}"
+                raise WorkflowError(f"{flag} {rule}: there is no such rule{hint}")
+    own = ("ranks", "device", "gpu", "micro_batch", "recompute", "rolling", "nodes", "rendezvous")
+    for rule, resources in settings.overwrite_resources.items():
+        for name in resources:
+            near = get_close_matches(name, own, 1, 0.7)
+            if name not in own and near:
+                raise WorkflowError(f"--set-resources {rule}:{name}: did you mean {near[0]}?")
+    if not {"train", "evaluate", "sample"} & set(settings.overwrite_resources):
+        return
+    from argparse import ArgumentParser
+
+    from pipeline.machine.execution import Execution, check_device
+
+    parser = ArgumentParser(prog="--set-resources train", usage="train:NAME=VALUE", add_help=False)
+    Execution.add_flags(parser)
+    try:
+        for run in runs.values():
+            given = {
+                name: rules["train"].resources[name].value
+                for name in ("ranks", "micro_batch", "recompute", "rolling", "device")
+            }
+            flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+            Execution.from_flags(parser.parse_args(flags)).check(run.recipe)
+            for rule in ("evaluate", "sample"):
+                check_device(run.recipe, rules[rule].resources["device"].value)
+    except UserError as error:
+        raise WorkflowError(f"{error} (--set-resources, or the profile)") from None
+    except SystemExit:
+        raise WorkflowError("--set-resources train: a value is of the wrong type, see above") from None

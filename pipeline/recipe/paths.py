@@ -1,7 +1,13 @@
-"""Where things lie: every path is a function of the recipe, none of the machine."""
+"""Where things lie and what they are called: every path is a function of the recipe, none of the machine.
+
+A folder is named by all that shapes its content and by nothing else, so recipes over one corpus share it. What becomes of each
+file (by which stage, with which digest) is the catalogue's matter: pipeline/records/catalogue.py.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
 from pipeline.recipe.data import ImageData
@@ -11,21 +17,33 @@ from pipeline.recipe.strict import digest_of
 RESULTS = Path("results")
 BUILD = RESULTS / "build"
 GPT2_BPE = RESULTS / "data" / "gpt2_bpe"
+VOCABULARY = ("encoder.json", "vocab.bpe")  # of GPT2_BPE
+OVERVIEW = RESULTS / "overview.html"
+
+# Of a corpus.
+DOCUMENTS, QUESTIONS, IMAGES, SOURCE = "documents.jsonl", "choices.jsonl", "images.npz", "source.json"
+# Of a prepared corpus. SUMMARY is written last and holds the digests of the rest.
+SUMMARY, TOKENIZER, CHOICES, VALIDATION = "tokens.json", "tokenizer.json", "choices.json", "val_000000.bin"
+TRAIN_STARTS, VALIDATION_STARTS = "train_documents.npy", "val_documents.npy"
+# Of a run.
+SAMPLES, SPIKES, REPORT, VERIFICATION = "samples.json", "spikes.json", "report.html", "verification.txt"
+DIGESTS, SUMS, PROVENANCE, RECEIPTS = "digests.json", "SHA256SUMS", "provenance.json", "receipts"
 
 
 def data_dir(recipe: Recipe) -> Path:
-    """The corpus as documents, shared by the recipes that name it."""
+    """The corpus, shared by the recipes that name it."""
     data = recipe.bits.data
     return RESULTS / "data" / f"{data.name}-{digest_of(data.source)[:8]}"
 
 
 def tokens_dir(recipe: Recipe) -> Path:
-    """Token shards: one folder per corpus, tokenizer and split."""
+    """What training reads: one folder per corpus and preparation (tokenizer, split and shards; of images, how they are packed)."""
     data = recipe.bits.data
     if isinstance(data, ImageData):
         return data_dir(recipe) / "packed"
     name = data.tokenizer.kind + str(getattr(data.tokenizer, "vocab_size", ""))
-    return data_dir(recipe) / f"{name}-{digest_of(data.split)[:8]}-{data.train_shards}"
+    shape = hashlib.sha256(f"{digest_of(data.tokenizer)} {digest_of(data.split)}".encode()).hexdigest()
+    return data_dir(recipe) / f"{name}-{shape[:8]}-{data.train_shards}"
 
 
 def run_dir(recipe: Recipe) -> Path:
@@ -33,6 +51,40 @@ def run_dir(recipe: Recipe) -> Path:
     return RESULTS / "runs" / recipe.name
 
 
+def shard_names(count: int) -> list[str]:
+    """File names of so many training shards."""
+    return [f"train_{i:06d}.bin" for i in range(count)]
+
+
 def train_shards(recipe: Recipe) -> list[str]:
-    """File names of the training shards."""
-    return [f"train_{i:06d}.bin" for i in range(getattr(recipe.bits.data, "train_shards", 1))]
+    """File names of the training shards; images are packed into one."""
+    data = recipe.bits.data
+    return shard_names(1 if isinstance(data, ImageData) else data.train_shards)
+
+
+def _number(step: int | str) -> str:
+    """A step in a file name, at least six digits; a string (of a rule's wildcard) as it is."""
+    return step if isinstance(step, str) else f"{step:06d}"
+
+
+def checkpoint_name(step: int | str) -> str:
+    return f"step_{_number(step)}.safetensors"
+
+
+def sidecar_name(step: int | str) -> str:
+    """The SHA-256 of a checkpoint's file, in sha256sum's form."""
+    return f"{checkpoint_name(step)}.sha256"
+
+
+def chain_name(step: int | str) -> str:
+    return f"chain_{_number(step)}.tsv"
+
+
+def eval_name(step: int | str) -> str:
+    return f"eval_{_number(step)}.json"
+
+
+def step_of(name: str) -> int:
+    """The step in the name of a checkpoint, chain or evaluation; 0 where there is none."""
+    match = re.fullmatch(r"(?:step|chain|eval)_(\d+)\.\w+", name)
+    return int(match[1]) if match else 0

@@ -1,9 +1,12 @@
-"""The digest of the code that a stage runs: its module and all project modules it imports, without comments.
+"""Digests of code: of all that a stage runs, for the record, and of what of it may change a bit, for what must run again.
 
-    python -m pipeline.records.code_digest pipeline.train
+    python -m pipeline.records.code_digest pipeline.train --recipe config/recipes/fables.yaml
     pipeline.train  6d0c…  (24 modules)
+    trigger 1c5e…: train 83fa…, base.chain 0b1d…, …, ops.attention 5f0c…, …
 
-Workflow rules carry it as a parameter, so that an edited comment or docstring reruns nothing and edited code what it must.
+What must run again (`trigger`): the stage's own file; of what it imports, however deep, the rooms that bear bits (BEARING), with the
+recipe's own kinds of model, data and score only; and the stems of the ops that these name. Comments, docstrings, messages and types
+are no code there. `recipe/` acts through `bits:`; machine/, records/, evidence/ and pages/ never change a bit.
 """
 
 from __future__ import annotations
@@ -11,11 +14,23 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any, get_args
+
+from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.recipe import Bits, Recipe, load_recipe
+from pipeline.recipe.artifacts import Score
+from pipeline.records.bare import bare, without_docstrings, written
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pipeline", "cuda_ops")
+BEARING = ("base", "data", "models", "training", "scoring")
+OPS = "cuda_ops.ops"
+# Modules of data/ that read one kind of data only, though no kind is called so.
+READS = {
+    "documents": "text", "tokenizers": "text", "fables": "text", "encode": "text", "windows": "text", "questions": "text",
+}  # fmt: skip
 
 
 def module_path(name: str) -> Path | None:
@@ -29,19 +44,96 @@ def module_path(name: str) -> Path | None:
     return None
 
 
+class Module:
+    """A file of the project, read once; each property is worked out when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._text = path.read_text(encoding="utf-8")
+
+    @cached_property
+    def code(self) -> str:
+        """Without docstrings and comments."""
+        return written(without_docstrings(ast.parse(self._text)))
+
+    @cached_property
+    def imports(self) -> frozenset[str]:
+        """Every name imported, submodules or not, for types too."""
+        return _imports(list(ast.walk(ast.parse(self._text))))
+
+    @cached_property
+    def _stripped(self) -> tuple[ast.Module, dict[str, str]]:
+        return bare(ast.parse(self._text))
+
+    @cached_property
+    def _nodes(self) -> list[ast.AST]:
+        return list(ast.walk(self._stripped[0]))
+
+    @cached_property
+    def bare(self) -> str:
+        """Without messages and types too."""
+        return written(self._stripped[0])
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Constants that only its own messages read: code if another module reads them."""
+        return self._stripped[1]
+
+    @cached_property
+    def run_imports(self) -> frozenset[str]:
+        """Names imported when it runs."""
+        return _imports(self._nodes)
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Names imported from modules, and attributes of anything."""
+        names = {alias.name for node in self._nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+        return frozenset(names | {node.attr for node in self._nodes if isinstance(node, ast.Attribute)})
+
+    @cached_property
+    def families(self) -> frozenset[str]:
+        """The packages that it imports from by name: the constant beginnings of what import_module is given."""
+        found = set()
+        for node in self._nodes:
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module" and node.args:
+                prefix = next((str(n.value) for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant)), "")
+                if not prefix.startswith(PACKAGES):
+                    raise UserError(
+                        f"{self.path}: import_module({ast.unparse(node.args[0])}): begin the name with its package, so that "
+                        "what a stage runs is known"
+                    )
+                found.add(prefix)
+        return frozenset(found)
+
+    @cached_property
+    def ops(self) -> frozenset[str]:
+        """The names that it takes from cuda_ops.ops; "*" if it does more with `ops` than to name one."""
+        found: set[str] = set()
+        aliases: set[str] = set()
+        for node in self._nodes:
+            if isinstance(node, ast.ImportFrom) and node.module == "cuda_ops":
+                aliases |= {alias.asname or alias.name for alias in node.names if alias.name == "ops"}
+            elif isinstance(node, ast.ImportFrom) and node.module == OPS:
+                found |= {alias.name for alias in node.names}
+        names = [n for n in self._nodes if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") in aliases]
+        named = {id(node.value) for node in names}
+        loose = [n for n in self._nodes if isinstance(n, ast.Name) and n.id in aliases and id(n) not in named]
+        return frozenset(found | {node.attr for node in names} | ({"*"} if loose else set()))
+
+
 @cache
-def _parsed(path: Path) -> tuple[str, frozenset[str]]:
-    """The code of a file without docstrings, and the names it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def _parsed(path: Path) -> Module:
+    return Module(path)
+
+
+def _imports(nodes: list[ast.AST]) -> frozenset[str]:
     imports: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             imports |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             imports |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree), frozenset(imports)
+    return frozenset(imports)
 
 
 def modules_of(stage: str) -> dict[str, Path]:
@@ -54,25 +146,141 @@ def modules_of(stage: str) -> dict[str, Path]:
         if path is None or name in found:
             continue
         found[name] = path
-        waiting += sorted(_parsed(path)[1])
+        waiting += sorted(_parsed(path).imports)
     return dict(sorted(found.items()))
 
 
 def code_digest(stage: str) -> str:
-    """SHA-256 over the code of a stage."""
+    """SHA-256 over the code of a stage, all of it: for provenance, not for what must run again."""
     digest = hashlib.sha256()
     for name, path in modules_of(stage).items():
-        digest.update(f"{name}\n{_parsed(path)[0]}\n".encode())
+        digest.update(f"{name}\n{_parsed(path).code}\n".encode())
     return digest.hexdigest()
 
 
+# ---------------------------------------------------------------- what must run again
+
+
+def _kinds(annotation: Any) -> set[str]:
+    """The kinds of a union of the schema."""
+    if hasattr(annotation, "model_fields"):
+        return set(get_args(annotation.model_fields["kind"].annotation))
+    return set().union(*(_kinds(part) for part in get_args(annotation)))
+
+
+@cache
+def _all_kinds() -> dict[str, set[str]]:
+    fields = Bits.model_fields
+    data, score = _kinds(fields["data"].annotation), _kinds(Score)
+    return {"models": _kinds(fields["model"].annotation), "data": data, "scoring": score | data}
+
+
+def _own_kinds(recipe: Recipe) -> dict[str, set[str]]:
+    """By room, the recipe's kinds: the modules named by another kind are another recipe's."""
+    data = recipe.bits.data.kind
+    return {
+        "models": {recipe.bits.model.kind},
+        "data": {data},
+        "scoring": {data, *(score.kind for score in recipe.artifacts.scores)},
+    }
+
+
+def _another_recipes(name: str, own: dict[str, set[str]]) -> bool:
+    """Whether a module belongs to a kind of model, data or score that the recipe does not have."""
+    _, room, stem = [*name.split("."), "", ""][:3]
+    kind = READS.get(stem, stem) if room == "data" else stem
+    return room in own and kind in _all_kinds()[room] - own[room]
+
+
+def bearing_modules(stage: str, recipe: Recipe) -> dict[str, Path]:
+    """Of what a stage runs for a recipe, the modules that may change a bit: its own and those of the bearing rooms."""
+    own = _own_kinds(recipe)
+    found: dict[str, Path] = {}
+    waiting = [stage]
+    while waiting:
+        name = waiting.pop()
+        path = module_path(name)
+        if path is None or name in found or name.startswith("cuda_ops") or _another_recipes(name, own):
+            continue
+        found[name] = path
+        waiting += sorted(_parsed(path).run_imports)
+        for family in _parsed(path).families:
+            waiting += [family + kind for kind in sorted(own.get(family.split(".")[1], ()))]
+    if stage not in found:
+        raise UserError(f"{stage}: no such stage")
+    rooms = tuple(f"pipeline.{room}." for room in BEARING)
+    return {name: path for name, path in sorted(found.items()) if name == stage or name.startswith(rooms)}
+
+
+@cache
+def _stem_of() -> dict[str, str]:
+    """The stem of each name of cuda_ops.ops: the file of cuda_ops/ops it comes from; "" for what comes from elsewhere."""
+    path = module_path(OPS)
+    assert path
+    stems = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            stem = node.module.removeprefix(f"{OPS}.") if node.module.startswith(f"{OPS}.") else ""
+            stems |= {alias.asname or alias.name: "" if stem.startswith("_") else stem for alias in node.names}
+    return stems
+
+
+def stems_of(modules: dict[str, Path]) -> list[str]:
+    """The stems of the ops that the modules name, in order."""
+    stems = _stem_of()
+    found: set[str] = set()
+    for name, path in modules.items():
+        used = _parsed(path).ops
+        unknown = sorted(used - {"*"} - set(stems))
+        if unknown:
+            raise UserError(f"{name}: ops.{unknown[0]} is not a name of cuda_ops/ops/__init__.py")
+        found |= set(stems.values()) if "*" in used else {stems[op] for op in used}
+    return sorted(found - {""})
+
+
+def _bearing_digest(module: Module, read: frozenset[str]) -> str:
+    """SHA-256 of what of a module may change a bit; read: names that modules take from one another."""
+    texts = [f"{name}={text}\n" for name, text in module.texts.items() if name in read]
+    return hashlib.sha256("".join([module.bare, "\n", *texts]).encode()).hexdigest()
+
+
+def parts(stage: str, recipe: Recipe) -> dict[str, str]:
+    """What must make a stage run again, by name: SHA-256 of each bearing module, and of each stem with its Python face."""
+    from cuda_ops.build import stem_digests
+
+    modules = bearing_modules(stage, recipe)
+    read = frozenset().union(*(_parsed(path).reads for path in modules.values()))
+    found = {name.removeprefix("pipeline."): _bearing_digest(_parsed(path), read) for name, path in modules.items()}
+    stems = stems_of(modules)
+    sources = stem_digests() if stems else {}
+    for stem in stems:
+        face = module_path(f"{OPS}.{stem}")
+        assert face
+        found[f"ops.{stem}"] = hashlib.sha256(
+            f"{sources[stem]} {_bearing_digest(_parsed(face), read)}".encode()
+        ).hexdigest()
+    return found
+
+
+def trigger(stage: str, recipe: Recipe) -> str:
+    """SHA-256 over the parts: two equal triggers, and the stage would give the same bits from the same inputs."""
+    lines = [f"{name} {digest}\n" for name, digest in parts(stage, recipe).items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="The digest of the code that a stage runs.")
+    parser = argparse.ArgumentParser(description="Digests of the code that a stage runs.")
     parser.add_argument("stage", nargs="+")
-    for stage in parser.parse_args().stage:
+    parser.add_argument("--recipe", type=Path, help="also what must make the stage run again for this recipe")
+    args = parser.parse_args()
+    for stage in args.stage:
         print(f"{stage}  {code_digest(stage)}  ({len(modules_of(stage))} modules)")
+        if args.recipe:
+            recipe = load_recipe(args.recipe)
+            listed = ", ".join(f"{name} {digest[:8]}" for name, digest in parts(stage, recipe).items())
+            print(f"trigger {trigger(stage, recipe)[:12]}: {listed}")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_on_user_error(main)

@@ -15,7 +15,7 @@ from pipeline.base import chain
 from pipeline.base.checkpoint import load, tensors_digest
 from pipeline.base.files import sha256_of
 from pipeline.recipe import Recipe, recipe_id
-from pipeline.recipe.paths import data_dir, tokens_dir, train_shards
+from pipeline.records.catalogue import Artefact, digested, folders
 
 EXPECTED = Path(__file__).resolve().parents[2] / "config" / "expected"
 
@@ -38,42 +38,37 @@ class Entry:
     artefact: str
     digest: str
 
+    @property
+    def key(self) -> str:
+        """Its name in digests.json and config/expected."""
+        return f"{self.stage}/{self.artefact}"
+
 
 def checkpoint_digest(path: Path) -> str:
     """SHA-256 over name and digest of every tensor, by name."""
     return tensors_digest(load(path).tensors)
 
 
-def run_files(recipe: Recipe) -> list[str]:
-    """The files of a run folder that have digests, in the order they come to be."""
-    steps = recipe.checkpoints
-    files = [f for step in steps for f in (f"step_{step:06d}.safetensors", f"chain_{step:06d}.tsv")]
-    return [*files, *(f"eval_{step:06d}.json" for step in steps), "samples.json"]
+def digest_file(item: Artefact, path: Path, link: str) -> tuple[str, str]:
+    """The digest of an artefact's file, and the link that the next chain goes on from (`link`, unless this is a chain)."""
+    if item.digest == "tensors":
+        return checkpoint_digest(path), link
+    if item.digest == "chain":
+        link = chain.check(chain.read(path), link, path)
+    return sha256_of(path), link
 
 
-def entries(recipe: Recipe, run: Path, data: Path | None = None, tokens: Path | None = None) -> list[Entry]:
+def entries(
+    recipe: Recipe, run: Path | None = None, data: Path | None = None, tokens: Path | None = None
+) -> list[Entry]:
     """Digests of the whole run; a UserError names the first file that is missing or damaged."""
-    data, tokens = data or data_dir(recipe), tokens or tokens_dir(recipe)
+    where = folders(recipe, run=run, data=data, tokens=tokens)
     found = [Entry("recipe", "bits", recipe_id(recipe))]
-
-    def add(stage: str, path: Path, digest: str | None = None) -> None:
-        if not path.exists():
-            raise UserError(f"{path}: missing; run snakemake --cores all reproduction")
-        found.append(Entry(stage, path.name, digest or sha256_of(path)))
-
-    add("download", data / "documents.jsonl")
-    for name in [*train_shards(recipe), "val_000000.bin", "tokenizer.json"]:
-        add("prepare_text", tokens / name)
     link = chain.START
-    for name in run_files(recipe):
-        path = run / name
-        if name.startswith("step_"):
-            if not path.exists():
-                add("train", path)
-            add("train", path, checkpoint_digest(path))
-        elif name.startswith("chain_"):
-            link = chain.check(chain.read(path), link, path)
-            add("train", path)
-        else:
-            add("evaluate" if name.startswith("eval_") else "sample", path)
+    for item in digested(recipe):
+        path = where[item.folder] / item.name
+        if not path.exists():
+            raise UserError(f"{path}: missing; run snakemake --cores all reproduction with this recipe")
+        digest, link = digest_file(item, path, link)
+        found.append(Entry(item.stage, item.name, digest))
     return found

@@ -15,7 +15,8 @@ from typing import Any
 from cuda_ops.errors import UserError
 from pipeline.base.files import sha256_of
 from pipeline.recipe import Recipe, as_written, digest_of, recipe_id
-from pipeline.records.digests import run_files
+from pipeline.recipe.paths import DIGESTS, RECEIPTS, SUMS
+from pipeline.records.catalogue import run_files
 from pipeline.records.receipt import made_by, read_receipts
 
 STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
@@ -49,6 +50,13 @@ def dependencies(recipe: Recipe, found: dict[str, str]) -> list[dict[str, Any]]:
     return items
 
 
+def without_paths(content: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as written, without the local paths of its corpus and weights: they name a machine, the digests beside them the content."""
+    for part in (content["bits"]["data"].get("source", {}), content["bits"].get("init", {})):
+        part.pop("path", None)
+    return content
+
+
 def compiler() -> str:
     """The first line of the compiler's version, if there is one at hand."""
     from cuda_ops.build import find_compiler
@@ -62,11 +70,11 @@ def compiler() -> str:
 
 def statement(recipe: Recipe, run: Path) -> dict[str, Any]:
     """The statement of a run whose digests.json and SHA256SUMS are written."""
-    found: dict[str, str] = json.loads((run / "digests.json").read_text(encoding="utf-8"))
-    receipts = read_receipts(run / "receipts")
+    found: dict[str, str] = json.loads((run / DIGESTS).read_text(encoding="utf-8"))
+    receipts = read_receipts(run / RECEIPTS)
     trained = [item for item in receipts if str(item["stage"]).startswith("train")]
-    content = as_written(recipe)
-    names = [*run_files(recipe), "digests.json"]
+    content = without_paths(as_written(recipe))
+    names = [*run_files(recipe), DIGESTS]
     return {
         "_type": STATEMENT,
         "subject": [{"name": name, "digest": {"sha256": sha256_of(run / name)}} for name in names],
@@ -87,7 +95,7 @@ def statement(recipe: Recipe, run: Path) -> dict[str, Any]:
                     "invocationId": f"{recipe.name}-{receipts[0]['began'] if receipts else 'unknown'}",
                     "startedOn": receipts[0]["began"] if receipts else None,
                 },
-                "byproducts": [{"name": "SHA256SUMS", "digest": {"sha256": sha256_of(run / "SHA256SUMS")}}],
+                "byproducts": [{"name": SUMS, "digest": {"sha256": sha256_of(run / SUMS)}}],
             },
         },
     }

@@ -1,4 +1,4 @@
-# What every rule needs: the recipe, its paths, and digests of bits and code. No rules here; see workflow/common.py.
+# What every rule needs: the recipes, and digests of bits and code. No rules here; see workflow/common.py.
 import sys
 from pathlib import Path
 
@@ -9,21 +9,60 @@ sys.path[:0] = [
     str(Path(workflow.current_basedir).parent.parent),
 ]
 
-from common import ROOT, Run, prepare_environment
+from common import (
+    CORES,
+    ROOT,
+    check_execution,
+    check_keys,
+    evaluated_bits,
+    one_of,
+    pins,
+    prepare_environment,
+    prepared_bits,
+    runs_of,
+    stale_library,
+)
+from pipeline.recipe import digest_of
+from pipeline.recipe import paths as at
 
 prepare_environment()
+check_keys(config)
 validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.json"))
-RUN = Run(config)
+RUNS = runs_of(config)
+ALL_CORES = workflow.resource_settings.cores or CORES
 
-from cuda_ops.build import source_digest
-from pipeline.records.code_digest import code_digest
-from pipeline.recipe import digest_of, recipe_id
+# Outputs are marked update(): Snakemake leaves the old file until the rule has ended well, and puts it back if it fails.
+RUN = f"{at.RESULTS}/runs/{{recipe}}"
+CORPUS = f"{at.RESULTS}/data/{{corpus}}"
+TOKENS = f"{CORPUS}/{{prepared}}"
+LOGS = f"{at.RESULTS}/logs"
 
-BITS = RUN.recipe.bits
+
+def run_of(wildcards):
+    return RUNS[wildcards.recipe]
 
 
-container: "docker://python:3.11-slim"
+def recipe_of(wildcards, input):
+    """The recipe's file; a function of `input` too, so that its path is not compared."""
+    return run_of(wildcards).path
+
+
+def tokens_of(wildcards, input):
+    return run_of(wildcards).tokens
+
+
+def code(stage):
+    """What of a stage's Python must make it run again."""
+    return lambda wildcards: run_of(wildcards).trigger(stage, kernels=False)
+
+
+def kernels(stage):
+    """The kernels that it uses."""
+    return lambda wildcards: run_of(wildcards).trigger(stage, kernels=True)
 
 
 wildcard_constraints:
-    step=r"\d{6}",
+    recipe=one_of(RUNS),
+    corpus=r"[^/]+",
+    prepared=r"[^/]+",
+    step=r"\d{5}\d+",  # six digits or more

@@ -1,58 +1,138 @@
-# Corpus and tokens.
+# Corpora, and what training reads of them. A folder belongs to all recipes whose data are shaped alike: nothing of one recipe is compared.
+
+
+def of_corpus(wildcards):
+    return RUNS.of_corpus(wildcards.corpus, wildcards.get("prepared", ""))
+
+
+def corpus_recipe(wildcards, input):
+    return of_corpus(wildcards).path
+
+
+def folder(wildcards, output):
+    """Where a rule writes."""
+    return str(Path(output[0]).parent)
+
+
+def corpus_code(stage):
+    return lambda wildcards: of_corpus(wildcards).trigger(stage, kernels=False)
+
+
+def source_bits(wildcards):
+    return digest_of(of_corpus(wildcards).recipe.bits.data.source)
+
+
+def preparation_bits(wildcards):
+    return prepared_bits(of_corpus(wildcards))
 
 
 rule download:
     output:
-        documents=f"{RUN.data}/documents.jsonl",
-        choices=f"{RUN.data}/choices.jsonl",
-        source=f"{RUN.data}/source.json",
+        update(f"{CORPUS}/{at.DOCUMENTS}"),
+        update(f"{CORPUS}/{at.QUESTIONS}"),
+        update(f"{CORPUS}/{at.SOURCE}"),
     log:
-        f"{RUN.logs}/download.log",
+        f"{LOGS}/data/{{corpus}}/download.log",
+    wildcard_constraints:
+        corpus=RUNS.corpora("text"),
     params:
-        data=lambda wildcards: RUN.data,
-        recipe=lambda wildcards: RUN.recipe_path,
-        bits=digest_of(BITS.data.source),
-        code=code_digest("pipeline.download"),
+        recipe=corpus_recipe,
+        out=folder,
+        bits=source_bits,
+        code=corpus_code("download"),
     shell:
-        "python -m pipeline.download --recipe {params.recipe:q} --out {params.data:q} > {log:q} 2>&1"
+        "python -m pipeline.download --recipe {params.recipe:q} --out {params.out:q} > {log:q} 2>&1"
+
+
+rule download_images:
+    output:
+        update(f"{CORPUS}/{at.IMAGES}"),
+        update(f"{CORPUS}/{at.SOURCE}"),
+    log:
+        f"{LOGS}/data/{{corpus}}/download.log",
+    wildcard_constraints:
+        corpus=RUNS.corpora("images"),
+    params:
+        recipe=corpus_recipe,
+        out=folder,
+        bits=source_bits,
+        code=corpus_code("download"),
+    shell:
+        "python -m pipeline.download --recipe {params.recipe:q} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule vocabulary:
     output:
-        "results/data/gpt2_bpe/encoder.json",
-        "results/data/gpt2_bpe/vocab.bpe",
+        [update(f"{at.GPT2_BPE}/{name}") for name in at.VOCABULARY],
     log:
-        "results/logs/vocabulary.log",
+        f"{LOGS}/data/vocabulary.log",
     params:
-        pins=lambda wildcards: RUN.pins("gpt2_bpe"),
-        code=code_digest("pipeline.download"),
+        pins=lambda wildcards, output: pins("gpt2_bpe")[0],
+        sha256=pins("gpt2_bpe")[1],
     shell:
-        "python -m pipeline.download --pins {params.pins:q} --out results/data/gpt2_bpe > {log:q} 2>&1"
+        f"python -m pipeline.download --pins {{params.pins:q}} --out {at.GPT2_BPE} > {{log:q}} 2>&1"
 
 
-rule prepare_text:
+def vocabulary_of(wildcards):
+    """The files of GPT-2's vocabulary, for the recipes that read them."""
+    kind = of_corpus(wildcards).recipe.bits.data.tokenizer.kind
+    return rules.vocabulary.output if kind == "gpt2" else []
+
+
+# One rule per number of shards, because a rule's outputs are fixed; nearly always there is one number.
+for nth, (shards, folders) in enumerate(RUNS.by_shards("text").items()):
+
+    rule:
+        name:
+            "prepare_text" if nth == 0 else f"prepare_text_{shards}_shards"
+        input:
+            documents=f"{CORPUS}/{at.DOCUMENTS}",
+            source=f"{CORPUS}/{at.SOURCE}",
+            questions=f"{CORPUS}/{at.QUESTIONS}",
+            vocabulary=vocabulary_of,
+        output:
+            update(f"{TOKENS}/{at.SUMMARY}"),
+            update(f"{TOKENS}/{at.TOKENIZER}"),
+            update(f"{TOKENS}/{at.CHOICES}"),
+            update(f"{TOKENS}/{at.TRAIN_STARTS}"),
+            update(f"{TOKENS}/{at.VALIDATION_STARTS}"),
+            update(f"{TOKENS}/{at.VALIDATION}"),
+            [update(f"{TOKENS}/{name}") for name in at.shard_names(shards)],
+        log:
+            f"{LOGS}/data/{{corpus}}/{{prepared}}.log",
+        wildcard_constraints:
+            corpus=RUNS.corpora("text"),
+            prepared=folders,
+        threads: ALL_CORES
+        params:
+            recipe=corpus_recipe,
+            data=lambda wildcards, input: str(Path(input.source).parent),
+            out=folder,
+            bits=preparation_bits,
+            code=corpus_code("prepare_text"),
+        shell:
+            "python -m pipeline.prepare_text --recipe {params.recipe:q} --data {params.data:q} --out {params.out:q}"
+            " --threads {threads} > {log:q} 2>&1"
+
+
+rule prepare_images:
     input:
-        source=f"{RUN.data}/source.json",
-        vocabulary=(
-            rules.vocabulary.output if BITS.data.tokenizer.kind == "gpt2" else []
-        ),
+        images=f"{CORPUS}/{at.IMAGES}",
+        source=f"{CORPUS}/{at.SOURCE}",
     output:
-        f"{RUN.tokens}/tokens.json",
-        f"{RUN.tokens}/tokenizer.json",
-        f"{RUN.tokens}/choices.json",
-        f"{RUN.tokens}/train_documents.npy",
-        f"{RUN.tokens}/val_documents.npy",
-        f"{RUN.tokens}/val_000000.bin",
-        RUN.shards,
+        update(f"{TOKENS}/{at.SUMMARY}"),
+        update(f"{TOKENS}/{at.VALIDATION}"),
+        [update(f"{TOKENS}/{name}") for name in at.shard_names(1)],
     log:
-        f"{RUN.logs}/prepare_text.log",
-    threads: workflow.cores
+        f"{LOGS}/data/{{corpus}}/{{prepared}}.log",
+    wildcard_constraints:
+        corpus=RUNS.corpora("images"),
     params:
-        data=lambda wildcards: RUN.data,
-        tokens=lambda wildcards: RUN.tokens,
-        recipe=lambda wildcards: RUN.recipe_path,
-        bits=digest_of(BITS.data) + digest_of(BITS.model),
-        code=code_digest("pipeline.prepare_text"),
+        recipe=corpus_recipe,
+        data=lambda wildcards, input: str(Path(input.source).parent),
+        out=folder,
+        bits=preparation_bits,
+        code=corpus_code("prepare_images"),
     shell:
-        "python -m pipeline.prepare_text --recipe {params.recipe:q} --data {params.data:q} --out {params.tokens:q}"
-        " --threads {threads} > {log:q} 2>&1"
+        "python -m pipeline.prepare_images --recipe {params.recipe:q} --data {params.data:q} --out {params.out:q}"
+        " > {log:q} 2>&1"

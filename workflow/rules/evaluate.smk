@@ -1,26 +1,26 @@
-# Validation loss at every checkpoint, and the questions at the last.
+# The recipe's scores: some at every checkpoint, some at the last.
 
 
 rule evaluate:
     input:
-        checkpoint=f"{RUN.folder}/step_{{step}}.safetensors.sha256",
-        tokens=f"{RUN.tokens}/tokens.json",
-        ops="results/build/ops.digest",
+        checkpoint=f"{RUN}/{at.sidecar_name('{step}')}",
+        tokens=lambda wildcards: run_of(wildcards).summary,
     output:
-        f"{RUN.folder}/eval_{{step}}.json",
+        update(f"{RUN}/{at.eval_name('{step}')}"),
     log:
-        f"{RUN.logs}/evaluate_{{step}}.log",
-    threads: workflow.cores
+        f"{LOGS}/{{recipe}}/evaluate_{{step}}.log",
+    threads: ALL_CORES
     resources:
         device="cpu",
         gpu=0,
     params:
-        tokens=lambda wildcards: RUN.tokens,
-        run=lambda wildcards: RUN.folder,
-        recipe=lambda wildcards: RUN.recipe_path,
-        bits=recipe_id(RUN.recipe) + digest_of(RUN.recipe.artifacts),
-        code=code_digest("pipeline.evaluate"),
+        recipe=recipe_of,
+        tokens=tokens_of,
+        checkpoint=lambda wildcards, input: input.checkpoint.removesuffix(".sha256"),
+        bits=lambda wildcards: evaluated_bits(run_of(wildcards), int(wildcards.step)),
+        code=code("evaluate"),
+        kernels=kernels("evaluate"),
     shell:
         "python -m pipeline.evaluate --recipe {params.recipe:q} --tokens {params.tokens:q}"
-        " --checkpoint {params.run:q}/step_{wildcards.step}.safetensors --out {output:q}"
+        " --checkpoint {params.checkpoint:q} --out {output:q}"
         " --device {resources.device} --threads {threads} 2>&1 | tee -i {log:q}"

@@ -1,25 +1,29 @@
-# One self-contained page per recipe, with the steps whose loss or gradient norm is an outlier. The largest of them that takes at
-# most 5e11 operations is computed again: 46 steps of fables, seconds; of a large model none. The page says how to get the others.
+# One self-contained page per recipe, with the steps whose loss or gradient norm is an outlier, and a page over all recipes. The largest
+# spike that takes at most 5e11 operations is computed again: 46 steps of fables, seconds; of a large model none. The page says how to
+# get the others. Pages are for reading: an edit of pages/ makes none again; `--forcerun report` does.
 
 
 rule spikes:
     input:
-        expand("{run}/chain_{step}.tsv", run=RUN.folder, step=RUN.steps),
-        expand("{run}/step_{step}.safetensors.sha256", run=RUN.folder, step=RUN.steps),
-        tokens=f"{RUN.tokens}/tokens.json",
-        ops="results/build/ops.digest",
+        lambda wildcards: [
+            path
+            for path in run_of(wildcards).files("train")
+            if not path.endswith(".safetensors")
+        ],
+        tokens=lambda wildcards: run_of(wildcards).summary,
     output:
-        f"{RUN.folder}/spikes.json",
+        update(f"{RUN}/{at.SPIKES}"),
     log:
-        f"{RUN.logs}/spikes.log",
-    threads: workflow.cores
+        f"{LOGS}/{{recipe}}/spikes.log",
+    threads: ALL_CORES
     params:
-        tokens=lambda wildcards: RUN.tokens,
-        run=lambda wildcards: RUN.folder,
-        recipe=lambda wildcards: RUN.recipe_path,
+        recipe=recipe_of,
+        tokens=tokens_of,
+        run=folder,
         replays=1,
         most_flops=5e11,
-        code=code_digest("pipeline.spikes"),
+        code=code("spikes"),
+        kernels=kernels("spikes"),
     shell:
         "python -m pipeline.spikes --recipe {params.recipe:q} --run {params.run:q} --tokens {params.tokens:q}"
         " --replays {params.replays} --most-flops {params.most_flops} --out {output:q} > {log:q} 2>&1"
@@ -27,19 +31,34 @@ rule spikes:
 
 rule report:
     input:
-        f"{RUN.folder}/digests.json",
-        f"{RUN.folder}/spikes.json",
-        f"{RUN.tokens}/tokens.json",
-        RUN.expected(),
+        f"{RUN}/{at.DIGESTS}",
+        f"{RUN}/{at.SPIKES}",
+        lambda wildcards: run_of(wildcards).summary,
+        lambda wildcards: run_of(wildcards).expected(),
     output:
-        f"{RUN.folder}/report.html",
+        report(update(f"{RUN}/{at.REPORT}"), category="{recipe}", labels={"part": "page"}),
     log:
-        f"{RUN.logs}/report.log",
+        f"{LOGS}/{{recipe}}/report.log",
     params:
-        tokens=lambda wildcards: RUN.tokens,
-        run=lambda wildcards: RUN.folder,
-        recipe=lambda wildcards: RUN.recipe_path,
-        code=code_digest("pipeline.report"),
+        recipe=recipe_of,
+        tokens=tokens_of,
+        run=folder,
+        code=code("report"),
     shell:
         "python -m pipeline.report --recipe {params.recipe:q} --run {params.run:q} --tokens {params.tokens:q}"
         " --out {output:q} > {log:q} 2>&1"
+
+
+rule overview:
+    input:
+        [RUNS[name].file(page) for name in RUNS.asked for page in (at.DIGESTS, at.VERIFICATION, at.REPORT)],
+    output:
+        report(update(str(at.OVERVIEW)), category="overview"),
+    log:
+        f"{LOGS}/overview.log",
+    params:
+        recipes=lambda wildcards, input: [RUNS[name].path for name in RUNS.asked],
+        out=str(at.OVERVIEW),
+        code=lambda wildcards: RUNS[RUNS.asked[0]].trigger("overview", kernels=False),
+    shell:
+        "python -m pipeline.overview --out {params.out:q} {params.recipes:q} > {log:q} 2>&1"

@@ -1,25 +1,27 @@
-# Texts from the last checkpoint.
+# Texts from the last checkpoint, for the recipes that ask for some.
 
 
 rule sample:
     input:
-        checkpoint=f"{RUN.folder}/step_{RUN.steps[-1]}.safetensors.sha256",
-        tokens=f"{RUN.tokens}/tokens.json",
-        ops="results/build/ops.digest",
+        checkpoint=lambda wildcards: run_of(wildcards).file(
+            at.sidecar_name(run_of(wildcards).recipe.bits.steps)
+        ),
+        tokens=lambda wildcards: run_of(wildcards).summary,
     output:
-        f"{RUN.folder}/samples.json",
+        report(update(f"{RUN}/{at.SAMPLES}"), category="{recipe}", labels={"part": "samples"}),
     log:
-        f"{RUN.logs}/sample.log",
+        f"{LOGS}/{{recipe}}/sample.log",
     threads: 1
     resources:
         device="cpu",
         gpu=0,
     params:
-        tokens=lambda wildcards: RUN.tokens,
-        recipe=lambda wildcards: RUN.recipe_path,
-        checkpoint=lambda wildcards: RUN.last_checkpoint,
-        bits=recipe_id(RUN.recipe) + digest_of(RUN.recipe.artifacts.samples),
-        code=code_digest("pipeline.sample"),
+        recipe=recipe_of,
+        tokens=tokens_of,
+        checkpoint=lambda wildcards, input: input.checkpoint.removesuffix(".sha256"),
+        bits=lambda wildcards: f"{run_of(wildcards).id} {digest_of(run_of(wildcards).recipe.artifacts.samples)}",
+        code=code("sample"),
+        kernels=kernels("sample"),
     shell:
         "python -m pipeline.sample --recipe {params.recipe:q} --tokens {params.tokens:q}"
         " --checkpoint {params.checkpoint:q} --out {output:q}"

@@ -1,18 +1,27 @@
 # Training, one segment per checkpoint. Execution is threads and resources: changing them reruns nothing.
 
 
+def cluster(wildcards, resources):
+    """More than one machine: how many, and where they meet."""
+    if int(resources.nodes) == 1:
+        return ""
+    return f"--nodes {resources.nodes} --rendezvous {resources.rendezvous}"
+
+
 rule train:
     input:
-        tokens=f"{RUN.tokens}/tokens.json",
-        ops="results/build/ops.digest",
-        previous=RUN.previous_sha256,
+        tokens=lambda wildcards: run_of(wildcards).summary,
+        previous=lambda wildcards: run_of(wildcards).previous_sha256(int(wildcards.step)),
+        init=lambda wildcards: RUNS.start(
+            wildcards.recipe, int(wildcards.step), ".sha256"
+        ),
     output:
-        checkpoint=f"{RUN.folder}/step_{{step}}.safetensors",
-        sha256=f"{RUN.folder}/step_{{step}}.safetensors.sha256",
-        chain=f"{RUN.folder}/chain_{{step}}.tsv",
+        checkpoint=update(f"{RUN}/{at.checkpoint_name('{step}')}"),
+        sha256=update(f"{RUN}/{at.sidecar_name('{step}')}"),
+        chain=update(f"{RUN}/{at.chain_name('{step}')}"),
     log:
-        f"{RUN.logs}/train_{{step}}.log",
-    threads: workflow.cores
+        f"{LOGS}/{{recipe}}/train_{{step}}.log",
+    threads: ALL_CORES
     resources:
         ranks=1,
         device="cpu",
@@ -20,16 +29,27 @@ rule train:
         micro_batch=4,
         recompute=0,
         rolling=30,
+        nodes=1,
+        rendezvous="none",
     params:
-        tokens=lambda wildcards: RUN.tokens,
-        recipe=lambda wildcards: RUN.recipe_path,
-        previous=RUN.previous,
-        step=lambda wildcards: int(wildcards.step),
-        bits=recipe_id(RUN.recipe),
-        code=code_digest("pipeline.train"),
+        recipe=recipe_of,
+        tokens=tokens_of,
+        previous=lambda wildcards, input: run_of(wildcards).previous(
+            int(wildcards.step)
+        ),
+        init=lambda wildcards, input: [
+            text
+            for path in RUNS.start(wildcards.recipe, int(wildcards.step))
+            for text in ("--init", path)
+        ],
+        step=lambda wildcards, input: int(wildcards.step),
+        cluster=cluster,
+        bits=lambda wildcards: run_of(wildcards).id,
+        code=code("train"),
+        kernels=kernels("train"),
     shell:
         "python -m pipeline.train --recipe {params.recipe:q} --tokens {params.tokens:q}"
-        " --previous {params.previous:q} --steps-to {params.step} --out {output.checkpoint:q}"
-        " --chain {output.chain:q} --ranks {resources.ranks} --micro-batch {resources.micro_batch}"
+        " --previous {params.previous:q} {params.init:q} --steps-to {params.step} --out {output.checkpoint:q}"
+        " --chain {output.chain:q} --ranks {resources.ranks} {params.cluster} --micro-batch {resources.micro_batch}"
         " --recompute {resources.recompute} --rolling {resources.rolling}"
         " --device {resources.device} --threads {threads} 2>&1 | tee -i {log:q}"

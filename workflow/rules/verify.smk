@@ -3,37 +3,33 @@
 
 rule digest:
     input:
-        f"{RUN.data}/source.json",
-        f"{RUN.tokens}/tokens.json",
-        expand("{run}/step_{step}.safetensors.sha256", run=RUN.folder, step=RUN.steps),
-        expand("{run}/chain_{step}.tsv", run=RUN.folder, step=RUN.steps),
-        expand("{run}/eval_{step}.json", run=RUN.folder, step=RUN.steps),
-        f"{RUN.folder}/samples.json",
+        lambda wildcards: run_of(wildcards).digested(),
     output:
-        digests=f"{RUN.folder}/digests.json",
-        sums=f"{RUN.folder}/SHA256SUMS",
-        provenance=f"{RUN.folder}/provenance.json",
+        digests=update(f"{RUN}/{at.DIGESTS}"),
+        sums=update(f"{RUN}/{at.SUMS}"),
+        provenance=update(f"{RUN}/{at.PROVENANCE}"),
     log:
-        f"{RUN.logs}/digest.log",
+        f"{LOGS}/{{recipe}}/digest.log",
     params:
-        run=lambda wildcards: RUN.folder,
-        recipe=lambda wildcards: RUN.recipe_path,
-        code=code_digest("pipeline.digest"),
+        recipe=recipe_of,
+        run=folder,
+        bits=lambda wildcards: run_of(wildcards).id,
+        code=code("digest"),
     shell:
         "python -m pipeline.digest --recipe {params.recipe:q} --run {params.run:q} > {log:q} 2>&1"
 
 
 rule verify:
     input:
-        f"{RUN.folder}/digests.json",
-        RUN.expected(),
+        digests=f"{RUN}/{at.DIGESTS}",
+        expected=lambda wildcards: run_of(wildcards).expected(),
     output:
-        f"{RUN.folder}/verification.txt",
+        report(update(f"{RUN}/{at.VERIFICATION}"), category="{recipe}", labels={"part": "digests"}),
     log:
-        f"{RUN.logs}/verify.log",
+        f"{LOGS}/{{recipe}}/verify.log",
     params:
-        run=lambda wildcards: RUN.folder,
-        recipe=lambda wildcards: RUN.recipe_path,
-        code=code_digest("pipeline.verify"),
+        recipe=recipe_of,
+        run=folder,
+        code=code("verify"),
     shell:
         "python -m pipeline.verify --recipe {params.recipe:q} --run {params.run:q} --out {output:q} 2>&1 | tee -i {log:q}"

@@ -1,0 +1,107 @@
+"""The one catalogue of a run's artefacts: which stage writes what, where, and with which digest. A pure function of the recipe.
+
+Rules, digests, SHA256SUMS, comparison, report, bless and the GPU proof read it. An artefact's key, <stage>/<name>, is its name in
+digests.json and config/expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.recipe import Recipe, TextData, paths
+
+Folder = Literal["data", "tokens", "run"]
+Digest = Literal[
+    "bytes", "tensors", "chain", "none"
+]  # of the file; over the tensors by name; bytes, once each link follows
+
+
+@dataclass(frozen=True)
+class Artefact:
+    stage: str  # the rule, and the command of pipeline/, that writes it
+    name: str  # of the file
+    folder: Folder
+    digest: Digest = "none"  # "none": it holds times, or follows from what has a digest
+    step: int = 0  # of the step it belongs to, if any
+    page: bool = False  # whether `snakemake --report` holds it
+
+    @property
+    def key(self) -> str:
+        return f"{self.stage}/{self.name}"
+
+    @property
+    def published(self) -> bool:
+        """Whether digests.json and config/expected hold its digest."""
+        return self.digest != "none"
+
+
+def folders(recipe: Recipe, **given: Path | None) -> dict[Folder, Path]:
+    """The folders of a recipe; those given take the place of its own."""
+    own: dict[Folder, Path] = {
+        "data": paths.data_dir(recipe),
+        "tokens": paths.tokens_dir(recipe),
+        "run": paths.run_dir(recipe),
+    }
+    return own | {name: given[name] for name in own if given.get(name)}  # type: ignore[misc]
+
+
+def _prepared(recipe: Recipe) -> list[Artefact]:
+    """The corpus, and what training reads."""
+    if isinstance(recipe.bits.data, TextData):
+        stage, raw = "prepare_text", [
+            Artefact("download", paths.DOCUMENTS, "data", "bytes"),
+            Artefact("download", paths.QUESTIONS, "data"),
+        ]  # fmt: skip
+        derived = [paths.CHOICES, paths.TRAIN_STARTS, paths.VALIDATION_STARTS]
+        bytes_of = [*paths.train_shards(recipe), paths.VALIDATION, paths.TOKENIZER]
+    else:
+        stage, raw = "prepare_images", [Artefact("download", paths.IMAGES, "data", "bytes")]
+        derived, bytes_of = [], [*paths.train_shards(recipe), paths.VALIDATION]
+    return [
+        *raw,
+        Artefact("download", paths.SOURCE, "data"),
+        *(Artefact(stage, name, "tokens", "bytes") for name in bytes_of),
+        *(Artefact(stage, name, "tokens") for name in [*derived, paths.SUMMARY]),
+    ]
+
+
+def catalogue(recipe: Recipe) -> list[Artefact]:
+    """Every artefact of a run, in the order they come to be."""
+    found = _prepared(recipe)
+    for step in recipe.checkpoints:
+        found += [
+            Artefact("train", paths.checkpoint_name(step), "run", "tensors", step),
+            Artefact("train", paths.sidecar_name(step), "run", "none", step),
+            Artefact("train", paths.chain_name(step), "run", "chain", step),
+        ]
+    found += [Artefact("evaluate", paths.eval_name(step), "run", "bytes", step) for step in recipe.checkpoints]
+    if recipe.artifacts.samples is not None:
+        found.append(Artefact("sample", paths.SAMPLES, "run", "bytes", page=True))
+    found += [Artefact("digest", name, "run") for name in (paths.DIGESTS, paths.SUMS, paths.PROVENANCE)]
+    found.append(Artefact("verify", paths.VERIFICATION, "run", page=True))
+    found.append(Artefact("spikes", paths.SPIKES, "run"))
+    found.append(Artefact("report", paths.REPORT, "run", page=True))
+    return found
+
+
+def digested(recipe: Recipe) -> list[Artefact]:
+    """Those whose digests are published."""
+    return [item for item in catalogue(recipe) if item.published]
+
+
+def of_stage(recipe: Recipe, stage: str, step: int | None = None) -> list[Artefact]:
+    """What a stage writes, at one step if one is named."""
+    return [item for item in catalogue(recipe) if item.stage == stage and step in (None, item.step)]
+
+
+def files(items: list[Artefact], where: Mapping[Folder, Path]) -> list[Path]:
+    """Their paths."""
+    return [where[item.folder] / item.name for item in items]
+
+
+def run_files(recipe: Recipe) -> list[str]:
+    """The files of a run folder that have published digests: what SHA256SUMS lists, with digests.json."""
+    return [item.name for item in digested(recipe) if item.folder == "run"]
