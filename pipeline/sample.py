@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_json
@@ -16,6 +17,9 @@ from pipeline.machine.devices import device_errors
 from pipeline.recipe import load_recipe
 from pipeline.recipe.paths import run_dir, tokens_dir
 from pipeline.records.receipt import receipt
+
+if TYPE_CHECKING:
+    from pipeline.models.model import Generator
 
 
 def main() -> int:
@@ -42,7 +46,7 @@ def main() -> int:
         runtime.set_threads(args.threads)
         tokenizer = load_tokenizer(args.tokens or tokens_dir(recipe))
         batch = min(args.batch_size, samples.draws)
-        model = load_model(recipe, load(args.checkpoint), args.checkpoint, batch, batch, args.device)
+        model = cast("Generator", load_model(recipe, load(args.checkpoint), args.checkpoint, batch, batch, args.device))
         results = draw_all(recipe, samples, tokenizer, model, batch)
         write_json(out, results)
     print(f"{out}: {len(results)} samples of up to {samples.length} tokens")

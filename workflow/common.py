@@ -250,7 +250,8 @@ def check_execution(workflow: Any, runs: Runs) -> None:
         return
     from argparse import ArgumentParser
 
-    from pipeline.machine.execution import Execution, check_device
+    from pipeline.machine.execution import Execution
+    from pipeline.models.model import check_device
 
     parser = ArgumentParser(prog="--set-resources train", usage="train:NAME=VALUE", add_help=False)
     Execution.add_flags(parser)
@@ -263,7 +264,7 @@ def check_execution(workflow: Any, runs: Runs) -> None:
             flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
             Execution.from_flags(parser.parse_args(flags)).check(run.recipe)
             for rule in ("evaluate", "sample"):
-                check_device(run.recipe, rules[rule].resources["device"].value)
+                check_device(run.recipe.bits.model, rules[rule].resources["device"].value)
     except UserError as error:
         raise WorkflowError(f"{error} (--set-resources, or the profile)") from None
     except SystemExit:

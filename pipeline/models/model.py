@@ -102,6 +102,13 @@ class Model(Protocol):
         """Cross-entropy in nats of each unit; a buffer that the next call overwrites."""
 
 
+class Generator(Model, Protocol):
+    """A model of sequences, which can go on from what it has read."""
+
+    def decode(self, tokens: Tensor, position: int) -> Tensor:
+        """Logits [b, Vp] after the last of tokens [b, t], which stand at position .. position + t - 1."""
+
+
 def model_of(config: Config) -> type[Model]:
     """The class of a recipe's model: pipeline/models/<kind>.py has it under the name of its schema."""
     found: type[Model] = getattr(import_module(f"pipeline.models.{config.kind}"), type(config).__name__)

@@ -22,9 +22,10 @@ DESCRIPTIONS = {"help", "description", "desc", "unit", "metavar", "epilog"}
 def without_docstrings(tree: Node) -> Node:
     """The tree, in place, without docstrings."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return tree
 
 
@@ -57,7 +58,7 @@ class _Bare(ast.NodeTransformer):
         if name in TELLS:
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
             acts = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
-            node.args, node.keywords = [part for arg in given for part in ast.walk(arg) if isinstance(part, acts)], []  # type: ignore[misc]
+            node.args, node.keywords = [part for arg in given for part in ast.walk(arg) if isinstance(part, acts)], []
         if name in DESCRIBED:
             node.keywords = [keyword for keyword in node.keywords if keyword.arg not in DESCRIPTIONS]
         return node

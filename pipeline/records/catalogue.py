@@ -45,7 +45,7 @@ def folders(recipe: Recipe, **given: Path | None) -> dict[Folder, Path]:
         "tokens": paths.tokens_dir(recipe),
         "run": paths.run_dir(recipe),
     }
-    return own | {name: given[name] for name in own if given.get(name)}  # type: ignore[misc]
+    return own | {name: path for name in own if (path := given.get(name))}
 
 
 def _prepared(recipe: Recipe) -> list[Artefact]:

@@ -11,7 +11,7 @@ from pipeline.data.prepared import Prepared, read_json
 from pipeline.scoring.loss import batched, losses_of
 
 if TYPE_CHECKING:
-    from pipeline.models.gpt import Gpt
+    from pipeline.models.model import Generator
 
 
 def questions_in(prepared: Prepared, stem: str) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def questions_in(prepared: Prepared, stem: str) -> list[dict[str, Any]]:
     return list(read_json(path, prepared.remedy))
 
 
-def choices(model: Gpt, questions: list[dict[str, Any]], batch: int) -> dict[str, Any]:
+def choices(model: Generator, questions: list[dict[str, Any]], batch: int) -> dict[str, Any]:
     """acc picks the ending of least loss, acc_norm of least loss per byte; first on ties.
 
     A question has any number of endings. One longer than the model's context loses tokens at its beginning; an ending

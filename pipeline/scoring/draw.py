@@ -18,11 +18,11 @@ from pipeline.data.tokenizers import Tokenizer
 from pipeline.recipe import Recipe, Samples
 
 if TYPE_CHECKING:
-    from pipeline.models.gpt import Gpt
+    from pipeline.models.model import Generator
 
 
 def draw(
-    model: Gpt, prompt: list[int], samples: Samples, first: int, draws: int, separator: int | None
+    model: Generator, prompt: list[int], samples: Samples, first: int, draws: int, separator: int | None
 ) -> list[list[int]]:
     """New tokens of `draws` draws of one prompt, decoded together; the first draw is number `first` of the run."""
     from cuda_ops import ops
@@ -53,7 +53,9 @@ def _tail(rows: list[list[int]], count: int) -> Tensor:
     return torch.tensor([row[-count:] for row in rows], dtype=torch.int32)
 
 
-def draw_all(recipe: Recipe, samples: Samples, tokenizer: Tokenizer, model: Gpt, batch: int) -> list[dict[str, Any]]:
+def draw_all(
+    recipe: Recipe, samples: Samples, tokenizer: Tokenizer, model: Generator, batch: int
+) -> list[dict[str, Any]]:
     """Every prompt's draws, `batch` at a time: the content of samples.json."""
     results: list[dict[str, Any]] = []
     for p, prompt in enumerate(check_prompts(recipe, tokenizer)):

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pipeline.models.gpt import Gpt
+    from pipeline.models.model import Generator
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[i : i + size]
 
 
-def losses_of(model: Gpt, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+def losses_of(model: Generator, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     """Loss of each token after the first of each row; rows are padded at the end, which causality hides."""
     longest = max(len(row) for row in rows) - 1
     padded = np.zeros((len(rows), longest + 1), dtype=np.int32)
@@ -63,7 +63,7 @@ def losses_of(model: Gpt, rows: Sequence[Sequence[int]]) -> list[list[float]]:
 
 
 def token_loss(
-    model: Gpt,
+    model: Generator,
     context: int,
     tokens: NDArray[np.unsignedinteger],
     starts: NDArray[np.int64] | None,
