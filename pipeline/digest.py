@@ -1,7 +1,7 @@
 """Write the digests of a run: digests.json, SHA256SUMS for `sha256sum -c`, and provenance.json, an in-toto statement.
 
-    python -m pipeline.digest --recipe config/recipes/fables.yaml
-    results/runs/fables/digests.json: 15 digests
+python -m pipeline.digest --recipe config/recipes/fables.yaml
+results/runs/fables/digests.json: 15 digests
 """
 
 from __future__ import annotations

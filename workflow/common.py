@@ -138,7 +138,9 @@ class Runs(dict[str, Run]):
         recipe = load_recipe(path)
         own = RECIPES / f"{recipe.name}.yaml"
         if own.exists() and recipe_id(load_recipe(own)) != recipe_id(recipe):
-            raise UserError(f"{path}: its name is {recipe.name}, which {os.path.relpath(own)} has for other bits; give it a name of its own")
+            raise UserError(
+                f"{path}: its name is {recipe.name}, which {os.path.relpath(own)} has for other bits; give it a name of its own"
+            )
         if data:
             recipe = own_text.derive(recipe, Path(data))
             path = own_text.write(recipe)
@@ -158,7 +160,9 @@ class Runs(dict[str, Run]):
             self._add(init.recipe, "")
         steps = self[init.recipe].recipe.checkpoints
         if init.step not in steps:
-            raise UserError(f"{self[name].path}: bits.init.step {init.step}: {init.recipe} has checkpoints at {', '.join(map(str, steps))}")
+            raise UserError(
+                f"{self[name].path}: bits.init.step {init.step}: {init.recipe} has checkpoints at {', '.join(map(str, steps))}"
+            )
         self._begin(init.recipe, [*through, name])
 
     def start(self, name: str, step: int, suffix: str = "") -> list[str]:
@@ -227,7 +231,10 @@ def check_execution(workflow: Any, runs: Runs) -> None:
     """Refuse, before the graph is built, what no rule has and what a recipe cannot be run with: a rerun that fails costs nothing."""
     settings = workflow.resource_settings
     rules = {rule.name: rule for rule in workflow.rules}
-    for flag, given in (("--set-resources", settings.overwrite_resources), ("--set-threads", settings.overwrite_threads)):
+    for flag, given in (
+        ("--set-resources", settings.overwrite_resources),
+        ("--set-threads", settings.overwrite_threads),
+    ):
         for rule in given:
             if rule not in rules:
                 near = get_close_matches(rule, rules, 1)
@@ -249,7 +256,10 @@ def check_execution(workflow: Any, runs: Runs) -> None:
     Execution.add_flags(parser)
     try:
         for run in runs.values():
-            given = {name: rules["train"].resources[name].value for name in ("ranks", "micro_batch", "recompute", "rolling", "device")}
+            given = {
+                name: rules["train"].resources[name].value
+                for name in ("ranks", "micro_batch", "recompute", "rolling", "device")
+            }
             flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
             Execution.from_flags(parser.parse_args(flags)).check(run.recipe)
             for rule in ("evaluate", "sample"):

@@ -7,7 +7,14 @@ from typing import TypeVar
 
 Node = TypeVar("Node", bound=ast.AST)
 TELLS = {"print", "warn", "debug", "info", "warning", "error"}  # print(…), warnings.warn(…), logger.info(…)
-DESCRIBED = {"ArgumentParser", "add_argument", "add_argument_group", "add_mutually_exclusive_group", "add_parser", "tqdm"}
+DESCRIBED = {
+    "ArgumentParser",
+    "add_argument",
+    "add_argument_group",
+    "add_mutually_exclusive_group",
+    "add_parser",
+    "tqdm",
+}
 PURE = {"str", "repr", "len", "list", "sorted", "join"}  # calls that do nothing but give a value
 DESCRIPTIONS = {"help", "description", "desc", "unit", "metavar", "epilog"}
 
@@ -15,9 +22,11 @@ DESCRIPTIONS = {"help", "description", "desc", "unit", "metavar", "epilog"}
 def without_docstrings(tree: Node) -> Node:
     """The tree, in place, without docstrings."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
     return tree
 
 

@@ -14,7 +14,9 @@ from typing import Literal
 from pipeline.recipe import Recipe, TextData, paths
 
 Folder = Literal["data", "tokens", "run"]
-Digest = Literal["bytes", "tensors", "chain", "none"]  # of the file; over the tensors by name; bytes, once each link follows
+Digest = Literal[
+    "bytes", "tensors", "chain", "none"
+]  # of the file; over the tensors by name; bytes, once each link follows
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cuda_ops.errors import UserError, exit_on_user_error
-from pipeline.records.bare import bare, without_docstrings, written
 from pipeline.recipe import Bits, Recipe, load_recipe
 from pipeline.recipe.artifacts import Score
+from pipeline.records.bare import bare, without_docstrings, written
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pipeline", "cuda_ops")
@@ -121,8 +121,12 @@ class Module:
         return frozenset(found | {node.attr for node in names} | ({"*"} if loose else set()))
 
 
-@cache
 def _parsed(path: Path) -> Module:
+    return _version(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _version(path: Path, changed: int) -> Module:
     return Module(path)
 
 
@@ -212,7 +216,6 @@ def bearing_modules(stage: str, recipe: Recipe) -> dict[str, Path]:
     return {name: path for name, path in sorted(found.items()) if name == stage or name.startswith(rooms)}
 
 
-@cache
 def _stem_of() -> dict[str, str]:
     """The stem of each name of cuda_ops.ops: the file of cuda_ops/ops it comes from; "" for what comes from elsewhere."""
     path = module_path(OPS)
@@ -256,7 +259,9 @@ def parts(stage: str, recipe: Recipe) -> dict[str, str]:
     for stem in stems:
         face = module_path(f"{OPS}.{stem}")
         assert face
-        found[f"ops.{stem}"] = hashlib.sha256(f"{sources[stem]} {_bearing_digest(_parsed(face), read)}".encode()).hexdigest()
+        found[f"ops.{stem}"] = hashlib.sha256(
+            f"{sources[stem]} {_bearing_digest(_parsed(face), read)}".encode()
+        ).hexdigest()
     return found
 
 
