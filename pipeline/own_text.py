@@ -16,7 +16,7 @@ from pathlib import Path
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import sha256_of, write_bytes
 from pipeline.data.documents import documents_of
-from pipeline.recipe import Recipe, as_written, load_recipe, parse_recipe
+from pipeline.recipe import Recipe, TextData, as_written, load_recipe, parse_recipe
 from pipeline.recipe.paths import RESULTS
 
 FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -24,6 +24,10 @@ FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".parquet": "parque
 
 def derive(base: Recipe, path: Path) -> Recipe:
     """The base recipe over the text at `path`."""
+    if not isinstance(base.bits.data, TextData):
+        raise UserError(
+            f"data={path}: {base.name} reads data.kind {base.bits.data.kind}; give a recipe of data.kind text"
+        )
     if not path.is_file():
         raise UserError(f"data={path}: no such file")
     if path.suffix not in FORMATS:
@@ -47,7 +51,8 @@ def derive(base: Recipe, path: Path) -> Recipe:
     if bits["data"]["tokenizer"]["kind"] == "char":
         size = len(set().union(*texts))
         bits["model"] |= {"vocab_size": size, "padded_vocab_size": -(-size // 16) * 16}
-        content["artifacts"]["samples"]["prompts"] = [next(text for text in texts if text)[0]]
+        if "samples" in content["artifacts"]:
+            content["artifacts"]["samples"]["prompts"] = [next(text for text in texts if text)[0]]
     return parse_recipe(content, f"recipe for {path}")
 
 

@@ -121,8 +121,12 @@ class Module:
         return frozenset(found | {node.attr for node in names} | ({"*"} if loose else set()))
 
 
-@cache
 def _parsed(path: Path) -> Module:
+    return _version(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _version(path: Path, changed: int) -> Module:
     return Module(path)
 
 
@@ -212,7 +216,6 @@ def bearing_modules(stage: str, recipe: Recipe) -> dict[str, Path]:
     return {name: path for name, path in sorted(found.items()) if name == stage or name.startswith(rooms)}
 
 
-@cache
 def _stem_of() -> dict[str, str]:
     """The stem of each name of cuda_ops.ops: the file of cuda_ops/ops it comes from; "" for what comes from elsewhere."""
     path = module_path(OPS)

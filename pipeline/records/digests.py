@@ -20,16 +20,24 @@ from pipeline.records.catalogue import Artefact, digested, folders
 EXPECTED = Path(__file__).resolve().parents[2] / "config" / "expected"
 
 
-def published(name: str, folder: Path = EXPECTED) -> dict[str, str]:
-    """The published digests of a recipe, or nothing."""
-    path = folder / f"{name}.json"
+def digests_in(path: Path) -> dict[str, str]:
+    """A list of digests by key, or nothing where there is no file."""
     if not path.exists():
         return {}
     try:
-        content: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, dict) or not all(
+        "/" in key and isinstance(digest, str) for key, digest in content.items()
+    ):
+        raise UserError(f"{path}: expected an object of stage/artefact and digests")
     return content
+
+
+def published(name: str, folder: Path = EXPECTED) -> dict[str, str]:
+    """The published digests of a recipe, or nothing."""
+    return digests_in(folder / f"{name}.json")
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.chain import START
 from pipeline.base.files import sha256_of, write_json
-from pipeline.recipe import load_recipe, parse_recipe, recipe_id
-from pipeline.records.digests import checkpoint_digest, run_files
+from pipeline.recipe import as_written, load_recipe, parse_recipe, recipe_id
+from pipeline.records.catalogue import digested, run_files
+from pipeline.records.digests import digest_file
 from pipeline.records.provenance import statement
 from tests.conftest import ROOT, run
 
@@ -43,10 +45,10 @@ def finished(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         "recipe/bits": recipe_id(recipe),
         "prepare_text/train_000000.bin": sha256_of(tiny["tokens"] / "train_000000.bin"),
     }
-    for name in run_files(recipe):
-        stage = {"step": "train", "chai": "train", "eval": "evaluate", "samp": "sample"}[name[:4]]
-        path = out / name
-        digests[f"{stage}/{name}"] = checkpoint_digest(path) if path.suffix == ".safetensors" else sha256_of(path)
+    link = START
+    for item in digested(recipe):
+        if item.folder == "run":
+            digests[item.key], link = digest_file(item, out / item.name, link)
     write_json(out / "digests.json", digests)
     names = [*run_files(recipe), "digests.json"]
     (out / "SHA256SUMS").write_text("".join(f"{sha256_of(out / name)}  {name}\n" for name in names))
@@ -76,6 +78,27 @@ def test_the_statement(tiny: dict[str, Path], finished: Path) -> None:
     other = statement(recipe, finished)
     assert other["subject"] == content["subject"]
     assert other["predicate"]["buildDefinition"] == definition
+
+
+def test_no_local_path_is_in_it_and_compare_reads_it_back(
+    tiny: dict[str, Path], finished: Path, tmp_path: Path
+) -> None:
+    """Where a text or weights lie on this machine is nobody's matter; the recipe without it is the same recipe."""
+    from pipeline.evidence.sides import Side
+
+    content = as_written(load_recipe(tiny["recipe"]))
+    content["bits"]["data"]["source"] = {"kind": "file", "path": "/home/someone/secret.txt", "sha256": "0" * 64}
+    content["bits"]["init"] = {"kind": "weights", "path": "/home/someone/weights", "sha256": "1" * 64}
+    content["artifacts"]["scores"] = [{"kind": "loss"}]
+    recipe = parse_recipe(content, "own text")
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    text = json.dumps(statement(recipe, folder))
+    assert "someone" not in text
+    (folder / "provenance.json").write_text(text)
+    side = Side("A", folder).read()
+    assert side.recipe is not None
+    assert recipe_id(side.recipe) == recipe_id(recipe)
 
 
 def verify(folder: Path, *expected: str) -> tuple[int, str]:

@@ -5,72 +5,77 @@ The real Snakemake on a copy of the project with a tiny recipe: what runs, what 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from pipeline.base.files import sha256_of
 from pipeline.recipe import load_recipe
 from tests.conftest import ROOT
 
-EVERYTHING = {
-    "download",
-    "prepare_text",
-    "compile",
-    "train",
-    "evaluate",
-    "sample",
-    "digest",
-    "verify",
-    "spikes",
-    "report",
-}
-AFTER_TRAINING = EVERYTHING - {"download", "prepare_text", "compile"}
+EVERYTHING = {"download", "prepare_text", "train", "evaluate", "sample", "digest", "verify", "spikes", "report"}
+FROM_TRAINING = EVERYTHING - {"download", "prepare_text"}
+FROM_SAMPLES = {"sample", "digest", "verify", "report"}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project whose tiny recipe has been run once."""
+    """A copy of the project, with the library built here, whose tiny recipe has been run once."""
     copy = tmp_path_factory.mktemp("copy") / "project"
     ignore = shutil.ignore_patterns(".venv", "results", ".git", ".snakemake", "__pycache__", ".*_cache", ".hypothesis")
     shutil.copytree(ROOT, copy, ignore=ignore)
+    build = copy / "results" / "build"
+    build.mkdir(parents=True)
+    for name in ("samebits_ops.so", "ops.digest"):
+        shutil.copy2(ROOT / "results" / "build" / name, build / name)
     shutil.copy(copy / "tests" / "recipes" / "tiny.yaml", copy / "config" / "recipes" / "tiny.yaml")
     output = snakemake(copy)
     assert "tiny: 12 digests, none published yet" in output
     return copy
 
 
-def snakemake(project: Path, *flags: str, recipe: str = "tiny", code: int = 0, config: tuple[str, ...] = ()) -> str:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *flags, "--config", f"recipe={recipe}", *config]
+def snakemake(
+    project: Path, *flags: str, recipe: str = "tiny", code: int = 0, config: tuple[str, ...] = (),
+    target: str = "reproduction", cores: tuple[str, ...] = ("--cores", "2"), cwd: Path | None = None,
+) -> str:  # fmt: skip
+    command = [sys.executable, "-m", "snakemake", "-s", str(project / "Snakefile"), *cores, *flags]
     env = {k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")}
     done = subprocess.run(
-        [*command, "--", "reproduction"], cwd=project, capture_output=True, text=True, env=env, check=False
-    )
+        [*command, "--config", f"recipe={recipe}", *config, "--", target],
+        cwd=cwd or project, capture_output=True, text=True, env=env, check=False,
+    )  # fmt: skip
     output = done.stdout + done.stderr
     assert done.returncode == code, output[-4000:]
     return output
 
 
 def would_run(project: Path, *flags: str, **options: Any) -> set[str]:
-    output = snakemake(project, "-n", *flags, **options)
+    return rules_of(snakemake(project, "-n", *flags, **options))
+
+
+def rules_of(output: str) -> set[str]:
     rules = set(re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE))
     assert rules or "Nothing to be done" in output
     return rules - {"reproduction"}
 
 
 @contextmanager
-def edited(path: Path, old: str, new: str) -> Iterator[None]:
+def edited(path: Path, edit: tuple[str, str] | str) -> Iterator[None]:
+    """A file with one text replaced by another, or with a text added at its end."""
     text = path.read_text()
-    assert old in text, f"{old!r} is not in {path}"
-    path.write_text(text.replace(old, new, 1))
+    if isinstance(edit, tuple):
+        assert edit[0] in text, f"{edit[0]!r} is not in {path}"
+    path.write_text(text + edit if isinstance(edit, str) else text.replace(*edit, 1))
     try:
         yield
     finally:
@@ -80,30 +85,33 @@ def edited(path: Path, old: str, new: str) -> Iterator[None]:
 def test_a_second_run_does_nothing(project: Path) -> None:
     assert would_run(project) == set()
     sums = subprocess.run(
-        ["sha256sum", "-c", "SHA256SUMS"],
-        cwd=project / "results" / "runs" / "tiny",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=project / "results" / "runs" / "tiny", capture_output=True, text=True, check=False
+    )  # fmt: skip
     assert sums.returncode == 0, sums.stdout + sums.stderr
     assert sums.stdout.count("OK") == 8
 
 
 def test_execution_reruns_nothing(project: Path) -> None:
-    flags = ["--set-resources", "train:ranks=2", "train:micro_batch=1", "train:recompute=1"]
-    assert would_run(project, *flags) == set()
-    assert would_run(project, "--set-threads", "train=1") == set()
-    profile = ["--workflow-profile", "config/execution/two_ranks"]
-    assert would_run(project, *profile) == set()
-    assert "ranks=2" in snakemake(project, "-n", *profile, "--forcerun", "train")
-    assert (
-        would_run(project, "--set-resources", "train:device=cuda", "evaluate:device=cuda", "sample:device=cuda")
-        == set()
+    for flags in (
+        [
+            "--set-resources",
+            "train:ranks=2",
+            "train:micro_batch=1",
+            "train:recompute=1",
+            "train:nodes=2",
+            "train:rendezvous=a:1",
+        ],
+        ["--set-resources", "train:device=cuda", "evaluate:device=cuda", "--set-threads", "train=1"],
+        ["--workflow-profile", "config/execution/gpu1"],
+    ):
+        assert would_run(project, *flags) == set(), flags
+    forced = snakemake(project, "-n", "-p", "--workflow-profile", "config/execution/two_ranks", "--forcerun", "train")
+    assert "--ranks 2" in forced
+    assert "--nodes" not in forced
+    forced = snakemake(
+        project, "-n", "-p", "--set-resources", "train:nodes=2", "train:rendezvous=a:1", "--forcerun", "train"
     )
-    gpu = ["--workflow-profile", "config/execution/gpu1"]
-    assert would_run(project, *gpu) == set()
-    assert "device=cuda" in snakemake(project, "-n", *gpu, "--forcerun", "train")
+    assert "--nodes 2 --rendezvous a:1" in forced
 
 
 def test_profiles_name_rules_that_exist_and_ranks_that_a_recipe_has() -> None:
@@ -126,32 +134,171 @@ def test_profiles_name_rules_that_exist_and_ranks_that_a_recipe_has() -> None:
         assert max(taken) <= content.get("resources", {}).get("gpu", 0), path
 
 
-def test_comments_rerun_nothing(project: Path) -> None:
-    with (
-        edited(project / "cuda_ops" / "cpu" / "gelu.cpp", "// GELU", "// A comment.\n// GELU"),
-        edited(project / "pipeline" / "trainer.py", '"""One training step', '"""Another docstring: one training step'),
-        edited(project / "config" / "recipes" / "tiny.yaml", "name: tiny", "# a comment\nname: tiny"),
-    ):
+def test_what_cannot_change_a_bit_reruns_nothing(project: Path) -> None:
+    """All at once: a message, comments, an optional key, the rooms that bear no bits, another model, other checks of the bindings."""
+    checks = next((project / "cuda_ops").rglob("checks.h"))
+    edits = [
+        ("pipeline/data/shards.py", ("no such shard;", "there is no such shard;")),
+        ("pipeline/training/trainer.py", ('"""', '"""Another docstring. ')),
+        ("pipeline/recipe/recipe.py", ("    steps: Positive\n", "    steps: Positive\n    note: str | None = None\n")),
+        ("pipeline/machine/memory.py", "\nADDED = 1\n"),
+        ("pipeline/pages/charts.py", "\nADDED = 1\n"),
+        ("pipeline/records/receipt.py", "\nADDED = 1\n"),
+        ("pipeline/evidence/rerun.py", "\nADDED = 1\n"),
+        ("workflow/rules/train.smk", ("rule train:", "# another comment\nrule train:")),
+        ("config/recipes/tiny.yaml", ("name: tiny", "# a comment\nname: tiny")),
+        ("cuda_ops/cpu/gelu.cpp", "\n// a comment\n"),
+        (str(checks.relative_to(project)), "\nstatic int added;\n"),
+        ("cuda_ops/cpu/unary.cpp", "\nstatic int added;\n"),
+    ]
+    other = project / "pipeline" / "models" / "twolayer.py"
+    with ExitStack() as stack:
+        for path, edit in edits:
+            stack.enter_context(edited(project / path, edit))
+        if not other.exists():
+            other.write_text("")
+            stack.callback(other.unlink)
+        stack.enter_context(edited(other, "\nADDED = 1\n"))
         assert would_run(project) == set()
 
 
 def test_edits_rerun_exactly_what_depends(project: Path) -> None:
     recipe = project / "config" / "recipes" / "tiny.yaml"
-    with edited(project / "cuda_ops" / "numerics" / "exp_log.h", "12582912.0f", "12582913.0f"):
-        assert would_run(project) == AFTER_TRAINING | {"compile"}
-    with edited(project / "pipeline" / "schedule.py", "0.5 * (1.0 + cos_pi(ratio))", "0.25 * (1.0 + cos_pi(ratio))"):
-        assert would_run(project) == AFTER_TRAINING
-    with edited(recipe, "seed: 5", "seed: 6"):
-        assert would_run(project) == AFTER_TRAINING
-        assert "Params have changed" in snakemake(project, "-n")
-    with edited(recipe, "stories: 300", "stories: 301"):
-        assert would_run(project) == EVERYTHING - {"compile"}
-    with edited(recipe, "temperature: 1.0", "temperature: 0.5"):
-        assert would_run(project) == {"sample", "digest", "verify", "report"}
-    with edited(project / "pipeline" / "charts.py", '"#0072b2"', '"#0072b3"'):
-        assert would_run(project) == {"report"}
-    assert would_run(project, "--forcerun", "sample") == {"sample", "digest", "verify", "report"}
-    assert would_run(project) == set()
+    code = "\nADDED = 1\n"
+    for path, edit, expected in (
+        (project / "cuda_ops" / "cpu" / "sample.cpp", "\nstatic int added;\n", FROM_SAMPLES),
+        (project / "cuda_ops" / "cpu" / "matmul.cpp", "\nstatic int added;\n", FROM_TRAINING),
+        (project / "pipeline" / "training" / "schedule.py", code, FROM_TRAINING),
+        (project / "pipeline" / "sample.py", code, FROM_SAMPLES),
+        (project / "pipeline" / "data" / "fables.py", code, EVERYTHING),
+        (recipe, ("seed: 5", "seed: 6"), FROM_TRAINING),
+        (recipe, ("stories: 300", "stories: 301"), EVERYTHING),
+        (recipe, ("vocab_size: 300}", "vocab_size: 300} # words"), set()),
+        (recipe, ("validation_permille: 100", "validation_permille: 101"), EVERYTHING - {"download"}),
+        (recipe, ("temperature: 1.0", "temperature: 0.5"), FROM_SAMPLES),
+    ):
+        with edited(path, edit):
+            assert would_run(project) == expected, (path, edit)
+
+
+def test_the_plan_says_which_part_moved(project: Path) -> None:
+    with edited(project / "cuda_ops" / "cpu" / "sample.cpp", "\nstatic int added;\n"):
+        reason = re.search(r"before: '(.*)' now: '(.*)'", snakemake(project, "-n"))
+    assert reason
+    before, now = (set(text.split()) for text in reason.groups())
+    assert [part.split(":")[0] for part in before - now] == ["ops.sample"]
+
+
+def test_the_same_recipe_elsewhere_is_the_same_run(project: Path) -> None:
+    """No path is a trigger: not the recipe's, not the name of its file, not that of the text or the weights."""
+    own = project / "own.yaml"
+    shutil.copy(project / "config" / "recipes" / "tiny.yaml", own)
+    try:
+        for path in ("own.yaml", "./own.yaml", str(own)):
+            assert would_run(project, recipe=path) == set(), path
+    finally:
+        own.unlink()
+
+
+def test_rolling_checkpoints_outlive_an_edit_that_changes_no_bit(project: Path) -> None:
+    def key() -> str:
+        command = (
+            "import sys; from pathlib import Path; from pipeline.train import state_key; from pipeline.recipe import load_recipe;"
+            "from pipeline.recipe.paths import tokens_dir; r = load_recipe('config/recipes/tiny.yaml'); print(state_key(r, tokens_dir(r)))"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", command], cwd=project, capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONPATH": str(project), "SAMEBITS_BUILD": "results/build"},
+        ).stdout  # fmt: skip
+
+    before = key()
+    with (
+        edited(project / "pipeline" / "data" / "shards.py", ("no such shard;", "there is no such shard;")),
+        edited(project / "pipeline" / "machine" / "memory.py", "\nADDED = 1\n"),
+    ):
+        assert key() == before
+    with edited(project / "pipeline" / "training" / "schedule.py", "\nADDED = 1\n"):
+        assert key() != before
+
+
+def test_a_rerun_that_fails_costs_no_checkpoint(project: Path) -> None:
+    run = project / "results" / "runs" / "tiny"
+    kept = {path.name: sha256_of(path) for path in sorted(run.glob("*_00000*"))}
+    assert len(kept) == 8
+    fault = (
+        "    def run(self, facts: dict[str, Any]) -> int:\n",
+        '    def run(self, facts: dict[str, Any]) -> int:\n        raise UserError("a fault")\n',
+    )
+    try:
+        with edited(project / "pipeline" / "train.py", fault):
+            output = snakemake(project, code=1)
+        assert "a fault" in output
+        assert "no backup" not in output
+        assert {path.name: sha256_of(path) for path in sorted(run.glob("*_00000*"))} == kept
+        assert {path.name for path in run.iterdir()} >= {"samples.json", "digests.json", "report.html"}
+        assert would_run(project) == FROM_TRAINING  # and it is not taken for the run that failed
+        snakemake(project, code=0)
+    finally:
+        snakemake(project)
+
+
+def test_the_library_is_built_before_the_first_job_if_it_is_stale(project: Path) -> None:
+    """What the build itself does is tests/ops/test_library.py's; here it is replaced by one that tells."""
+    compiler = project / "pipeline" / "compile.py"
+    text = compiler.read_text()
+    digest = project / "results" / "build" / "ops.digest"
+    built = digest.read_text()
+    compiler.write_text(
+        f"from pathlib import Path\nprint('building')\nPath('results/build/ops.digest').write_text({built!r})\n"
+    )
+    try:
+        assert "building" not in snakemake(project, "--forcerun", "verify")
+        digest.write_text("0" * 64 + "\n")
+        assert "building" not in snakemake(project, "-n", "--forcerun", "verify")
+        output = snakemake(project, "--forcerun", "verify")
+        assert output.index("building") < output.index("rule verify")
+        assert digest.read_text() == built
+    finally:
+        compiler.write_text(text)
+        digest.write_text(built)
+
+
+def test_recipes_share_a_corpus_and_never_rerun_each_other(project: Path) -> None:
+    """Another order of samples, no texts drawn, one checkpoint: the corpus and its tokens are those of tiny."""
+    content = yaml.safe_load((project / "config" / "recipes" / "tiny.yaml").read_text())
+    content["name"] = "other"
+    content["bits"]["data"]["order"] = "random"
+    content["bits"] |= {"steps": 1}
+    content["bits"]["schedule"]["warmup_steps"] = 0
+    content["artifacts"] = {"scores": [{"kind": "loss"}]}
+    path = project / "config" / "recipes" / "other.yaml"
+    path.write_text(json.dumps(content))
+    try:
+        output = snakemake(project, "-n", recipe="tiny,other")
+        assert rules_of(output) == FROM_TRAINING - {"sample"}
+        assert "results/runs/tiny/step" not in output
+        output = snakemake(project, recipe="tiny,other")
+        assert "other: 8 digests, none published yet" in output
+        assert (
+            would_run(project) == would_run(project, recipe="other") == would_run(project, recipe="tiny,other") == set()
+        )
+        # A recipe that begins from a checkpoint of another brings it into the graph.
+        content["name"] = "later"
+        content["bits"]["init"] = {"kind": "checkpoint", "recipe": "other", "step": 1, "sha256": "0" * 64}
+        later = path.with_name("later.yaml")
+        later.write_text(json.dumps(content))
+        with edited(project / "pipeline" / "training" / "schedule.py", "\nADDED = 1\n"):
+            output = snakemake(project, "-n", "-p", recipe="later")
+        assert "results/runs/other/step_000001.safetensors.sha256" in output
+        assert re.search(r"--previous none --init results/runs/other/step_000001.safetensors ", output)
+        assert len(re.findall(r"^rule train:", output, re.MULTILINE)) == 2
+        assert not re.search(r"^rule (report|verify):\n    input: results/runs/other", output, re.MULTILINE)
+        content["bits"]["init"]["step"] = 2
+        later.write_text(json.dumps(content))
+        assert "bits.init.step 2: other has checkpoints at 1" in snakemake(project, "-n", recipe="later", code=1)
+        later.unlink()
+    finally:
+        path.unlink()
 
 
 def test_a_published_digest_that_differs_fails_and_names_the_first(project: Path) -> None:
@@ -182,16 +329,57 @@ def test_a_published_digest_that_differs_fails_and_names_the_first(project: Path
     snakemake(project)
 
 
-def test_mistakes_are_named(project: Path) -> None:
-    assert "bits.sed" in _bad(project, "seed: 5", "sed: 5")
-    assert "no such recipe; see config/recipes/" in snakemake(project, recipe="nothing", code=1)
-    assert "'recepi' was unexpected" in snakemake(project, config=("recepi=x",), code=1)
-    assert "data=missing.txt: no such file" in snakemake(project, config=("data=missing.txt",), code=1)
+@pytest.mark.parametrize(
+    ("flags", "options", "said"),
+    [
+        ((), {"recipe": "nothing"}, "no such recipe; see config/recipes/"),
+        ((), {"config": ("recepi=x",)}, "--config recepi: unknown key; known are recipe, data; did you mean recipe?"),
+        ((), {"config": ("data=missing.txt",)}, "data=missing.txt: no such file"),
+        (("--set-resources", "train:ranks=3"), {}, "--ranks 3 does not divide the recipe's 4 lanes"),
+        (("--set-resources", "train:rank=2"), {}, "--set-resources train:rank: did you mean ranks?"),
+        (("--set-resources", "trian:ranks=2"), {}, "--set-resources trian: there is no such rule; did you mean train?"),
+        (("--set-resources", "train:micro_batch=x"), {}, "a value is of the wrong type"),
+    ],
+    ids=["recipe", "key", "data", "ranks", "resource", "rule", "type"],
+)
+def test_mistakes_are_named_before_the_graph(project: Path, flags: tuple[str, ...], options: dict, said: str) -> None:
+    output = snakemake(project, "-n", *flags, code=1, **options)
+    assert said in output
+    assert "Building DAG" not in output
 
 
-def _bad(project: Path, old: str, new: str) -> str:
-    with edited(project / "config" / "recipes" / "tiny.yaml", old, new):
-        return snakemake(project, code=1)
+def test_a_key_that_is_none_and_a_name_that_belongs_to_other_bits(project: Path) -> None:
+    with edited(project / "config" / "recipes" / "tiny.yaml", ("seed: 5", "sed: 5")):
+        assert "bits.sed" in snakemake(project, "-n", code=1)
+    copied = project / "copied.yaml"
+    copied.write_text((project / "config" / "recipes" / "tiny.yaml").read_text().replace("seed: 5", "seed: 6"))
+    try:
+        assert "its name is tiny" in snakemake(project, "-n", recipe="copied.yaml", code=1)
+    finally:
+        copied.unlink()
+
+
+def test_no_rule_needs_to_know_the_cores(project: Path) -> None:
+    """Under an executor there may be none; the linter finds nothing but that stages run in the environment of the project."""
+    assert "workflow.cores" not in "".join(path.read_text() for path in (ROOT / "workflow").rglob("*.smk"))
+    output = snakemake(project, "-n", "--forcerun", "train", cores=("--executor", "touch", "--jobs", "2"))
+    assert "rule train" in output
+    lint = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--lint", "json"], cwd=project, capture_output=True, text=True, check=False
+    )
+    found = json.loads(lint.stdout[lint.stdout.index("{") :])
+    titles = {item["title"] for rule in found["rules"] for item in rule["lints"]} | {
+        item["title"] for item in found.get("global", [])
+    }
+    assert titles <= {"Specify a conda environment or container for each rule."}
+
+
+def test_the_report_of_snakemake_holds_page_table_and_samples(project: Path) -> None:
+    page = project / "snakemake.html"
+    snakemake(project, "--report", str(page))
+    text = page.read_text()
+    for name in ("report.html", "verification.txt", "samples.json"):
+        assert f"results/runs/tiny/{name}" in text, name
 
 
 def test_a_text_of_ones_own(project: Path) -> None:
@@ -204,5 +392,8 @@ def test_a_text_of_ones_own(project: Path) -> None:
     output = snakemake(project, config=("data=My Own.txt",))
     (name,) = re.findall(r"(tiny-my_own-[0-9a-f]{8}): 12 digests, none published yet", output)
     assert (project / "results" / "runs" / name / "report.html").exists()
-    assert would_run(project, config=("data=My Own.txt",)) == set()
+    shutil.move(project / "My Own.txt", project / "My own.txt")  # another path, the same text
+    assert would_run(project, config=("data=My own.txt",)) == set()
     assert would_run(project) == set()
+    statement = json.loads((project / "results" / "runs" / name / "provenance.json").read_text())
+    assert "My Own" not in json.dumps(statement["predicate"]["buildDefinition"]["externalParameters"]["recipe"]["bits"])

@@ -36,7 +36,9 @@ rule report:
         lambda wildcards: run_of(wildcards).summary,
         lambda wildcards: run_of(wildcards).expected(),
     output:
-        report(update(f"{RUN}/{at.REPORT}"), category="{recipe}", labels={"part": "page"}),
+        report(
+            update(f"{RUN}/{at.REPORT}"), category="{recipe}", labels={"part": "page"}
+        ),
     log:
         f"{LOGS}/{{recipe}}/report.log",
     params:
@@ -51,7 +53,11 @@ rule report:
 
 rule overview:
     input:
-        [RUNS[name].file(page) for name in RUNS.asked for page in (at.DIGESTS, at.VERIFICATION, at.REPORT)],
+        [
+            RUNS[name].file(page)
+            for name in RUNS.asked
+            for page in (at.DIGESTS, at.VERIFICATION, at.REPORT)
+        ],
     output:
         report(update(str(at.OVERVIEW)), category="overview"),
     log:

@@ -8,7 +8,11 @@ rule sample:
         ),
         tokens=lambda wildcards: run_of(wildcards).summary,
     output:
-        report(update(f"{RUN}/{at.SAMPLES}"), category="{recipe}", labels={"part": "samples"}),
+        report(
+            update(f"{RUN}/{at.SAMPLES}"),
+            category="{recipe}",
+            labels={"part": "samples"},
+        ),
     log:
         f"{LOGS}/{{recipe}}/sample.log",
     threads: 1

@@ -11,7 +11,9 @@ def cluster(wildcards, resources):
 rule train:
     input:
         tokens=lambda wildcards: run_of(wildcards).summary,
-        previous=lambda wildcards: run_of(wildcards).previous_sha256(int(wildcards.step)),
+        previous=lambda wildcards: run_of(wildcards).previous_sha256(
+            int(wildcards.step)
+        ),
         init=lambda wildcards: RUNS.start(
             wildcards.recipe, int(wildcards.step), ".sha256"
         ),

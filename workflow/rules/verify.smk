@@ -24,7 +24,11 @@ rule verify:
         digests=f"{RUN}/{at.DIGESTS}",
         expected=lambda wildcards: run_of(wildcards).expected(),
     output:
-        report(update(f"{RUN}/{at.VERIFICATION}"), category="{recipe}", labels={"part": "digests"}),
+        report(
+            update(f"{RUN}/{at.VERIFICATION}"),
+            category="{recipe}",
+            labels={"part": "digests"},
+        ),
     log:
         f"{LOGS}/{{recipe}}/verify.log",
     params:
