@@ -101,7 +101,7 @@ def remove_if_unfinished(path: Path) -> None:
     """Remove one file if it has an unfinished file's name and no living writer."""
     if not UNFINISHED.fullmatch(path.name):
         return
-    with suppress(FileNotFoundError, PermissionError):
+    with suppress(OSError):  # gone already, a link, not ours to open
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             if _lock(descriptor, without=False) and os.path.samestat(os.fstat(descriptor), os.stat(path)):

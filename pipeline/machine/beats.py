@@ -40,13 +40,13 @@ class Limits:
     busy: float = 45.0  # computing, while the others wait; and never before `times` its longest beat
     times: float = 20.0
     first: float = 1800.0  # the first step, whose length nobody knows
-    disk: float = 1800.0  # starting and saving, where a disk may be slow
+    disk: float = 1800.0  # starting, saving and ending, where a disk may be slow
     idle_share: float = 0.005  # of a core: below it a rank does not compute
 
 
 LIMITS = Limits()
-SLOW = ("starting", "saving")
-KNOWN = 20  # beats after which the longest is worth something
+SLOW = ("starting", "saving", "ending")
+KNOWN = 50  # beats after which the longest is worth something
 
 
 @dataclass
@@ -61,7 +61,17 @@ class Rank:
     used: float = 0.0  # seconds of processor time then
     stopped: float | None = None
     longest: float = 0.0  # time without a new beat, in steps
-    beats: int = 0  # that ended a computation within a step
+
+    def said(self) -> str:
+        """The beat in its file: "count waits what"."""
+        try:
+            return self.path.read_text(encoding="ascii").rstrip()
+        except OSError:
+            return ""
+
+    @property
+    def count(self) -> int:
+        return int(self.line.split(" ", 1)[0] or 0)
 
     @property
     def waits(self) -> bool:
@@ -111,14 +121,10 @@ class Judge:
         if state in ("", "Z", "X"):
             return False
         rank.stopped = (rank.stopped or now) if state in "Tt" else None
-        try:
-            line = rank.path.read_text(encoding="ascii").rstrip()
-        except OSError:
-            line = ""
+        line = rank.said()
         if line != rank.line:
             if rank.what.startswith("step") and not rank.waits:
                 rank.longest = max(rank.longest, now - rank.since)
-                rank.beats += 1
             rank.line, rank.since, rank.used = line, now, used
         return True
 
@@ -139,7 +145,7 @@ class Judge:
             return (rank, f"has not gone on for {silent:.0f} s") if silent > limits.disk else None
         if idle and silent > limits.idle:
             return rank, f"hangs: nothing computed for {silent:.0f} s"
-        longest = max(limits.busy, limits.times * rank.longest) if rank.beats >= KNOWN else limits.first
+        longest = max(limits.busy, limits.times * rank.longest) if rank.count >= KNOWN else limits.first
         if silent > longest and all(now - other.since > limits.busy for other in living):
             return rank, f"hangs: it computes without an end for {silent:.0f} s, its longest was {rank.longest:.1f} s"
         return None

@@ -56,12 +56,8 @@ class Execution:
         local = place.local_size if place else self.ranks // max(1, self.nodes)
         return max(1, (self.threads or cores()) // max(1, local))
 
-    def check(self, recipe: Recipe) -> None:
-        """Refuse, before anything runs, what this recipe cannot be run with."""
-        lanes = recipe.bits.batch.lanes
-        if self.ranks < 1 or lanes % self.ranks:
-            allowed = [n for n in range(1, lanes + 1) if lanes % n == 0]
-            raise UserError(f"--ranks {self.ranks} does not divide the recipe's {lanes} lanes; allowed are {allowed}")
+    def check_nodes(self) -> None:
+        """Refuse machines that the ranks cannot be dealt to, and a meeting place that is none."""
         if self.nodes < 1 or self.ranks % self.nodes:
             raise UserError(
                 f"--nodes {self.nodes} does not divide --ranks {self.ranks}: every machine runs equally many"
@@ -70,6 +66,14 @@ class Execution:
             parse_rendezvous(self.rendezvous)
         elif self.rendezvous:
             raise UserError(f"--rendezvous {self.rendezvous} is for --nodes 2 or more; on one machine leave it out")
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse, before anything runs, what this recipe cannot be run with."""
+        lanes = recipe.bits.batch.lanes
+        if self.ranks < 1 or lanes % self.ranks:
+            allowed = [n for n in range(1, lanes + 1) if lanes % n == 0]
+            raise UserError(f"--ranks {self.ranks} does not divide the recipe's {lanes} lanes; allowed are {allowed}")
+        self.check_nodes()
         for name, value in (("--micro-batch", self.micro_batch), ("--rolling", self.rolling)):
             if value <= 0:
                 raise UserError(f"{name} {value}: expected more than 0")

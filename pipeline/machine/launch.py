@@ -138,10 +138,9 @@ class Launcher:
 
     def _where(self, rank: int) -> str:
         """What a rank did when it ended; empty if it had not begun to say."""
-        for known in self.judge.ranks:
-            if known.rank == rank and known.line:
-                return f"It was at: {known.what}. "
-        return ""
+        known = next(known for known in self.judge.ranks if known.rank == rank)
+        known.line = known.said()
+        return f"It was at: {known.what}. " if known.line else ""
 
     def _words(self) -> str:
         """What a rank that lost its peers has heard from gloo or NCCL."""

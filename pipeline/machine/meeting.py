@@ -11,6 +11,7 @@ import time
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from cuda_ops.errors import UserError
 from pipeline.machine.place import parse_rendezvous
@@ -77,11 +78,11 @@ class Meeting:
         if nodes > 1:
             self._wait_for_all(f"{ranks} ranks on {nodes} machines", f"{host}:{port}")
 
-    def _join(self, host: str, port: int) -> dist.TCPStore:
+    def _join(self, host: str, port: int) -> TCPStore:
         """The store: ours if the address is this machine's and free, else another launcher's."""
         if self.nodes == 1 or is_here(host):
             try:
-                store = dist.TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+                store = TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=PATIENCE)
                 store.add("came", 1)
                 store.set("host", "here")
                 return store
@@ -92,7 +93,7 @@ class Meeting:
                         f"{str(error).splitlines()[0]}; try: ip link set lo up"
                     ) from None
         try:
-            store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=MEET))
+            store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=MEET))
             store.wait(["host"])
             self.node = store.add("came", 1) - 1
             store.set_timeout(PATIENCE)
@@ -130,7 +131,7 @@ class Meeting:
         try:
             self.store.add(f"lives/{self.node}", 1)
             if self.store.check(["failed"]):
-                return self.store.get("failed").decode()
+                return str(self.store.get("failed"), "utf-8")
             for node in set(range(self.nodes)) - {self.node}:
                 beats = self.store.add(f"lives/{node}", 0)
                 if self._lives.get(node, (-1, now))[0] != beats:

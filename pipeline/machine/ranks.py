@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from cuda_ops.errors import Ending, Fatal, UserError
 from pipeline.machine.beats import Beat
@@ -33,6 +34,9 @@ from pipeline.machine.stops import stop_with_parent
 TIMEOUT = timedelta(seconds=600)
 MEET = timedelta(seconds=60)  # for all ranks to come
 LOST = 4  # exit code of a rank whose peers are gone, and of a run that knows no more than that
+
+# torch 2.13 renamed it.
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class PeerLost(Fatal):
@@ -94,13 +98,13 @@ class Ranks:
         agent = place.ours or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # a launcher holds the store
         self.at("starting, meeting the other ranks")
         try:
-            store = dist.TCPStore(
+            store = TCPStore(
                 place.address, place.port, None if agent else place.size, place.rank == 0 and not agent, MEET,
                 wait_for_workers=not agent,
             )  # fmt: skip
             dist.init_process_group(
                 "gloo",
-                store=dist.PrefixStore("samebits", store),
+                store=PrefixStore("samebits", store),
                 rank=place.rank,
                 world_size=place.size,
                 timeout=TIMEOUT,
@@ -193,11 +197,11 @@ class Ranks:
         elif self._by_host(mine):
             there, own = torch.empty(everyone.shape, dtype=everyone.dtype), mine.cpu().view(-1)
             with self.together("gather"):
-                dist.all_gather_into_tensor(there.view(-1), own)
+                all_gather(there.view(-1), own)
             everyone.copy_(there)
         else:
             with self.together("gather"):
-                dist.all_gather_into_tensor(everyone.view(-1), mine.view(-1), group=self._group(mine))
+                all_gather(everyone.view(-1), mine.view(-1), group=self._group(mine))
 
     def gather_flat(self, flat: Tensor) -> None:
         """All-gather in place: each rank's own equal part of flat goes to all."""
@@ -238,6 +242,7 @@ class Ranks:
             with self.together("close"):
                 dist.barrier()  # over gloo: nobody ends a group that another still uses
                 dist.destroy_process_group()
+        self.at("ending")
 
 
 def choice(said: list[tuple[str, str, bool]]) -> str:
