@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,8 @@ def test_names_cannot_be_guessed_and_nothing_is_written_through_a_link(
 
 
 def test_a_file_taken_between_creation_and_lock_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, taken = files._lock, []
+    lock = files._lock
+    taken: list[Any] = []
 
     def late(descriptor: int, without: bool = True) -> bool:
         if not taken:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_the_limit_is_the_slower_of_arithmetic_and_memory() -> None:
 
 
 def test_tensors_rotate_until_the_cache_has_forgotten_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    made: list[Any] = []
 
     def make() -> list[Case]:
         made.append(len(made))

@@ -286,7 +286,7 @@ def rows(**changes: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         common | {"kind": "attention", "op": "attention forward", "share": v["attention"]},
         common | {"kind": "fill", "op": "fill normal", "share": 0.01},  # has no target
     ]
-    ops[0]["torch"] = ops[0]["ours"] * v["ratio"]
+    ops[0]["torch"] = float(ops[0]["ours"]) * v["ratio"]  # type: ignore[arg-type]
     ours = {"model": "124M x8", "side": "samebits", "tokens_per_second": v["ours"], "grown_mib": v["grown"]}
     return ops, [ours, {"model": "124M x8", "side": "compiled", "tokens_per_second": 40_000.0}]
 
@@ -393,7 +393,7 @@ def test_an_elementary_function_has_its_published_fingerprint(monkeypatch: pytes
     part = unary_digest.digest("cos_turn", stride=64)
     exact = unary_digest.ops.unary
 
-    def one_ulp(out, inp, function):
+    def one_ulp(out: Any, inp: Any, function: str) -> None:
         exact(out, inp, function)
         if inp.view(unary_digest.torch.int32)[5] == 5:
             out.view(unary_digest.torch.int32)[5] += 1

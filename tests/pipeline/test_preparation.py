@@ -227,7 +227,7 @@ def test_a_large_file_is_read_once_per_change_and_always_on_demand(
 ) -> None:
     read: list[Path] = []
     monkeypatch.setattr(checks, "LARGE", 10)
-    monkeypatch.setattr(checks, "sha256_of", lambda path: read.append(path) or sha256_of(path))
+    monkeypatch.setattr(checks, "sha256_of", lambda path: (read.append(path), sha256_of(path))[1])  # type: ignore[func-returns-value]
     path = tmp_path / "x.bin"
     path.write_bytes(b"content of a file")
     digest = sha256_of(path)

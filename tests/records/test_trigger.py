@@ -103,8 +103,10 @@ def test_a_kernel_moves_the_stages_that_use_it(copy: Path, fables: Recipe) -> No
     assert users["matmul"] == {"train", "evaluate", "sample", "spikes"}
     assert users["unary"] == set()
     for stem, stages in users.items():
-        code = "\nstatic int added;\n"
-        assert moved(fables, copy / "cuda_ops" / "cpu" / f"{stem}.cpp", lambda text: text + code) == stages
+        assert (
+            moved(fables, copy / "cuda_ops" / "cpu" / f"{stem}.cpp", lambda text: text + "\nstatic int added;\n")
+            == stages
+        )
         assert moved(fables, copy / "cuda_ops" / "cpu" / f"{stem}.cpp", lambda text: "// words\n" + text) == set()
         assert moved(fables, copy / "cuda_ops" / "ops" / f"{stem}.py", lambda text: text + "\nADDED = 1\n") == stages
 
@@ -236,5 +238,5 @@ def test_a_new_optional_key_moves_nothing(copy: Path, fables: Recipe) -> None:
 def test_a_name_that_is_no_op_is_refused(copy: Path, fables: Recipe) -> None:
     path = copy / "pipeline" / "training" / "trainer.py"
     path.write_text(path.read_text() + "\nops.no_such_op()\n")
-    with pytest.raises(code_digest.UserError, match="ops.no_such_op is not a name of cuda_ops/ops/__init__.py"):
+    with pytest.raises(code_digest.UserError, match=r"ops\.no_such_op is not a name of cuda_ops/ops/__init__.py"):
         trigger("pipeline.train", fables)

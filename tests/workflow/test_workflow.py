@@ -342,7 +342,9 @@ def test_a_published_digest_that_differs_fails_and_names_the_first(project: Path
     ],
     ids=["recipe", "key", "data", "ranks", "resource", "rule", "type"],
 )
-def test_mistakes_are_named_before_the_graph(project: Path, flags: tuple[str, ...], options: dict, said: str) -> None:
+def test_mistakes_are_named_before_the_graph(
+    project: Path, flags: tuple[str, ...], options: dict[str, Any], said: str
+) -> None:
     output = snakemake(project, "-n", *flags, code=1, **options)
     assert said in output
     assert "Building DAG" not in output
