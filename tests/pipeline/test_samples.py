@@ -102,7 +102,8 @@ def test_windows_are_pure_and_orders_are_what_they_say(tiny: dict[str, Path], tm
     one, two = TextSamples(recipe, tiny["tokens"]), TextSamples(recipe, tiny["tokens"])
     found = one.get(7, 0, 32)
     tokens, targets = found["tokens"], found["targets"]
-    assert tokens.dtype == np.int32 and tokens.shape == targets.shape == (32, 48)
+    assert tokens.dtype == np.int32
+    assert tokens.shape == targets.shape == (32, 48)
     assert (tokens[:, 1:] == targets[:, :-1]).all()
     whole = read_shard(tiny["tokens"] / "train_000000.bin")
     for first in (31, 5, 0):  # out of order, one at a time, after other steps
@@ -210,7 +211,8 @@ def test_packed_images_are_read_by_number(patterns: Path) -> None:
     assert sorted(items) == list(range(3000))
     assert items != sorted(items)
     found = samples.get(3, 5, 20)
-    assert found["pixels"].dtype == np.uint8 and found["labels"].dtype == np.int32
+    assert found["pixels"].dtype == np.uint8
+    assert found["labels"].dtype == np.int32
     wanted = records[items[2 * 32 + 5 : 2 * 32 + 25]]
     assert (found["pixels"] == wanted[:, 1:]).all()
     assert (found["labels"] == wanted[:, 0]).all()
