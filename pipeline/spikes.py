@@ -28,8 +28,6 @@ from pipeline.training.outliers import WINDOW, Outliers
 if TYPE_CHECKING:
     from pipeline.data.samples import Samples
 
-SHOWN_TOKENS = 32  # of each sample; the whole window is step, sample and offset away
-
 
 def marks(lines: list[chain.Line], limit: float) -> list[dict[str, Any]]:
     """The outliers of a chain, ascending by step; a step may be one in its loss, its norm, or both."""
@@ -46,21 +44,10 @@ def marks(lines: list[chain.Line], limit: float) -> list[dict[str, Any]]:
     return found
 
 
-def shown(recipe: Recipe, samples: Samples, folder: Path, step: int) -> list[dict[str, Any]]:
-    """What each sample of a step is: lane and offset in the training split; the label of an image; token ids and text."""
-    count, each = recipe.bits.batch.sequences, recipe.bits.batch.sequences // recipe.bits.batch.lanes
-    arrays, first = samples.get(step, 0, count), (step - 1) * count
-    found: list[dict[str, Any]] = [{"lane": i // each, "offset": samples.offset(first + i)} for i in range(count)]
-    if "labels" in arrays:
-        for sample, label in zip(found, arrays["labels"].tolist(), strict=True):
-            sample["label"] = label
-    if "tokens" in arrays:
-        from pipeline.data.tokenizers import load_tokenizer
-
-        tokenizer = load_tokenizer(folder)
-        for sample, row in zip(found, arrays["tokens"].tolist(), strict=True):
-            sample |= {"tokens": row[:SHOWN_TOKENS], "text": tokenizer.decode(row)}
-    return found
+def samples_at(recipe: Recipe, samples: Samples, step: int) -> list[dict[str, Any]]:
+    """What each sample of a step began with: its lane, its offset in the training split, token ids and text."""
+    each = recipe.bits.batch.sequences // recipe.bits.batch.lanes
+    return [{"lane": i // each, **samples.about(step, i)} for i in range(recipe.bits.batch.sequences)]
 
 
 def gradient_norms(again: Rerun) -> tuple[dict[str, float], list[float], list[float]]:
@@ -135,7 +122,7 @@ def main() -> int:
 
         samples = samples_of(recipe, tokens)
         for spike in found:
-            spike["samples"] = shown(recipe, samples, tokens, spike["step"])
+            spike["samples"] = samples_at(recipe, samples, spike["step"])
     largest = sorted(found, key=lambda spike: (-max(spike["z"].values()), spike["step"]))
     near = [
         spike for spike in largest if args.most_flops is None or work(recipe, run, spike["step"]) <= args.most_flops

@@ -123,10 +123,10 @@ class TensorFile(Mapping[str, Tensor]):
         with open(self.path, "rb") as file:
             file.seek(spec.begin + begin * spec.dtype.itemsize)
             # NumPy's memory, because glibc may keep what torch's aligned allocation frees.
-            content = np.empty((end - begin) * spec.dtype.itemsize, dtype=np.uint8)
-            if file.readinto(content.data) != len(content):
+            found = torch.from_numpy(np.empty(end - begin, dtype=torch.empty(0, dtype=spec.dtype).numpy().dtype))
+            if file.readinto(raw(found)) != found.nbytes:
                 raise UserError(f"{self.path}: {name} cannot be read to its end")
-        return torch.from_numpy(content).view(spec.dtype)
+        return found
 
     def check(self, expected: Mapping[str, Spec], what: str) -> None:
         """Raise a UserError that names the first tensor that is missing, unknown, or of another dtype or shape than `what` has."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuda_ops.errors import UserError
+from pipeline.data.tokenizers import load_tokenizer
 from pipeline.data.windows import Batches
 from pipeline.recipe import Recipe, TextData
 
@@ -22,15 +23,23 @@ class Samples(Protocol):
     def offset(self, sample: int) -> int:
         """Where a sample of the run lies in the training split."""
 
+    def about(self, step: int, index: int) -> dict[str, Any]:
+        """Where one sample comes from, for people: JSON values."""
+
 
 class Windows:
     """Text: tokens and targets [count, T] int32."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.batches = Batches(recipe, folder)
+        self.batches, self.folder = Batches(recipe, folder), folder
 
     def offset(self, sample: int) -> int:
         return self.batches.offset(sample)
+
+    def about(self, step: int, index: int) -> dict[str, Any]:
+        row = self.get(step, index, 1)["tokens"][0].tolist()
+        offset = self.offset((step - 1) * self.batches.sequences + index)
+        return {"offset": offset, "tokens": row[:32], "text": load_tokenizer(self.folder).decode(row)}
 
     def get(self, step: int, first: int, count: int) -> dict[str, NDArray[Any]]:
         tokens, targets = self.batches.get(step, first, count)
