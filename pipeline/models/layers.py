@@ -41,7 +41,8 @@ class Layers:
         ops.matmul(out, inp, self.weights[name + ".weight"], self.weights[name + ".bias"])
 
     def _linear_backward(self, dinp: Tensor | None, grads: Grads, name: str, dout: Tensor, inp: Tensor) -> None:
-        """Gradients of _linear; dout [B, T, N]. bias and W are continued, then dinp is written, which may be inp's buffer."""
+        """Gradients of _linear; dout [B, T, N]. bias and W are continued, then dinp is written, which may be inp's
+        buffer."""
         rows_out, rows_inp = dout.view(-1, dout.shape[-1]), inp.view(-1, inp.shape[-1])
         ops.bias_backward(grads[name + ".bias"], dout)
         ops.matmul(grads[name + ".weight"], rows_out, rows_inp, layout="tn", accumulate=True)
@@ -56,7 +57,8 @@ class Layers:
         self, dinp: Tensor, grads: Grads, name: str, dout: Tensor, dresidual: Tensor | None, inp: Tensor, mean: Tensor,
         rstd: Tensor,
     ) -> None:  # fmt: skip
-        """dinp [B, T, C] = (dresidual or 0) + gradient of inp; weight and bias are continued. dinp may be dout or dresidual."""
+        """dinp [B, T, C] = (dresidual or 0) + gradient of inp; weight and bias are continued. dinp may be dout or
+        dresidual."""
         ops.layernorm_backward(
             dinp, grads[name + ".weight"], grads[name + ".bias"], dout, dresidual, inp, self.weights[name + ".weight"],
             mean, rstd,
