@@ -3,9 +3,9 @@
     python -m benchmarks.evidence --configs 4x128,6x384 --out docs/evidence/cost.md
     | model | parameters | step, ms | fingerprint | chain | receipt |
 
-Our trainer in one process, medians over steps. The fingerprint is that of each step, taken once more after it. The chain
-is one link per step and its file, the receipt one file; both files are written once a segment, and the share is of a
-segment of SEGMENT steps.
+Our trainer in one process, medians over steps. The fingerprint is that of each step, taken once more after it. The
+chain is one link per step and its file, the receipt one file; both files are written once a segment, and the share is
+of a segment of SEGMENT steps.
 """
 
 from __future__ import annotations

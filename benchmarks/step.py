@@ -3,10 +3,10 @@
     python -m benchmarks.step --configs 4x128,6x384,124M --rounds 3
     python -m benchmarks.step --device cuda --configs "124M x8" --sides "samebits;compiled" --rounds 1
 
-Each side runs in a process of its own, rounds interleaved; medians over rounds of the median step. Our side is the trainer
-itself with the fingerprint of every step; PyTorch is fp32, eager and torch.compile, with fused AdamW and clip_grad_norm_.
-Memory is the process's high-water mark from after its imports (PyTorch's optimizer and compiler used once before), and what
-that is above the memory held at that moment.
+Each side runs in a process of its own, rounds interleaved; medians over rounds of the median step. Our side is the
+trainer itself with the fingerprint of every step; PyTorch is fp32, eager and torch.compile, with fused AdamW and
+clip_grad_norm_. Memory is the process's high-water mark from after its imports (PyTorch's optimizer and compiler used
+once before), and what that is above the memory held at that moment.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ def warm_up(compiled: bool) -> None:
 
 
 def measure(side: str, name: str, threads: int, seconds: float, device: str) -> dict[str, float]:
-    """Run one side in this process. On a GPU grown_mib is what its memory grew by after the third step, which records the graphs."""
+    """Run one side in this process. On a GPU grown_mib is what its memory grew by after the third step, which records
+    the graphs."""
     torch.set_num_threads(threads)
     recipe = recipe_of(name)
     bits, model = recipe.bits, gpt_of(recipe)

@@ -1,4 +1,5 @@
-"""Where two runs part: the first artefact, the first step, the first tensor of that step in the order of computation, and why.
+"""Where two runs part: the first artefact, the first step, the first tensor of that step in the order of computation,
+and why.
 
     python -m pipeline.compare results/runs/fables other/runs/fables --recipe config/recipes/fables.yaml
     first artefact   train/chain_000250.tsv
@@ -6,10 +7,11 @@
     first tensor     lane.0/d.stream[0, 0, 1]: 3.1e-05 (38021f2a) and … 1 ulp apart (at most 9); 5120 of 12288 elements differ
     cause            other flags: …
 
-A and B are run folders, checkpoints, chains, lists of digests, or traces of a step (pipeline.replay --trace), from any machines. What
-is recorded is compared first; then the step is computed again. Sides made by different code or libraries are each computed by their own
-(--code-b FOLDER of a checkout, --build-b FOLDER of a library), and their tensors are compared. With one code for both, there is one truth: the
-side that agrees with it is sound, and what the other recorded is held against it. Exit code: 0 equal, 1 different, 2 error.
+A and B are run folders, checkpoints, chains, lists of digests, or traces of a step (pipeline.replay --trace), from any
+machines. What is recorded is compared first; then the step is computed again. Sides made by different code or
+libraries are each computed by their own (--code-b FOLDER of a checkout, --build-b FOLDER of a library), and their
+tensors are compared. With one code for both, there is one truth: the side that agrees with it is sound, and what the
+other recorded is held against it. Exit code: 0 equal, 1 different, 2 error.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     loss 0x1.0f95d40000000p-1  lr …  norm …  fingerprint 3f2a…  link 77ab…: equal to the chain
     python -m pipeline.replay --recipe config/recipes/fables.yaml --step 251 --lane 0 --tensor lane.0/h.1.attn.qkv --out qkv.safetensors
 
---list names the tensors of the step in the order of computation. Without a checkpoint it starts from the recipe's own initial weights.
-Exit code 1: --check found a difference.
+--list names the tensors of the step in the order of computation. Without a checkpoint it starts from the recipe's own
+initial weights. Exit code 1: --check found a difference.
 """
 
 from __future__ import annotations

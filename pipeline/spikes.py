@@ -1,13 +1,14 @@
-"""Mark the steps whose loss or gradient norm is an outlier, and say what they read and where in the network the norm grew.
+"""Mark the steps whose loss or gradient norm is an outlier, and say what they read and where in the network the norm
+grew.
 
     python -m pipeline.spikes --recipe config/recipes/fables.yaml
     step 469: norm 1.1820, z 9.3 above the 64 steps before
     results/runs/fables/spikes.json: 7 spikes
 
-Training goes on unchanged: marks are a function of the chain (pipeline/training/outliers.py), and the chain's bytes are what they were. For
-the largest --replays of them the step and the one before are computed again from the nearest checkpoint, and the norm of every
-parameter's gradient is compared; --most-flops leaves out those that would take longer. spikes.json is deterministic, but not
-among the published digests: which steps are replayed is a choice.
+Training goes on unchanged: marks are a function of the chain (pipeline/training/outliers.py), and the chain's bytes
+are what they were. For the largest --replays of them the step and the one before are computed again from the nearest
+checkpoint, and the norm of every parameter's gradient is compared; --most-flops leaves out those that would take
+longer. spikes.json is deterministic, but not among the published digests: which steps are replayed is a choice.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def gradient_norms(again: Rerun) -> tuple[dict[str, float], list[float], list[fl
 
 
 def work(recipe: Recipe, run: Path, step: int) -> float:
-    """Floating-point operations, about, to compute a step and the one before again: 6 per parameter and unit, from the nearest checkpoint."""
+    """Floating-point operations, about, to compute a step and the one before again: 6 per parameter and unit, from the
+    nearest checkpoint."""
     bits = recipe.bits
     start = max((number for number in checkpoints_of(run) if number < step - 1), default=0)
     return 6.0 * bits.model.parameters * bits.units * (step - start)

@@ -5,8 +5,9 @@
     step 200/1000  loss 0.6132  norm 0.52  lr 2.8e-03  21,000 tokens/s  eta 58 s
     results/runs/fables/step_000200.safetensors  file sha256 1c5e…  link of the last step 77ab…
 
-Kill it at any instant and run it again, on any number of ranks: it goes on from the last rolling checkpoint and ends with the
-same bits. Exit code 2: something to mend, with one message. 3: the loss or a gradient was not finite. 130, 143: interrupted after a checkpoint.
+Kill it at any instant and run it again, on any number of ranks: it goes on from the last rolling checkpoint and ends
+with the same bits. Exit code 2: something to mend, with one message. 3: the loss or a gradient was not finite. 130,
+143: interrupted after a checkpoint.
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ def guarded(args: argparse.Namespace, recipe: Recipe, execution: Execution, rank
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"out of memory while training: {str(error).splitlines()[0]}; lower it with --micro-batch 1, --recompute 1, more --ranks or "
-            "--graph 0. The last checkpoint is kept"
+            f"out of memory while training: {str(error).splitlines()[0]}; lower it with --micro-batch 1, --recompute 1, "
+            "more --ranks or --graph 0. The last checkpoint is kept"
         ) from None
     if not ranks.first:
         own.unlink(missing_ok=True)

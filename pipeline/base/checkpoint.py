@@ -1,7 +1,8 @@
 """Checkpoints: safetensors files in canonical order, with a SHA-256 beside each, written whole or not at all.
 
-A checkpoint holds every parameter by name and the optimizer's state as optimizer.<state>.<name>; no rank, thread or path is in
-it. Its metadata say what it is of: step, recipe_id, link of the chain, and, for a reader, recipe, model, vocabulary, numerics.
+A checkpoint holds every parameter by name and the optimizer's state as optimizer.<state>.<name>; no rank, thread or
+path is in it. Its metadata say what it is of: step, recipe_id, link of the chain, and, for a reader, recipe, model,
+vocabulary, numerics.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ KEPT = 2  # rolling checkpoints
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state after a step. tensors may be read, or gathered, as they are asked for; specs: what they are, if known before."""
+    """A state after a step. tensors may be read, or gathered, as they are asked for; specs: what they are, if known
+    before."""
 
     step: int
     recipe_id: str
@@ -77,8 +79,8 @@ def verify(path: Path) -> None:
     expected, found = sidecar(path).read_text(errors="replace")[:64], sha256_of(path)
     if expected != found:
         raise UserError(
-            f"{path}: damaged ({path.stat().st_size} bytes): sha256 is {found}, it was written as {expected}; delete it "
-            "and run again"
+            f"{path}: damaged ({path.stat().st_size} bytes): sha256 is {found}, it was written as {expected}; "
+            "delete it and run again"
         )
 
 

@@ -1,9 +1,10 @@
 """Files of tensors in the safetensors format, written and read tensor by tensor.
 
-The format: the length of a header (8 bytes, little-endian), the header, JSON of dtype, shape and place of each tensor, padded to
-a multiple of 8 bytes, then the tensors' bytes without gaps. A file holds no more than one tensor in memory at a time, and
-its bytes are those that the safetensors library writes. The one metadata key is JSON, because that library writes several
-keys in random order. Nothing of a header is believed: each fault is a UserError, and no buffer is larger than the file.
+The format: the length of a header (8 bytes, little-endian), the header, JSON of dtype, shape and place of each tensor,
+padded to a multiple of 8 bytes, then the tensors' bytes without gaps. A file holds no more than one tensor in memory
+at a time, and its bytes are those that the safetensors library writes. The one metadata key is JSON, because that
+library writes several keys in random order. Nothing of a header is believed: each fault is a UserError, and no buffer
+is larger than the file.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def raw(tensor: Tensor) -> memoryview:
 
 
 class TensorFile(Mapping[str, Tensor]):
-    """The tensors of a file by name; each access reads one. about: the metadata, or None. specs: all names, dtypes and shapes."""
+    """The tensors of a file by name; each access reads one. about: the metadata, or None. specs: all names, dtypes and
+    shapes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,21 +125,22 @@ class TensorFile(Mapping[str, Tensor]):
         with open(self.path, "rb") as file:
             file.seek(spec.begin + begin * spec.dtype.itemsize)
             # NumPy's memory, because glibc may keep what torch's aligned allocation frees.
-            content = np.empty((end - begin) * spec.dtype.itemsize, dtype=np.uint8)
-            if file.readinto(content.data) != len(content):
+            found = torch.from_numpy(np.empty(end - begin, dtype=torch.empty(0, dtype=spec.dtype).numpy().dtype))
+            if file.readinto(raw(found)) != found.nbytes:
                 raise UserError(f"{self.path}: {name} cannot be read to its end")
-        return torch.from_numpy(content).view(spec.dtype)
+        return found
 
     def check(self, expected: Mapping[str, Spec], what: str) -> None:
-        """Raise a UserError that names the first tensor that is missing, unknown, or of another dtype or shape than `what` has."""
+        """Raise a UserError that names the first tensor that is missing, unknown, or of another dtype or shape than
+        `what` has."""
         for name, spec in expected.items():
             if name not in self.specs:
                 raise UserError(f"{self.path}: it has no tensor {name}, which {what} has")
             found = self.specs[name]
             if (found.dtype, found.shape) != (spec.dtype, spec.shape):
                 raise UserError(
-                    f"{self.path}: {name} is {found.dtype} of shape {list(found.shape)}, {what} has {spec.dtype} of shape "
-                    f"{list(spec.shape)}"
+                    f"{self.path}: {name} is {found.dtype} of shape {list(found.shape)}, {what} has {spec.dtype} of "
+                    f"shape {list(spec.shape)}"
                 )
         unknown = [name for name in self.specs if name not in expected]
         if unknown:

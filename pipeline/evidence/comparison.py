@@ -172,13 +172,6 @@ class Comparison:
             bits = bin(int(r.network[0].bits[0], 16) ^ int(r.network[0].bits[1], 16)).count("1")
             r.causes.append("a single flipped bit" if bits == 1 else f"one changed element ({bits} of its bits)")
 
-    def _inputs(self) -> set[str]:
-        """Names of what the lanes of a step read."""
-        from pipeline.models.model import model_of
-
-        recipe = self._recipe()
-        return set(model_of(recipe.bits.model).inputs(recipe.bits.model, 1)) if recipe else set()
-
     def _recipe(self) -> Recipe | None:
         return self.a.recipe or self.b.recipe
 
@@ -249,7 +242,8 @@ class Comparison:
             r.sound = f"{'A' if agrees[0] else 'B'}: the step computed again gives its line"
 
     def _further_back(self, step: int) -> None:
-        """While the state before the step differs already, look at the step before: the chain's fingerprint has no moments in it."""
+        """While the state before the step differs already, look at the step before: the chain's fingerprint has no
+        moments in it."""
         r = self.result
         r.tensor_step = step
         while r.tensor and r.tensor.name.startswith("before/") and r.tensor_step > max(1, step - FURTHER_BACK):
@@ -276,7 +270,8 @@ class Comparison:
         return mine, mine if alike else b.traced(step, further)
 
     def _altered_checkpoint(self, step: int, truth: Trace) -> None:
-        """Both sides compute a step alike, yet the state after it differs: the side whose checkpoint is not that state was altered."""
+        """Both sides compute a step alike, yet the state after it differs: the side whose checkpoint is not that state
+        was altered."""
         from pipeline.base.checkpoint import load
 
         r = self.result

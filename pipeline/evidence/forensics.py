@@ -1,9 +1,9 @@
 """What a recorded state says about the step that made it, held against the step as it should have been.
 
-A run whose own code does not reproduce its chain was altered: in memory, in a file, or by code that is not at hand. Two checks can
-still name the place. The fingerprint is a sum over words, so if a single word of the weights is wrong, the difference of two fingerprints
-gives its position and its value. And a recorded update can be computed again from the recorded moments: where it does not follow from the weights
-before, those weights, or the update, were altered.
+A run whose own code does not reproduce its chain was altered: in memory, in a file, or by code that is not at hand.
+Two checks can still name the place. The fingerprint is a sum over words, so if a single word of the weights is wrong,
+the difference of two fingerprints gives its position and its value. And a recorded update can be computed again from
+the recorded moments: where it does not follow from the weights before, those weights, or the update, were altered.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ CHUNK = 1 << 20
 def changed_word(weights: Tensor, sound: int, recorded: int) -> list[tuple[int, int]]:
     """Positions and new bits of the single words of weights [n] fp32 that turn fingerprint `sound` into `recorded`.
 
-    Word w at i adds (w xor h) k', k' odd: a difference D belongs to (new xor h) - (old xor h) = D / k' mod 2^64, which is a
-    word's difference, below 2^32 in size, for one position in 2^31 by chance, and for the few positions whose number plus one
-    divides the true one's: their words would have to change by a multiple. So the first is the one that fewest flipped bits, or
-    ulps, explain. Numerics: numerics/fingerprint.h.
+    Word w at i adds (w xor h) k', k' odd: a difference D belongs to (new xor h) - (old xor h) = D / k' mod 2^64, which
+    is a word's difference, below 2^32 in size, for one position in 2^31 by chance, and for the few positions whose
+    number plus one divides the true one's: their words would have to change by a multiple. So the first is the one
+    that fewest flipped bits, or ulps, explain. Numerics: numerics/fingerprint.h.
     """
     delta = np.uint64((recorded - sound) % 2**64)
     words = weights.contiguous().view(-1).numpy().view(np.uint32)

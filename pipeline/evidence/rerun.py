@@ -1,10 +1,11 @@
-"""One step of a run again, from the nearest checkpoint before it: what replay, compare and the page of spikes rest on."""
+"""One step of a run again, from the nearest checkpoint before it: what replay, compare and the page of spikes rest
+on."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
@@ -29,8 +30,8 @@ def lines_of(folder: Path) -> dict[int, chain.Line]:
 class Rerun:
     """A trainer that stands just before a step.
 
-    known: the recorded chain, if there is one; the steps on the way are held against it. steps_on_the_way: how many it took.
-    device: cpu or cuda. init: the file of the initial weights, where bits.init reads one.
+    known: the recorded chain, if there is one; the steps on the way are held against it. steps_on_the_way: how many it
+    took. device: cpu or cuda. init: the file of the initial weights, where bits.init reads one.
     """
 
     def __init__(
@@ -94,13 +95,14 @@ class Rerun:
             for name, view in self.trainer.model.flat.views(flat).items():
                 observe(f"before/{prefix}{name}", view)
 
-    def about(self) -> dict[str, str | int]:
-        """What a trace says of this side."""
+    def about(self) -> dict[str, Any]:
+        """What a trace says of this side; inputs: the names of what a lane reads."""
         from cuda_ops import runtime
         from pipeline.records.code_digest import code_digest
 
         return {
             "recipe_id": recipe_id(self.trainer.recipe),
+            "inputs": list(self.trainer.feed.lanes[0]),
             "origin": self.origin.name if self.origin else "initial weights",
             "sources": runtime.source_digest(),
             "code": code_digest("pipeline.training.trainer"),

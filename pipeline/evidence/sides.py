@@ -27,8 +27,8 @@ STAGES = {"step": "train", "chain": "train", "eval": "evaluate", "samples": "sam
 
 @dataclass
 class Side:
-    """path: a run folder, a checkpoint, a chain, a list of digests or a trace. env: what differs in this side's environment.
-    device: where its steps are computed again."""
+    """path: a run folder, a checkpoint, a chain, a list of digests or a trace. env: what differs in this side's
+    environment. device: where its steps are computed again."""
 
     name: str
     path: Path

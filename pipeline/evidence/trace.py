@@ -1,11 +1,12 @@
 """The tensors of a training step: their names in the order of computation, and a trace of them that fits in a file.
 
-Names: before/<parameter> and before/optimizer.<state>.<parameter>; of each lane l what the model shows, lane.<l>/tokens and so on,
-the gradients of activations being lane.<l>/d.<what>, then lane.<l>/gradient/<parameter>; gradient/<parameter> after the tree
-over lanes; loss, norm; after/optimizer.<state>.<parameter>, after/<parameter>.
+Names: before/<parameter> and before/optimizer.<state>.<parameter>; of each lane l what the model shows,
+lane.<l>/tokens and so on, the gradients of activations being lane.<l>/d.<what>, then lane.<l>/gradient/<parameter>;
+gradient/<parameter> after the tree over lanes; loss, norm; after/optimizer.<state>.<parameter>, after/<parameter>.
 
-A tensor of a lane is whole, whatever the micro-batch that it was computed in. A trace holds for each tensor the SHA-256 of its bytes and
-every stride-th element, all of them if it is small, so two machines can compare a step by exchanging a file.
+A tensor of a lane is whole, whatever the micro-batch that it was computed in. A trace holds for each tensor the
+SHA-256 of its bytes and every stride-th element, all of them if it is small, so two machines can compare a step by
+exchanging a file.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ SMALL = 2**12  # elements that are kept in any case
 
 
 def step_shapes(recipe: Recipe, lanes: list[int] | None = None) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a step with its shape, in the order of computation; lanes: these alone, and nothing after them."""
+    """Every tensor of a step with its shape, in the order of computation; lanes: these alone, and nothing after
+    them."""
     bits = recipe.bits
     model = model_of(bits.model)
     parameters = {name: parameter.shape for name, parameter in model.table(bits.model).items()}
@@ -75,7 +77,8 @@ class Seen:
 class Collector:
     """An observer: takes the parts of each tensor as they come, in order along the first dimension.
 
-    wanted: names whose tensors are kept whole. samples: bytes for samples in all, 0 for digests alone. Memory is bounded by both.
+    wanted: names whose tensors are kept whole. samples: bytes for samples in all, 0 for digests alone. Memory is
+    bounded by both.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], wanted: set[str], samples: int = TRACE_BYTES) -> None:

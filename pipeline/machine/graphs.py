@@ -1,7 +1,8 @@
 """A step as a CUDA graph, and work in it that may run beside other work.
 
-A step reads and writes buffers that were allocated once, and what changes from step to step (tokens, learning rate) lies in them,
-so its kernels can be recorded once and replayed. On a CPU the function is simply called; tests replay a recording there too.
+A step reads and writes buffers that were allocated once, and what changes from step to step (tokens, learning rate)
+lies in them, so its kernels can be recorded once and replayed. On a CPU the function is simply called; tests replay a
+recording there too.
 """
 
 from __future__ import annotations

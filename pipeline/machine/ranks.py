@@ -219,7 +219,7 @@ class Ranks:
                     dist.send(mine, 0)
                 return mine[:0]
             # NumPy's memory, because glibc may keep what torch's aligned allocation frees.
-            whole = torch.from_numpy(np.empty(sum(counts) * mine.itemsize, dtype=np.uint8)).view(mine.dtype)
+            whole = torch.from_numpy(np.empty(sum(counts), dtype=mine.numpy().dtype))
             for rank, part in enumerate(whole.split(counts)):
                 if rank == 0:
                     part.copy_(mine)

@@ -66,7 +66,8 @@ class Flat:
         return first, min(max(end - at, first), size)
 
     def ranges(self, begin: int, end: int, key: Callable[[Parameter], T]) -> list[tuple[int, int, T]]:
-        """begin .. end - 1 as ranges (from begin on) of one key each; what fills the space up has a plain Parameter's."""
+        """begin .. end - 1 as ranges (from begin on) of one key each; what fills the space up has a plain
+        Parameter's."""
         found: list[tuple[int, int, T]] = []
         filling = Parameter((self.size - self.used,))
         for at, parameter in [*zip(self.offsets.values(), self.table.values(), strict=True), (self.used, filling)]:

@@ -77,8 +77,8 @@ class Gpt(Layers):
     """
 
     def __init__(
-        self, config: recipe.Gpt, micro_batch: int, *, lane_samples: int = 0, recompute: bool = False, training: bool = True,
-        decode_batch: int = 0, flat_multiple: int = 1, memory: Memory | None = None,
+        self, config: recipe.Gpt, micro_batch: int, *, lane_samples: int = 0, recompute: bool = False,
+        training: bool = True, decode_batch: int = 0, flat_multiple: int = 1, memory: Memory | None = None,
     ) -> None:  # fmt: skip
         super().__init__(self.table(config), flat_multiple, memory)
         self.config = config
@@ -138,7 +138,8 @@ class Gpt(Layers):
 
     @staticmethod
     def shown(config: recipe.Gpt, samples: int) -> dict[str, Shape]:
-        """Inputs, activations forward, their gradients d.<what> from the last op to the first; see the calls of _see."""
+        """Inputs, activations forward, their gradients d.<what> from the last op to the first; see the calls of
+        _see."""
         t, c = config.context, config.channels
         row, wide, qkv, logits = (
             (samples, t, c),
@@ -170,8 +171,8 @@ class Gpt(Layers):
         size = config.channels // config.heads
         if "cuda" in devices and size > CUDA_HEAD_SIZE:
             raise UserError(
-                f"--device {','.join(devices)}: heads of {size} ({config.channels} channels / {config.heads} heads), a GPU's "
-                f"kernels take up to {CUDA_HEAD_SIZE}; run with --device cpu, or give the recipe more heads"
+                f"--device {','.join(devices)}: heads of {size} ({config.channels} channels / {config.heads} heads), a "
+                f"GPU's kernels take up to {CUDA_HEAD_SIZE}; run with --device cpu, or give the recipe more heads"
             )
 
     # ------------------------------------------------------------------ buffers

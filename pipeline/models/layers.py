@@ -68,7 +68,8 @@ class Layers:
         self, dinp: Tensor, grads: Grads, name: str, dout: Tensor, dresidual: Tensor | None, inp: Tensor, mean: Tensor,
         rstd: Tensor,
     ) -> None:  # fmt: skip
-        """dinp [B, T, C] = (dresidual or 0) + gradient of inp; weight and bias are continued. dinp may be dout or dresidual."""
+        """dinp [B, T, C] = (dresidual or 0) + gradient of inp; weight and bias are continued. dinp may be dout or
+        dresidual."""
         ops.layernorm_backward(
             dinp, grads[name + ".weight"], grads[name + ".bias"], dout, dresidual, inp, self.weights[name + ".weight"],
             mean, rstd,

@@ -53,8 +53,9 @@ class Model(Protocol):
     ) -> None:  # fmt: skip
         """micro_batch: the most samples of one call. lane_samples: the most of one lane (default: micro_batch).
 
-        recompute: less memory, more time. training=False: no buffers for gradients. decode_batch > 0: generate that many
-        sequences, where the model can. flat_multiple: of the flat space, see Flat. memory: where buffers come from.
+        recompute: less memory, more time. training=False: no buffers for gradients. decode_batch > 0: generate that
+        many sequences, where the model can. flat_multiple: of the flat space, see Flat. memory: where buffers come
+        from.
         """
 
     @staticmethod
@@ -89,7 +90,8 @@ class Model(Protocol):
     def accumulate(
         self, lane: Inputs, part: slice, grads: Tensor, loss_scale: float, done: Callable[[str], None] | None = None
     ) -> Tensor:
-        """Forward and backward of the samples `part` of the lane; returns their losses, a buffer that the next call overwrites.
+        """Forward and backward of the samples `part` of the lane; returns their losses, a buffer that the next call
+        overwrites.
 
         grads (flat) is continued: every sum over samples goes on from what it holds. loss_scale: factor of each loss.
         done(name) is called when the gradients of parameter `name` and of all after it are complete for this call.
@@ -116,7 +118,8 @@ def model_of(config: Config) -> type[Model]:
 
 
 def check_device(config: Config, devices: str) -> None:
-    """Refuse, before anything runs, a device that the model is not written for. devices: see Execution.device."""
+    """Refuse, before anything runs, a device that the model is not written for. devices: one name, or one per rank:
+    cuda,cpu."""
     model_of(config).refuse(config, names(devices))
 
 

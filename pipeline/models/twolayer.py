@@ -1,8 +1,8 @@
 """Two layers: pixels, a hidden layer with GELU, a softmax. Forward and backward over buffers that are allocated once.
 
-The net of Steinkraus, Buck and Simard 2005, section 3, with the tanh form of GELU. A sample is an image: its bytes / 256,
-which fp32 holds exactly, are the input. Each sum over images is one chain in the order of the images: the gradient of a
-bias takes them as sequences of one row each, and a column reduction goes over sequences in order.
+The net of Steinkraus, Buck and Simard 2005, section 3, with the tanh form of GELU. A sample is an image: its bytes /
+256, which fp32 holds exactly, are the input. Each sum over images is one chain in the order of the images: the
+gradient of a bias takes them as sequences of one row each, and a column reduction goes over sequences in order.
 
 Shapes: B images of a micro-batch, P pixels, H hidden units, K classes.
 """
@@ -79,7 +79,8 @@ class TwoLayer(Layers):
         """Its ops run everywhere."""
 
     def initialise(self, seed: int, init: Init) -> None:
-        """N(0, std) for the matrices, zero biases. Element i of the flat space is normal number i of the stream INIT."""
+        """N(0, std) for the matrices, zero biases. Element i of the flat space is normal number i of the stream
+        INIT."""
         if not isinstance(init, NormalInit):
             raise UserError(f"bits.init.kind {init.kind}: a two-layer net takes normal")
         for name, offset in self.flat.offsets.items():

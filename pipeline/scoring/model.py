@@ -32,7 +32,8 @@ def load_model(
         model_in(whole, batch, decode_batch)
         model_in(least, 1, min(1, decode_batch))
         raise UserError(
-            f"out of memory: the model's buffers need {gib(whole.bytes)} ({error}); --batch-size 1 would need {gib(least.bytes)}"
+            f"out of memory: the model's buffers need {gib(whole.bytes)} ({error}); --batch-size 1 would need "
+            f"{gib(least.bytes)}"
         ) from None
     for name, weight in model.weights.items():
         weight.copy_(checked_finite(checkpoint.tensors[name], path, name))

@@ -1,8 +1,8 @@
 """The inputs of a step on the device, prepared while the step before runs.
 
-Everything that the lanes of a rank read travels in one copy from pinned memory into one buffer whose address never changes:
-per lane, the inputs that the model declares, in words of four bytes. Two host buffers take turns, so that the next step's
-can be written while this one's is still being read.
+Everything that the lanes of a rank read travels in one copy from pinned memory into one buffer whose address never
+changes: per lane, the inputs that the model declares, in words of four bytes. Two host buffers take turns, so that the
+next step's can be written while this one's is still being read.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ def _checkpoint(init: CheckpointInit, file: Path | None) -> TensorFile:
     found = tensors_digest(tensors)
     if found != init.sha256:
         raise UserError(
-            f"{file}: the digest over its tensors is {found}, bits.init.sha256 is {init.sha256}: another checkpoint than that "
-            f"of step {init.step} of recipe {init.recipe}"
+            f"{file}: the digest over its tensors is {found}, bits.init.sha256 is {init.sha256}: another checkpoint than "
+            f"that of step {init.step} of recipe {init.recipe}"
         )
     return tensors
 

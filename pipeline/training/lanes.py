@@ -57,7 +57,8 @@ def _trailing_ones(n: int) -> int:
 
 
 def tree_over_rows(rows: Tensor, out: Tensor | None = None) -> Tensor:
-    """Pairwise tree over the rows of [2^k, n] into out [n] (default: row 0), which is returned; the rows are used up."""
+    """Pairwise tree over the rows of [2^k, n] into out [n] (default: row 0), which is returned; the rows are used
+    up."""
     count, out = rows.shape[0], rows[0] if out is None else out
     if count == 1:
         return out.copy_(rows[0])

@@ -1,7 +1,7 @@
 """Optimizers: named state on the shard of a rank, the scalars of a step, the update.
 
-A checkpoint holds the state as optimizer.<state>.<parameter>. Learning rate factors and weight decay come from the model's
-table. Nothing outside this file knows what an optimizer keeps.
+A checkpoint holds the state as optimizer.<state>.<parameter>. Learning rate factors and weight decay come from the
+model's table. Nothing outside this file knows what an optimizer keeps.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ class AdamW:
         self._host = memory.staging(len(self._rates), 3)
 
     def load(self, step: int, lr: float) -> None:
-        """Put a step's scalars on the device; does not wait. The step before must be over: it may read the host's copy."""
+        """Put a step's scalars on the device; does not wait. The step before must be over: it may read the host's
+        copy."""
         corrections = [bias_correction(beta, step) for beta in (self.config.beta1, self.config.beta2)]
         rows = [[float(np.float32(rate * lr)), *corrections] for rate in self._rates]
         self._host.copy_(torch.tensor(rows))
         self._scalars.copy_(self._host, non_blocking=True)
 
     def scale(self, report: Tensor, totals: Tensor, loss_scale: float) -> None:
-        """report [2] = loss and norm from totals [2], and the factor that clips the gradient; NaN if they are not finite."""
+        """report [2] = loss and norm from totals [2], and the factor that clips the gradient; NaN if not finite."""
         ops.step_scalars(report, self._factor, totals, loss_scale, self.config.clip_norm)
 
     def update(self, parameters: Tensor, gradient: Tensor) -> None:
@@ -61,7 +62,8 @@ class AdamW:
     def updated(
         config: recipe.AdamW, parameter: Parameter, before: Tensor, after: dict[str, Tensor], step: int, lr: float
     ) -> Tensor:
-        """Weights after a step from those before it and the state after it, by the same kernel: beta = 1 keeps the state."""
+        """Weights after a step from those before it and the state after it, by the same kernel: beta = 1 keeps the
+        state."""
         weights = before.clone().view(-1)
         m, v = (after[name].clone().view(-1) for name in AdamW.STATE)
         corrections = [bias_correction(beta, step) for beta in (config.beta1, config.beta2)]

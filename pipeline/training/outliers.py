@@ -1,10 +1,12 @@
-"""Outliers of a series by z-score, as llm.c's detector means it: for marking spikes, and for skipping updates by recipe.
+"""Outliers of a series by z-score, as llm.c's detector means it: for marking spikes, and for skipping updates by
+recipe.
 
-A value's z-score is against the WINDOW values accepted before it, in binary64 with + - * / sqrt only: mean = chain sum / n,
-variance = chain of (x - mean)^2 / n, z = (value - mean) / sqrt(variance), 0 where the variance is 0. A value above the limit is not
-accepted, so that it cannot widen what comes after, but the third in a row is: the series has moved. Everything is
-recomputed from the window at each step, so the window is the whole state and a resumed run has the same bits; llm.c (outlier_detector.h)
-keeps running sums, starts empty after a resume, and puts a rejected value's predecessor back in the wrong place.
+A value's z-score is against the WINDOW values accepted before it, in binary64 with + - * / sqrt only: mean = chain sum
+/ n, variance = chain of (x - mean)^2 / n, z = (value - mean) / sqrt(variance), 0 where the variance is 0. A value
+above the limit is not accepted, so that it cannot widen what comes after, but the third in a row is: the series has
+moved. Everything is recomputed from the window at each step, so the window is the whole state and a resumed run has
+the same bits; llm.c (outlier_detector.h) keeps running sums, starts empty after a resume, and puts a rejected value's
+predecessor back in the wrong place.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ class Skipping:
         return bool(self.series)
 
     def skips(self, **values: float) -> bool:
-        """Whether a step with these values of loss and norm is skipped; every window moves on. The same at every rank."""
+        """Whether a step with these values of loss and norm is skipped; every window moves on. The same at every
+        rank."""
         found = [series.take(values[name], self.limits[name])[1] for name, series in self.series.items()]
         return any(found)
 

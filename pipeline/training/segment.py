@@ -1,7 +1,7 @@
 """A segment of a run: the steps up to a checkpoint, with rolling checkpoints on the way and the chain of its lines.
 
-Killed at any instant and begun again, on any number of ranks, it goes on from the newest rolling checkpoint and ends with
-the same bits. It prints nothing: `say` gets what a user should read, `seen` each line.
+Killed at any instant and begun again, on any number of ranks, it goes on from the newest rolling checkpoint and ends
+with the same bits. It prints nothing: `say` gets what a user should read, `seen` each line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ SHARE = 20  # rolling checkpoints take at most about one part in so many of the 
 class Segment:
     """A segment under way: the trainer, its chain so far, and the rolling checkpoints in `state`.
 
-    previous: the checkpoint that it goes on from; None: the initial weights, of the file `init` if the recipe reads one.
+    previous: the checkpoint that it goes on from; None: the initial weights, of the file `init` if the recipe reads
+    one.
     """
 
     def __init__(
@@ -98,7 +99,8 @@ class Segment:
         return True
 
     def finish(self, out: Path, chain_path: Path) -> str:
-        """Write the segment's checkpoint and chain; returns the checkpoint's SHA-256, "" at other ranks than the first."""
+        """Write the segment's checkpoint and chain; returns the checkpoint's SHA-256, "" at other ranks than the
+        first."""
         self.ranks.at("saving")
         digest = self.trainer.save(out)
         if self.ranks.first:

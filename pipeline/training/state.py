@@ -109,4 +109,4 @@ class State(Mapping[str, Tensor]):
                 if a < b:
                     shard[at + a - first : at + b - first].copy_(read(prefix + parameter, a, b))
         for name in self._skipping.state():
-            self._skipping.restore(name, file[name])
+            self._skipping.restore(name, checked_finite(file[name], file.path, name))

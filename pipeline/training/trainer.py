@@ -1,8 +1,9 @@
 """One training step, and the state it acts on.
 
-A step: each own lane forward and backward, lanes added by a tree, all-to-all (while the last lane's backward pass runs) so
-that each rank holds its shard of every rank's sum, the tree over ranks, the norm over fixed chunks, the optimizer on the
-shard (ZeRO-1: its state exists only there), parameters gathered. Who computes a lane, in which micro-batches, cannot be seen in the result.
+A step: each own lane forward and backward, lanes added by a tree, all-to-all (while the last lane's backward pass
+runs) so that each rank holds its shard of every rank's sum, the tree over ranks, the norm over fixed chunks, the
+optimizer on the shard (ZeRO-1: its state exists only there), parameters gathered. Who computes a lane, in which
+micro-batches, cannot be seen in the result.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ class Trainer:
         return exchange.finish(total[: self.last - self.first])
 
     def _descend(self) -> Tensor:
-        """From the feed to the shard's gradient, loss, norm and the optimizer's factor, without waiting for the device."""
+        """From the feed to the shard's gradient, loss, norm and the optimizer's factor, without waiting for the
+        device."""
         gradient = self._sum_over_lanes()
         self.ranks.gather(self.all_losses, self.lane_losses)
         ops.tree_sum(self.totals[:1], self.all_losses)
@@ -202,7 +204,8 @@ class Trainer:
         return Line(step, loss, lr, norm, fingerprint), signals
 
     def flats(self) -> dict[str, Tensor]:
-        """Parameters and the shard of each optimizer state, by what stands before a parameter's name in a checkpoint."""
+        """Parameters and the shard of each optimizer state, by what stands before a parameter's name in a
+        checkpoint."""
         return {"": self.model.parameters} | dict(
             zip(state_prefixes(self.recipe.bits.optimizer), self.optimizer.state.values(), strict=True)
         )
@@ -240,7 +243,8 @@ class Trainer:
                 at = ops.first_nonfinite(views[name])
                 if at >= 0:
                     return f"{where}; first in lane {lane}: gradient of {name}, element {at} (loss {total.item()})"
-        return f"{where}; every lane of rank {self.ranks.rank} is finite: the sum over lanes overflowed or another rank's is not"
+        others = "the sum over lanes overflowed or another rank's is not"
+        return f"{where}; every lane of rank {self.ranks.rank} is finite: {others}"
 
     # ------------------------------------------------------------------ state
 

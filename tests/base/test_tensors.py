@@ -1,6 +1,7 @@
 """pytest tests/base/test_tensors.py
 
-Files of tensors: the bytes of the safetensors library, one tensor in memory at a time, and every fault of a header one message.
+Files of tensors: the bytes of the safetensors library, one tensor in memory at a time, and every fault of a header one
+message.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ import torch
 from cuda_ops.errors import UserError
 from pipeline.base.checkpoint import Checkpoint, load, save, sidecar
 from pipeline.base.files import sha256_of
-from pipeline.base.tensors import KEY, Spec, TensorFile, write_tensors
-from tests.bits import assert_bits_equal
+from pipeline.base.tensors import KEY, Spec, TensorFile, raw, write_tensors
 from tests.conftest import run
 
 TENSORS = {
@@ -38,8 +38,8 @@ def test_the_bytes_are_those_of_the_library(tmp_path: Path) -> None:
     assert file.about == about
     assert set(file) == set(TENSORS)
     for name, tensor in TENSORS.items():
-        assert file[name].dtype == tensor.dtype
-        assert_bits_equal(file[name], tensor, name)
+        assert (file[name].dtype, file[name].shape) == (tensor.dtype, tensor.shape)
+        assert bytes(raw(file[name])) == bytes(raw(tensor)), name
     assert file.part("wte", 5, 8).tolist() == [5.0, 6.0, 7.0]
     write_tensors(path, dict(reversed(SPECS.items())), TENSORS, about)
     assert sha256_of(path) == digest, "the order of a dictionary is not in the file"

@@ -43,6 +43,9 @@ class Patterns:
     def offset(self, sample: int) -> int:
         return sample
 
+    def about(self, step: int, index: int) -> dict[str, Any]:
+        return {"offset": self.offset((step - 1) * self.batch + index)}
+
 
 def recipe(**bits: Any) -> Recipe:
     """A recipe of a small net whose sizes are multiples of nothing."""

@@ -1,7 +1,7 @@
 """pytest tests/models/test_gpt.py
 
-The GPT against the paper's parameter counts, against float64 gradients, and 100 training steps against a PyTorch model of the
-same weights and data.
+The GPT against the paper's parameter counts, against float64 gradients, and 100 training steps against a PyTorch model
+of the same weights and data.
 """
 
 from __future__ import annotations

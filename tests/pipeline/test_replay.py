@@ -124,3 +124,11 @@ def test_mistakes_are_named(tiny: dict[str, Path], recorded: Path, monkeypatch: 
         monkeypatch.setattr(sys, "argv", base + flags)
         with pytest.raises(UserError, match=message):
             replay.main()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there(tiny: dict[str, Path], recorded: Path) -> None:
+    from cuda_ops.errors import UserError
+
+    with pytest.raises(UserError, match=r"cuda:0: .*use --device cpu"):
+        Rerun(load_recipe(tiny["recipe"]), tiny["tokens"], 4, checkpoints_of(recorded), device="cuda")

@@ -1,7 +1,7 @@
 """pytest tests/training/test_state.py
 
-Checkpoints are checked whole before use, wherever they are used; initial weights come from files whose digests are right;
-the optimizer's factors come from the model's table; a rolling checkpoint is due rarely.
+Checkpoints are checked whole before use, wherever they are used; initial weights come from files whose digests are
+right; the optimizer's factors come from the model's table; a rolling checkpoint is due rarely.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def test_initial_weights_of_another_recipes_checkpoint(tmp_path: Path) -> None:
 
 
 def test_rates_and_decay_come_from_the_table() -> None:
-    """Against the formula in float64: the factor of the learning rate, and decay where the table says, whatever the shape."""
+    """Against the formula in float64: the factor of the learning rate, and decay where the table says, whatever the
+    shape."""
     table = {"w": Parameter((2, 3)), "b": Parameter((4,), decay=True, rate=2.0), "c": Parameter((3,), rate=0.5)}
     flat, config, lr = Flat(table, 16), Config(weight_decay=0.3, clip_norm=1e9), 0.125
     optimizer = AdamW(config, flat, (0, 16), Memory())
@@ -183,7 +184,8 @@ def test_rates_and_decay_come_from_the_table() -> None:
 def test_a_rolling_checkpoint_is_due_after_twenty_times_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock of its own: a step takes 10 s, a save 3 s, so that 60 s pass between saves; without the share, 30 s."""
+    """On a clock of its own: a step takes 10 s, a save 3 s, so that 60 s pass between saves; without the share, 30
+    s."""
     from pipeline.training import segment as module
 
     def saves(share: int) -> list[int]:
