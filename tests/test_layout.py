@@ -33,6 +33,8 @@ STAGES = [
     "replay",
     "compare",
     "spikes",
+    "pin",
+    "prepare_images",
 ]
 BEGIN, END = "<!-- digests: written by tests/test_layout.py from config/expected -->\n", "<!-- end of digests -->"
 
