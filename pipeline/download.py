@@ -19,14 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.checked import remember
 from pipeline.base.files import atomic_write, write_json
 from pipeline.base.philox import Stream
 from pipeline.data import fables, images
-from pipeline.data.fetch import fetch
+from pipeline.data.fetch import fetch, pins_of
 from pipeline.data.sources import pinned_file, questions_of, texts_of
 from pipeline.recipe import GeneratedSource, HuggingFaceSource, ImageData, Recipe, TextData, load_recipe
 from pipeline.recipe.paths import data_dir
@@ -80,7 +78,7 @@ def download_text(recipe: Recipe, data: TextData, out: Path, local: Path | None)
     files = {"documents.jsonl": digest, "choices.jsonl": write_lines(out / "choices.jsonl", asked)[2]}
     wanted = recipe.artifacts.choices
     if wanted.source is not None:
-        path = pinned_file(wanted.source, "artifacts.scores.source", out / "raw")
+        path = pinned_file(wanted.source, "artifacts.scores.source", out / "raw" / wanted.stem)
         _, _, found = write_lines(out / f"{wanted.stem}.jsonl", questions_of(path))
         write_json(out / f"{wanted.stem}.source.json", {"sha256": found})
     return {"documents": count, "bytes": size, "sha256": digest, "files": files}
@@ -104,10 +102,10 @@ def download(recipe_path: Path, out: Path | None, local: Path | None) -> str:
 
 def fetch_pins(pin_file: Path, out: Path) -> str:
     """Fetch every file of a pin file (config/data/*.yaml) into `out`."""
-    pins = yaml.safe_load(pin_file.read_text(encoding="utf-8"))
-    for pin in pins["files"]:
+    pins = pins_of(pin_file)
+    for pin in pins:
         fetch(pin["url"], pin["sha256"], pin["bytes"], out / pin["name"])
-    return f"{out}: {len(pins['files'])} files of {pin_file}"
+    return f"{out}: {len(pins)} files of {pin_file}"
 
 
 def main() -> int:

@@ -29,6 +29,7 @@ from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import atomic_write, sha256_of, write_json
 from pipeline.data.corpus import Corpus, Part, split
 from pipeline.data.encode import encode
+from pipeline.data.fetch import vocabulary
 from pipeline.data.prompts import check_endings, check_prompts
 from pipeline.data.shards import Spool, Written, cut, dtype_of, write_blocks
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
@@ -44,11 +45,7 @@ def make_tokenizer(data: TextData, train: Part, validation: Part, gpt2_folder: P
         return BpeTokenizer.train((piece for text in train.texts() for piece in text), wanted.vocab_size)
     if wanted.kind == "char":
         return CharTokenizer.train(piece for part in (train, validation) for text in part.texts() for piece in text)
-    if not (gpt2_folder / "vocab.bpe").exists():
-        raise UserError(
-            f"{gpt2_folder}: no GPT-2 vocabulary; run python -m pipeline.download --pins config/data/gpt2_bpe.yaml"
-        )
-    return Gpt2Tokenizer(gpt2_folder)
+    return Gpt2Tokenizer(vocabulary(gpt2_folder))
 
 
 @dataclass(frozen=True)

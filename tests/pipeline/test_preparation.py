@@ -299,6 +299,22 @@ def test_what_a_stage_reads_is_checked(name: str, tiny: dict[str, Path], tmp_pat
         read_all()
 
 
+def test_a_changed_vocabulary_is_refused(gpt2: Gpt2Tokenizer, tmp_path: Path) -> None:
+    from pipeline.data.fetch import pins_of, vocabulary
+
+    with pytest.raises(
+        UserError, match=r"encoder.json: no such file; python -m pipeline.download --pins .*gpt2_bpe.yaml"
+    ):
+        vocabulary(tmp_path)
+    run("-m", "pipeline.download", "--pins", "config/data/gpt2_bpe.yaml", "--out", str(tmp_path))
+    assert {pin["name"] for pin in pins_of(ROOT / "config" / "data" / "gpt2_bpe.yaml")} == set(gpt2.files)
+    assert vocabulary(tmp_path) == tmp_path
+    merges = tmp_path / "vocab.bpe"
+    merges.write_text(merges.read_text().replace("\nh e\n", "\nh o\n"))
+    with pytest.raises(UserError, match=r"vocab.bpe: changed since it was written"):
+        vocabulary(tmp_path)
+
+
 def test_prepare_refuses_documents_that_changed(tiny: dict[str, Path], tmp_path: Path) -> None:
     for path in tiny["data"].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
