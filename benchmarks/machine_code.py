@@ -25,9 +25,7 @@ ENTRY = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)",
     re.DOTALL,
 )
-INSTRUCTION = re.compile(
-    r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P[0-9T]+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE
-)
+INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P[0-9T]+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,9 @@ def compiled(source: Path, arch: str = "90") -> dict[str, Kernel]:
     """The kernels of a .cu file under the project's flags, by name; a UserError says what is not installed."""
     nvcc, disassembler = find_nvcc(), find_disassembler()
     if nvcc is None:
-        raise UserError("nvcc is not installed, and the kernels' cost is counted in its machine code; install the CUDA toolkit")
+        raise UserError(
+            "nvcc is not installed, and the kernels' cost is counted in its machine code; install the CUDA toolkit"
+        )
     if disassembler is None:
         raise UserError("cuobjdump is not installed; install the CUDA toolkit, or triton (pip install triton)")
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,6 @@ host, once; and what pipeline.machine.devices makes of it. Not shown here: that 
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 
 import pytest
 import torch
