@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.machine_code import KERNELS, Kernel, compiled
 from cuda_ops.errors import UserError, exit_on_user_error
+from cuda_ops.toolkit import find_nvcc, nvcc_version
 from pipeline.models.gpt import LOGITS_ROWS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "kernels.md"
@@ -36,8 +37,10 @@ class Card:
     products: float = 0.9
     attention: float = 0.85
     alone: float = 0.8  # a block without another on its multiprocessor
+    hidden: float = 0.5  # of the time of a memory-bound kernel that runs beside a product
     latency: float = 0.6e-6  # from a kernel's start to its first bytes
-    gap: float = 1.5e-6  # from one kernel of a graph to the next
+    memory_clocks: float = 900.0  # from asking for a byte to having it
+    gap: float = 1.0e-6  # from one kernel to the next
 
     def seconds(self, instructions: float, share: float) -> float:
         """Of instructions of one multiprocessor, counted per warp."""
@@ -130,17 +133,18 @@ def product(layout: str, m: int, n: int, k: int) -> tuple[float, str]:
     return seconds, f"{why}, FFMA {share:.2f}, {peak / seconds:.2f} of the peak"
 
 
-def products_beside(first: tuple[str, int, int, int], second: tuple[str, int, int, int]) -> tuple[float, str]:
-    """Seconds of two products that share the card: all tiles over all multiprocessors, and half of a last one."""
+def products_beside(shapes: list[tuple[str, int, int, int]]) -> tuple[float, str]:
+    """Seconds of products that share the card: all tiles over all multiprocessors, and half of a last one."""
     work, peak = 0.0, 0.0
-    for layout, m, n, k in (first, second):
+    for layout, m, n, k in shapes:
         tile = tile_for(layout, m, n)
         work += tile.count(m, n) * 4 * tile.instructions(k)
         peak += 2.0 * m * n * k / (CARD.processors * 256 * CARD.clock)
     last = 4 * tile.instructions(k) / 2
     seconds = CARD.seconds(work / CARD.processors + last, CARD.products)
-    alone = max(product(*first)[0], product(*second)[0])
-    return max(seconds, alone), f"tiles of both over all multiprocessors, {peak / max(seconds, alone):.2f} of the peak"
+    names = (f"{layout} {'×'.join(map(str, tile_for(layout, m, n).sizes[:2]))}" for layout, m, n, _ in shapes)
+    why = f"FFMA: tiles {', '.join(names)} over all multiprocessors, {peak / seconds:.2f} of the peak"
+    return seconds, why
 
 
 def attention_instructions(kernel: Kernel, size: int = 64, stream: int = 64, rows: int = 4, columns: int = 8) -> float:
@@ -168,11 +172,9 @@ def attention(batch: int) -> list[Row]:
     visits = tiles * (tiles + 1) // 2 * batch * GPT.heads * GPT.layers
     forward = compiled(KERNELS / "attention.cu")["attention_queries<Shape<64, 4, 8, 3> >"]
     backward = compiled(KERNELS / "attention_backward.cu")
+    gradients = [backward[f"attention_backward_{name}<Shape<64, 4, 8, 2> >"] for name in ("keys", "queries")]
     rows = []
-    for what, kernels in (
-        ("attention, output", [forward]),
-        ("attention, gradients", [k for n, k in backward.items() if re.match(r"attention_backward_\w+<Shape<64,", n)]),
-    ):
+    for what, kernels in (("attention, output", [forward]), ("attention, gradients", gradients)):
         counts = [attention_instructions(kernel) for kernel in kernels]
         seconds = CARD.seconds(visits / CARD.processors * 4 * sum(counts), CARD.attention)
         why = f"issue: {' + '.join(f'{count:,.0f}' for count in counts)} instructions of a warp per tile of 64×64"
@@ -180,10 +182,11 @@ def attention(batch: int) -> list[Row]:
     return rows
 
 
-def moved(what: str, calls: int, size: float, share: float, kernels: int = 1, note: str = "") -> Row:
-    """A row of kernels that move `size` bytes per call at a share of the bandwidth."""
+def moved(what: str, calls: int, size: float, share: float, kernels: int = 1, beside: bool = False) -> Row:
+    """A row of kernels that move `size` bytes per call at a share of the bandwidth, beside a product or not."""
     seconds = calls * (size / (CARD.bandwidth * share) + CARD.latency)
-    return Row(what, seconds, calls * kernels, f"memory: {size / 1e6:,.0f} MB a call at {share:.2f}{note}")
+    why = f"memory: {size / 1e6:,.0f} MB a call at {share:.2f}{', half of it beside products' if beside else ''}"
+    return Row(what, seconds * (CARD.hidden if beside else 1.0), calls * kernels, why)
 
 
 def step(batch: int) -> list[Row]:
@@ -195,32 +198,28 @@ def step(batch: int) -> list[Row]:
     for name, (out, into) in linear.items():
         seconds, why = product("nt", n, out, into)
         rows.append(Row(f"{name}, output", seconds * layers, layers, why))
-    for name, (out, into) in linear.items():
-        weight, inp = ("tn", out, into, n), ("nn", n, into, out)
-        if name == "mlp":  # its d input overwrites what its d weight reads
-            for what, shape in (("d weight", weight), ("d input", inp)):
-                seconds, why = product(*shape)
-                rows.append(Row(f"{name}, {what}", seconds * layers, layers, why))
-        else:
-            seconds, why = products_beside(weight, inp)
-            rows.append(Row(f"{name}, d weight beside d input", seconds * layers, 2 * layers, why))
+    for names in (["mlp"], ["fc", "proj"], ["qkv"]):
+        sizes = [linear[name] for name in names]
+        shapes = [shape for out, into in sizes for shape in (("tn", out, into, n), ("nn", n, into, out))]
+        seconds, why = products_beside(shapes)
+        rows.append(Row(f"{' and '.join(names)}, d weight and d input", seconds * layers, len(shapes) * layers, why))
     piece = min(n, LOGITS_ROWS["cuda"])
-    for what, shape in (
-        ("logits", ("nt", piece, v, c)),
-        ("d input", ("nn", piece, c, v)),
-        ("d weight", ("tn", v, c, piece)),
-    ):
-        seconds, why = product(*shape)
-        rows.append(Row(f"lm head, {what}", seconds * n / piece, n // piece, why))
+    seconds, why = product("nt", piece, v, c)
+    rows.append(Row("lm head, logits", seconds * n / piece, n // piece, why))
+    seconds, why = products_beside([("nn", piece, c, v), ("tn", v, c, piece)])
+    rows.append(Row("lm head, d input and d weight", seconds * n / piece, 2 * n // piece, why))
     rows += attention(batch)
     rows += [
         moved("attention, delta", layers, 2 * row, 0.8),
-        moved("LayerNorm, output", 4 * layers + 1, 2 * row, 0.8, note=", 24 of them again in the backward pass"),
-        moved("LayerNorm, gradients", 2 * layers + 1, 6 * row, 0.8, 3),
-        moved("GELU, output", 2 * layers, 8 * row, 0.9),
-        moved("GELU, gradient", layers, 12 * row, 0.9),
+        moved("LayerNorm, output", 2 * layers + 1, 2 * row, 0.8),
+        moved("LayerNorm, output again", 2 * layers, 2 * row, 0.8, beside=True),
+        moved("LayerNorm, gradients", 2 * layers, 6 * row, 0.8, 3, beside=True),
+        moved("LayerNorm, gradients of the last", 1, 6 * row, 0.8, 3),
+        moved("GELU, output", layers, 8 * row, 0.9),
+        moved("GELU, output again", layers, 8 * row, 0.9, beside=True),
+        moved("GELU, gradient", layers, 12 * row, 0.9, beside=True),
         moved("residual", 2 * layers, 3 * row, 0.9),
-        moved("bias gradients", 4 * layers, 9 * row / 4, 0.8, 2, ", on the average of four layers"),
+        moved("bias gradients, four layers on the average", 4 * layers, 9 * row / 4, 0.8, 2, beside=True),
         moved("cross-entropy and its gradient", n // piece, 16.0 * piece * v, 0.9),
         moved("gradients zeroed", 1, 4.0 * GPT.parameters, 0.9),
         moved("embedding, output", 1, 2 * row, 0.8),
@@ -228,83 +227,65 @@ def step(batch: int) -> list[Row]:
         moved("AdamW in 98 ranges", 1, 28.0 * GPT.parameters, 0.9, 98),
         moved("norm, fingerprint", 2, 4.0 * GPT.parameters, 0.8, 2),
     ]
-    kernels = sum(r.kernels for r in rows) + 12
-    rows.append(
-        Row(
-            "gaps between kernels", kernels * CARD.gap, 0, f"{kernels} nodes of the graph, {CARD.gap * 1e6:.1f} µs each"
-        )
-    )
-    return rows
+    return with_gaps(rows, 12)
+
+
+def with_gaps(rows: list[Row], more: int = 0) -> list[Row]:
+    """The rows and the time between their kernels, and `more` of a few numbers each."""
+    kernels = sum(row.kernels for row in rows) + more
+    return [
+        *rows,
+        Row("gaps between kernels", kernels * CARD.gap, 0, f"{kernels} kernels, {CARD.gap * 1e6:.1f} µs each"),
+    ]
 
 
 def embedding_gradient(n: int, row: float) -> Row:
-    """N x N comparisons to put the tokens in order, then rows moved: zeroed, read twice, written, added to the lm head's."""
-    loop = next(iter(compiled(KERNELS / "embedding.cu")["embedding_order_kernel"].loops))
-    loop = max(
-        compiled(KERNELS / "embedding.cu")["embedding_order_kernel"].loops, key=lambda x: x.instructions["ISETP"]
-    )
-    compares = 2.5 * n * n / 32 / CARD.processors  # instructions of a warp: two per comparison, a quad's limit and load
-    seconds = CARD.seconds(compares, 0.7) + 8 * row / (CARD.bandwidth * 0.8)
-    return Row(
-        "embedding, gradient",
-        seconds,
-        6,
-        f"{n}² comparisons at {loop.instructions.total() and 2.5} instructions, then memory",
-    )
+    """n x n comparisons put the tokens in order; then rows are zeroed, read twice, written, added to the lm head's."""
+    per_comparison = 2.5  # instructions of a warp: compare, add, and a quarter of a load and of a limit
+    order = CARD.seconds(per_comparison * n * n / 32 / CARD.processors, 0.7)
+    seconds = order + 8 * row / (CARD.bandwidth * 0.8)
+    return Row("embedding, gradient", seconds, 6, f"issue: {n}² comparisons, {order * 1e6:,.0f} µs; then memory")
 
 
-def token(batch: int = 1, position: int = 1023, greedy: bool = True) -> list[Row]:
-    """One decoded token of each of `batch` sequences."""
-    c, v, layers, heads, keys = GPT.width, GPT.vocabulary, GPT.layers, GPT.heads, position + 1
-    rows = []
-    for name, n, k, calls in (
-        ("qkv", 3 * c, c, layers),
-        ("proj", c, c, layers),
-        ("fc", 4 * c, c, layers),
-        ("mlp", c, 4 * c, layers),
-        ("lm head", v, c, 1),
-    ):
-        blocks = -(-n // 32)
-        chain = k * 4.5 / CARD.clock  # an fma every four clocks, and the loop around it
-        held = min(CARD.processors, blocks)
-        weights = 4.0 * n * k / (CARD.bandwidth * min(0.9, held / CARD.processors * 1.2))
-        seconds = calls * (max(chain * max(1.0, blocks / CARD.processors / 3), weights) + CARD.latency)
-        limit = "chain of fma" if chain >= weights else "memory"
-        rows.append(Row(f"{name}", seconds, calls, f"{limit}: {blocks} blocks, K = {k}, {4e-6 * n * k:.0f} MB"))
-    scores = CARD.latency + 64 * 4 / CARD.clock + max(0.4e-6, 4.0 * batch * heads * keys * 64 / (CARD.bandwidth * 0.6))
-    sums = 2 * CARD.latency + keys * 5 / CARD.clock + 4.0 * batch * heads * keys * 64 / (CARD.bandwidth * 0.6)
+def few_rows(what: str, n: int, k: int, calls: int) -> Row:
+    """A product of decoding: blocks of 32 columns, each with five of six stages of 64 k on the way."""
+    blocks = -(-n // 32)
+    chain = (
+        1.1 * 4 * k / CARD.clock * max(1.0, blocks / (2 * CARD.processors))
+    )  # an fma every four clocks, two blocks at a time
+    drawn = min(blocks, 2 * CARD.processors) * 5 * 64 * 32 * 4 / CARD.memory_clocks * CARD.clock
+    memory = 4.0 * n * k / min(0.9 * CARD.bandwidth, drawn)
+    limit = "chain of fma" if chain > memory else "memory"
+    why = f"{limit}: {blocks} blocks, K = {k}, {4e-6 * n * k:.0f} MB"
+    return Row(what, calls * (max(chain, memory) + CARD.latency), calls, why)
+
+
+def token(position: int, top_k: int) -> list[Row]:
+    """One decoded token of one sequence after `position` others; top_k 0: the arg max. The host's launches are not in it."""
+    c, v, layers, keys = GPT.width, GPT.vocabulary, GPT.layers, position + 1
+    linear = {"qkv": (3 * c, c), "proj": (c, c), "fc": (4 * c, c), "mlp": (c, 4 * c)}
+    rows = [few_rows(name, out, into, layers) for name, (out, into) in linear.items()]
+    rows.append(few_rows("lm head", v, c, 1))
+    cache = 4.0 * keys * c / (CARD.bandwidth * 0.6)  # keys or values of a layer, at a share that few blocks can draw
+    scores = CARD.latency + 1.1 * 4 * 64 / CARD.clock + cache
+    sums = 2 * CARD.latency + max(1.25 * 4 * keys / CARD.clock, cache)
     rows.append(
         Row(
             "attention",
-            layers * (scores + sums + CARD.latency),
+            layers * (CARD.latency + scores + sums),
             3 * layers,
-            f"latency and a chain of {keys} keys, three kernels a layer",
+            f"chain of {keys} keys, two reads after another",
         )
     )
     rows.append(
-        Row(
-            "LayerNorm",
-            (2 * layers + 1) * 5 * CARD.latency,
-            2 * layers + 1,
-            "latency: one row, read in six loads, three passes",
-        )
+        Row("LayerNorm", (2 * layers + 1) * 2.0e-6, 2 * layers + 1, "latency: one row in eight lanes, three passes")
     )
-    rows.append(Row("GELU, residual, embedding", (3 * layers + 1) * CARD.latency * 1.2, 3 * layers + 1, "latency"))
-    passes = 1 if greedy else 6
-    draws = CARD.latency * passes + passes * v * 12 / 128 / CARD.clock
-    rows.append(
-        Row(
-            "arg max" if greedy else "radix select and draw of 50",
-            draws,
-            1,
-            f"issue of one multiprocessor, {passes} pass{'es' if passes > 1 else ''} over {v} logits",
-        )
-    )
-    kernels = sum(r.kernels for r in rows)
-    rows.append(
-        Row("gaps between kernels", kernels * CARD.gap * 0.7, 0, f"{kernels} kernels, {CARD.gap * 0.7e6:.1f} µs each")
-    )
-    return rows
+    rows.append(Row("GELU, residual, embedding", (3 * layers + 1) * 1.2 * CARD.latency, 3 * layers + 1, "latency"))
+    passes, per_logit = (1, 12) if top_k == 0 else (6, 15)
+    draw = CARD.latency + passes * v * per_logit / (32 * CARD.issues) / CARD.clock + 1.25 * 4 * top_k / CARD.clock
+    what = "arg max" if top_k == 0 else f"select and draw of {top_k}"
+    rows.append(Row(what, draw, 1, f"issue of one multiprocessor: {v:,} logits × {passes} × {per_logit} instructions"))
+    return with_gaps(rows)
 
 
 def table(rows: list[Row], unit: float = 1e6) -> list[str]:
@@ -321,16 +302,37 @@ def total(rows: list[Row]) -> float:
     return sum(row.seconds for row in rows)
 
 
+def page(batch: int) -> str:
+    """Both tables as docs/kernels.md has them."""
+    training, decoding = step(batch), token(1023, 0)
+    nvcc = find_nvcc()
+    selected = total(token(1023, 50))
+    return "\n".join(
+        [
+            f"*Predicted, not measured*; nvcc {nvcc_version(nvcc) if nvcc else None}. One training step of 124M, {batch} × {GPT.context} tokens, one H100:",
+            "",
+            *table(training),
+            "",
+            f"{batch * GPT.context / total(training):,.0f} tokens/s. One decoded token of 124M after 1,023, one sequence, greedy:",
+            "",
+            *table(decoding),
+            "",
+            f"With top_k 50: {selected * 1e6:,.0f} µs. The host's launches, which eager decoding waits for, are not in it.",
+            "",
+        ]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Predicted times on an H100; nothing is measured.")
     parser.add_argument("--batch", type=int, default=8, help="sequences of a step")
     parser.add_argument("--write", action="store_true", help="into docs/kernels.md")
     args = parser.parse_args()
-    rows = step(args.batch)
-    print("\n".join(table(rows)))
-    print(f"{args.batch * GPT.context / total(rows):,.0f} tokens/s")
-    rows = token()
-    print("\n".join(table(rows)))
+    text = page(args.batch)
+    print(text)
+    if args.write:
+        old = PAGE.read_text()
+        PAGE.write_text(old[: old.index(BEGIN) + len(BEGIN)] + text + old[old.index(END) :])
 
 
 if __name__ == "__main__":

@@ -169,16 +169,24 @@ __global__ void __launch_bounds__(kAttentionThreads, S::kBlocks)
 }
 
 // Decoding. scores[B,H,T,columns]: blockIdx.x counts tiles of 64 keys, then T, H, B; a thread has one key, whose row
-// reaches it through shared memory, 64 channels at a time.
+// reaches it through shared memory, 64 channels at a time. The keys of the new tokens are read from qkv; the blocks of
+// the last query write them and their values to the caches.
 constexpr int kScoreKeys = 64, kScorePiece = 64;
 
-__global__ void __launch_bounds__(kScoreKeys) attention_scores(float* scores, Attention a, int columns, int tiles) {
+__global__ void __launch_bounds__(kScoreKeys)
+    attention_scores(float* scores, float* key_cache, float* value_cache, Attention a, int columns, int tiles) {
   __shared__ __align__(16) float keys[kScoreKeys][kScorePiece + kPad], query[kScorePiece];
   const int thread = (int)threadIdx.x, first = (int)blockIdx.x % tiles * kScoreKeys, row = (int)blockIdx.x / tiles;
   const int t = row % a.T, unit = row / a.T, b = unit / a.H, h = unit % a.H, count = a.position + t + 1;
   if (first >= count) return;
   const float* q = a.q + b * a.queries.batch + h * a.queries.head + (int64_t)t * a.queries.row;
-  const float* k = a.k + b * a.keys.batch + h * a.keys.head + (int64_t)first * a.keys.row;
+  const int64_t head = b * a.keys.batch + h * a.keys.head;
+  const float* fresh =
+      a.q + b * a.queries.batch + (a.H + h) * a.size;  // keys of the new tokens, their values H * size on
+  const auto key_row = [&](int r) {
+    const int j = first + r, j_new = j - a.position;
+    return j_new < 0 ? key_cache + head + (int64_t)j * a.keys.row : fresh + (int64_t)j_new * a.queries.row;
+  };
   float score = 0.0f;
   for (int d0 = 0; d0 < a.size; d0 += kScorePiece) {
     const int width = a.size - d0 < kScorePiece ? a.size - d0 : kScorePiece;
@@ -187,12 +195,12 @@ __global__ void __launch_bounds__(kScoreKeys) attention_scores(float* scores, At
 #pragma unroll
       for (int r = thread / 16; r < kScoreKeys; r += kScoreKeys / 16) {
         const int d = thread % 16 * 4;
-        if (first + r < count && d < width) copy_async<16>(&keys[r][d], k + (int64_t)r * a.keys.row + d0 + d);
+        if (first + r < count && d < width) copy_async<16>(&keys[r][d], key_row(r) + d0 + d);
       }
     } else {
       for (int r = 0; r < kScoreKeys; r++) {
         if (first + r < count && thread < width) {
-          copy_async<4>(&keys[r][thread], k + (int64_t)r * a.keys.row + d0 + thread);
+          copy_async<4>(&keys[r][thread], key_row(r) + d0 + thread);
         }
       }
     }
@@ -208,6 +216,15 @@ __global__ void __launch_bounds__(kScoreKeys) attention_scores(float* scores, At
       for (int c = 0; c < 4; c++) score = fma_(x.x[c], y.x[c], score);
     }
     for (; d < width; d++) score = fma_(query[d], keys[thread][d], score);
+  }
+  if (t == a.T - 1) {
+    for (int j = first > a.position ? first : a.position; j < count && j < first + kScoreKeys; j++) {
+      const float* own = fresh + (int64_t)(j - a.position) * a.queries.row;
+      for (int d = thread; d < a.size; d += kScoreKeys) {
+        key_cache[head + (int64_t)j * a.keys.row + d] = own[d];
+        value_cache[head + (int64_t)j * a.keys.row + d] = own[a.H * a.size + d];
+      }
+    }
   }
   if (first + thread < count) scores[(int64_t)row * columns + first + thread] = mul(score, a.scale);
 }
@@ -347,9 +364,6 @@ void attention_cached(Stream cuda_stream, float* out, float* key_cache, float* v
                       int64_t T, int64_t C, int64_t H, int64_t position, int64_t capacity) {
   if (B == 0 || T == 0) return;
   const int size = attention_head_size(C, H);
-  const int64_t n = B * T * C;
-  SAMEBITS_LAUNCH(attention_extend, dim3((unsigned)((n + 255) / 256)), dim3(256), 0, cuda_stream, key_cache,
-                  value_cache, qkv, n, (int)T, (int)H, size, (int)position, (int)capacity);
   const bool wide = size % 4 == 0 && rows_aligned(qkv, 3 * C) && rows_aligned(out, C) &&
                     rows_aligned(key_cache, size) && rows_aligned(value_cache, size);
   const Attention a{qkv,
@@ -368,11 +382,14 @@ void attention_cached(Stream cuda_stream, float* out, float* key_cache, float* v
     const int tiles = (int)((columns + kScoreKeys - 1) / kScoreKeys), pieces = (size + kSumPiece - 1) / kSumPiece;
     const Scratch scores(cuda_stream, (size_t)(rows * columns) * sizeof(float));
     SAMEBITS_LAUNCH(attention_scores, dim3((unsigned)(rows * tiles)), dim3(kScoreKeys), 0, cuda_stream,
-                    scores.as<float>(), a, (int)columns, tiles);
+                    scores.as<float>(), key_cache, value_cache, a, (int)columns, tiles);
     SAMEBITS_LAUNCH(attention_weighted, dim3((unsigned)(rows * pieces)), dim3(kSumThreads),
                     (kSumStages * kSumKeys * kSumPiece + kSumWeights) * sizeof(float), cuda_stream, out,
                     scores.as<float>(), a, (int)columns, pieces);
   } else {
+    const int64_t n = B * T * C;
+    SAMEBITS_LAUNCH(attention_extend, dim3((unsigned)((n + 255) / 256)), dim3(256), 0, cuda_stream, key_cache,
+                    value_cache, qkv, n, (int)T, (int)H, size, (int)position, (int)capacity);
     queries(cuda_stream, out, nullptr, nullptr, a, B);
   }
 }

@@ -349,9 +349,9 @@ class Gpt(Layers):
             )
             self._see("losses", losses[first:last])
             self._see("d.logits", logits)
-            into = g["wte.weight"], logits, flat_hidden[first:last]
-            self.beside.run(partial(ops.matmul, *into, layout="tn", accumulate=True))
-            ops.matmul(flat_dhidden[first:last], logits, w["wte.weight"], layout="nn")
+            # The one with few and long chains first.
+            self.beside.run(partial(ops.matmul, flat_dhidden[first:last], logits, w["wte.weight"], layout="nn"))
+            ops.matmul(g["wte.weight"], logits, flat_hidden[first:last], layout="tn", accumulate=True)
             self.beside.join()
         self._see("d.ln_f", dhidden)
         dstream = self._dstream[:b]
