@@ -24,6 +24,7 @@ STAGES = [
     "sample",
     "evaluate",
     "report",
+    "overview",
     "digest",
     "verify",
     "bless",
