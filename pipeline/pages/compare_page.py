@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from pipeline.pages import charts
 from pipeline.pages.charts import BLUE, GREEN, ORANGE
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 200  # of tensors; --json has all
 MOST_LABELS = {False: 28, True: 14}  # of parts of the network along an axis, by whether it is narrow
-FLAT_LABELS = 7  # so few are written along the axis, more upwards
+FLAT_LABELS = 10  # where so many would have room, labels are written along the axis, else upwards
 
 
 def heads(order: list[str]) -> list[tuple[int, str]]:
@@ -36,6 +37,15 @@ def heads(order: list[str]) -> list[tuple[int, str]]:
     return found
 
 
+def spaced(parts: list[tuple[int, str]], gap: float) -> list[tuple[int, str]]:
+    """Those whose labels have room: each at least `gap` after the one before."""
+    found: list[tuple[int, str]] = []
+    for place, name in parts:
+        if not found or place - found[-1][0] >= gap:
+            found.append((place, name))
+    return found
+
+
 def network(r: Result) -> Section | None:
     """The relative difference of each tensor along the computation, if any tensor differs."""
     place = {name: i for i, name in enumerate(r.order)}
@@ -46,18 +56,22 @@ def network(r: Result) -> Section | None:
     def draw(figure: Any, narrow: bool) -> None:
         axes = figure.subplots()
         axes.semilogy(*zip(*points, strict=True), "o", color=ORANGE, markersize=3.5, markeredgewidth=0)
-        parts = heads(r.order)
-        parts = parts[:: max(1, -(-len(parts) // MOST_LABELS[narrow]))]
-        upwards = {"rotation": 90} if narrow or len(parts) > FLAT_LABELS else {"ha": "left"}
-        axes.set_xticks([i for i, _ in parts], [name for _, name in parts], **upwards)
+        parts = spaced(heads(r.order), len(r.order) / MOST_LABELS[narrow])
+        gaps = [b - a for (a, _), (b, _) in pairwise([*parts, (len(r.order), "")])]
+        flat = not narrow and parts and min(gaps) > len(r.order) / FLAT_LABELS
+        axes.set_xticks(
+            [i for i, _ in parts], [name for _, name in parts], **({"ha": "left"} if flat else {"rotation": 90})
+        )
         axes.set_xlim(-1, len(r.order))
         axes.set_ylabel("relative difference (rms)")
 
-    of = f"tensors of step {r.step}" if r.step else "tensors"
+    caption = "The tensors that differ, by name."
+    if r.step:
+        caption = f"The tensors of step {r.step} that differ, in the order of computation."
     chart = charts.chart("difference along the network", draw, (9.2, 3.6), (4.3, 3.6))
     return Section(
         "Where in the network",
-        fill("figure", chart=chart, caption=f"The {of} that differ, in the order of computation."),
+        fill("figure", chart=chart, caption=caption),
     )
 
 
@@ -88,7 +102,8 @@ def tensors(r: Result) -> Section | None:
     if not r.network:
         return None
     shown, more = r.network[:MOST_ROWS], max(0, len(r.network) - MOST_ROWS)
-    return Section("Tensors that differ", fill("tensors", shown=shown, more=more))
+    names = [Markup(escape(d.name).replace("/", Markup("/<wbr>")).replace(".", Markup(".<wbr>"))) for d in shown]
+    return Section("Tensors that differ", fill("tensors", shown=list(zip(names, shown, strict=True)), more=more))
 
 
 def page(found: Comparison) -> str:

@@ -66,7 +66,7 @@ def curves(runs: list[Run]) -> Section:
         shown = [line.loss for run in runs for line in run.lines]
         charts.log_axis(axes, min(shown), max(shown))
         axes.set_xscale("log")
-        axes.set_xlabel(f"{' or '.join(units)}s read")
+        axes.set_xlabel(f"{' or '.join(f'{unit}s' for unit in units)} read")
         axes.set_ylabel(f"nats per {' or '.join(units)}")
         axes.legend(loc="lower center" if narrow else "lower left", bbox_to_anchor=(0.5, 1.0) if narrow else (0, 1.0),
                     ncols=1 if narrow else 4, borderaxespad=0.2)  # fmt: skip

@@ -146,6 +146,8 @@ def samples(run: Run) -> Section | None:
 
 def digests(run: Run) -> Section | None:
     """Every digest beside the published one."""
+    if not run.digests:
+        return None
     tensors = any(digest.file for digest in run.digests)
     return Section("Digests", fill("digests", digests=run.digests, flags=run.flags("run"), tensors=tensors))
 

@@ -71,6 +71,13 @@ def test_the_two_commands_of_the_docs_take_ten_minutes_each() -> None:
         assert sum(PARTS[name].limit for name in each) <= 600
 
 
+def test_the_docs_name_every_part_and_its_limit() -> None:
+    text = (ROOT / "docs" / "gpu.md").read_text()
+    for part in PARTS.values():
+        assert f"| {part.name} | {part.what} | {part.limit} s |" in text
+    assert gpu_machine.remedy([Tool(n, "", "", n) for n in ("nvcc", "sanitizer", "ninja")], [], "13.0").split(" ", 1)[1] in text
+
+
 # ---------------------------------------------------------------------- the record
 
 

@@ -121,7 +121,7 @@ def test_a_text_without_samples_and_questions(finished: Run) -> None:
 
 def test_a_page_of_images_with_an_accuracy(tmp_path: Path) -> None:
     page = run_page(images(tmp_path))
-    assert headings(page) == ["Curves", "Validation loss", "Accuracy", "Digests", "Recipe"]
+    assert headings(page) == ["Curves", "Validation loss", "Accuracy", "Recipe"]
     assert "nats per image" in page
     assert "token" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
     assert "87.5%" in page
@@ -241,4 +241,5 @@ def test_a_comparison_of_checkpoints_has_no_empty_axes() -> None:
     assert compare_page.growth(result(growth=[{"step": 1, "loss": 0.5}])) is not None
     assert compare_page.growth(result(growth=[{"step": 1, "loss": 0.0}])) is None
     assert compare_page.heads(order) == [(0, "h.0"), (1, "h.1"), (2, "wte")]
+    assert compare_page.spaced([(0, "a"), (1, "b"), (5, "c")], 3.0) == [(0, "a"), (5, "c")]  # no label over another
     assert compare_page.heads(["before/wte", "lane.0/x", "lane.0/y"]) == [(0, "before"), (1, "lane.0")]
