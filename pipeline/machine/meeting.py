@@ -11,7 +11,7 @@ import time
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import TCPStore
 
 from cuda_ops.errors import UserError
 from pipeline.machine.place import parse_rendezvous
