@@ -6,9 +6,9 @@
     …
     fables: all 15 digests equal the published ones
 
-Everything is hashed again from the files. A run that nobody has published (your own text) is compared with its own digests.json, so that
-what was altered since is seen. Exit code 0: all are equal. 1: something differs or is missing, or, with --require-published, nobody
-published it. 2: there is nothing to compare with or a file is damaged.
+Everything is hashed again from the files. A run that nobody has published (your own text) is compared with its own
+digests.json, so that what was altered since is seen. Exit code 0: all are equal. 1: something differs, or, with
+--require-published, nobody published it. 2: a file is missing or damaged, or there is no such folder of digests.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def compare(found: list[Entry], expected: dict[str, str]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """known: whether the run is published; equal, failed: whether all digests are those expected, whether one is not."""
+    """known: whether the run is published; equal, failed: whether all digests are those expected, or one is not."""
 
     rows: list[Row]
     text: str
@@ -67,7 +67,8 @@ def verify(recipe: Recipe, run: Path, expected_in: Path) -> Verdict:
         return Verdict(rows, known.removesuffix("; "), False, False, False)
     if wrong:
         first = wrong[0]
-        text = f"{len(wrong)} of {len(rows)} digests do not equal {which}; the first is {first[0]}/{first[1]} ({first[-1]})"
+        text = f"{len(wrong)} of {len(rows)} digests do not equal {which}; "
+        text += f"the first is {first[0]}/{first[1]} ({first[-1]})"
     else:
         text = f"all {len(rows)} digests equal {which}"
     return Verdict(rows, known + text, bool(expected), not wrong, bool(wrong))

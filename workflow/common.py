@@ -1,8 +1,10 @@
-"""What the rules share: the environment of the stages, the recipes of this invocation, their paths, and what may make a rule run again.
+"""What the rules share: the environment of the stages, the recipes of this invocation, their paths, what makes a rule
+run again.
 
-Two kinds of params: those that a function of the wildcards gives are compared with the last run's and make a rule run again; those that
-a function of (wildcards, input) or (wildcards, resources) gives are derived, and Snakemake does not compare them (9.27, rules.py,
-_is_deriving_function). Bits and code are of the first kind; paths and execution of the second.
+Two kinds of params: those that a function of the wildcards gives are compared with the last run's and make a rule run
+again; those that a function of (wildcards, input) or (wildcards, resources) gives are derived, and Snakemake does not
+compare them (9.27, rules.py, _is_deriving_function). Bits and code are of the first kind; paths and execution of the
+second.
 """
 
 from __future__ import annotations
@@ -37,15 +39,18 @@ def prepare_environment() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ.setdefault("SAMEBITS_BUILD", str(paths.BUILD))
-    # Every output is marked update(); that a rule which fails at its first run has no old file to put back is not worth a line.
+    # Every output is marked update(); that a rule which fails at its first run has no old file to put back is no news.
     logger.addFilter(lambda record: "no backup found" not in str(record.msg))
 
 
 def stale_library() -> bool:
     """Whether the folder of the workflow's own build lacks the library of the sources at hand.
 
-    Not an edge of the graph: Snakemake reruns all that is downstream of a job, and every stage is downstream of the library, so
-    editing one kernel would rerun every stage. What a stage needs of a kernel is in its trigger; the library is only brought up to date.
+    Not an edge of the graph: Snakemake reruns all that is downstream of a job, and every stage is downstream of the
+    library, so editing one kernel would rerun every stage. (An edge marked ancient() is worse: what is downstream of a
+    job that runs is not looked at for other reasons, so the stage that the edit concerns would not run before the next
+    invocation.) What a stage needs of a kernel is in its trigger; the library is only brought up to date, before the
+    first job.
     """
     from cuda_ops import build
 
@@ -139,7 +144,8 @@ class Runs(dict[str, Run]):
         own = RECIPES / f"{recipe.name}.yaml"
         if own.exists() and recipe_id(load_recipe(own)) != recipe_id(recipe):
             raise UserError(
-                f"{path}: its name is {recipe.name}, which {os.path.relpath(own)} has for other bits; give it a name of its own"
+                f"{path}: its name is {recipe.name}, which {os.path.relpath(own)} has for other bits; "
+                "give it a name of its own"
             )
         if data:
             recipe = own_text.derive(recipe, Path(data))
@@ -161,7 +167,8 @@ class Runs(dict[str, Run]):
         steps = self[init.recipe].recipe.checkpoints
         if init.step not in steps:
             raise UserError(
-                f"{self[name].path}: bits.init.step {init.step}: {init.recipe} has checkpoints at {', '.join(map(str, steps))}"
+                f"{self[name].path}: bits.init.step {init.step}: {init.recipe} has checkpoints at "
+                + ", ".join(map(str, steps))
             )
         self._begin(init.recipe, [*through, name])
 
@@ -181,7 +188,9 @@ class Runs(dict[str, Run]):
         return one_of(run.corpus for run in self.values() if run.recipe.bits.data.kind == kind)
 
     def by_shards(self, kind: str) -> dict[int, str]:
-        """The folders of prepared corpora of a kind, as a wildcard's constraint, by the number of their training shards."""
+        """The folders of prepared corpora of a kind, as a wildcard's constraint, by the number of their training
+        shards.
+        """
         runs = [run for run in self.values() if run.recipe.bits.data.kind == kind]
         counts = sorted({len(paths.train_shards(run.recipe)) for run in runs})
         return {n: one_of(run.prepared for run in runs if len(paths.train_shards(run.recipe)) == n) for n in counts}
@@ -228,7 +237,9 @@ def pins(name: str) -> tuple[str, str]:
 
 
 def check_execution(workflow: Any, runs: Runs) -> None:
-    """Refuse, before the graph is built, what no rule has and what a recipe cannot be run with: a rerun that fails costs nothing."""
+    """Refuse, before the graph is built, what no rule has and what a recipe cannot be run with: a rerun that fails
+    costs nothing.
+    """
     settings = workflow.resource_settings
     rules = {rule.name: rule for rule in workflow.rules}
     for flag, given in (

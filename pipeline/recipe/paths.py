@@ -1,7 +1,7 @@
 """Where things lie and what they are called: every path is a function of the recipe, none of the machine.
 
-A folder is named by all that shapes its content and by nothing else, so recipes over one corpus share it. What becomes of each
-file (by which stage, with which digest) is the catalogue's matter: pipeline/records/catalogue.py.
+A folder is named by all that shapes its content and by nothing else, so recipes over one corpus share it. What becomes
+of each file (by which stage, with which digest) is the catalogue's matter: pipeline/records/catalogue.py.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def data_dir(recipe: Recipe) -> Path:
 
 
 def tokens_dir(recipe: Recipe) -> Path:
-    """What training reads: one folder per corpus and preparation (tokenizer, split and shards; of images, how they are packed)."""
+    """What training reads: one folder per corpus and preparation, which of a text is tokenizer, split and shards."""
     data = recipe.bits.data
     if isinstance(data, ImageData):
         return data_dir(recipe) / "packed"

@@ -15,6 +15,7 @@ DESCRIBED = {
     "add_parser",
     "tqdm",
 }
+ACTS = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)  # expressions that may do more than give a value
 PURE = {"str", "repr", "len", "list", "sorted", "join"}  # calls that do nothing but give a value
 DESCRIPTIONS = {"help", "description", "desc", "unit", "metavar", "epilog"}
 
@@ -57,8 +58,8 @@ class _Bare(ast.NodeTransformer):
         name = _name(node.func)
         if name in TELLS:
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
-            acts = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
-            node.args, node.keywords = [part for arg in given for part in ast.walk(arg) if isinstance(part, acts)], []
+            node.args = [n for arg in given for n in ast.walk(arg) if isinstance(n, ast.expr) and isinstance(n, ACTS)]
+            node.keywords = []
         if name in DESCRIBED:
             node.keywords = [keyword for keyword in node.keywords if keyword.arg not in DESCRIPTIONS]
         return node
@@ -74,9 +75,8 @@ class _Bare(ast.NodeTransformer):
 
 def _acts(value: ast.AST) -> bool:
     """Whether computing a value may do more than give it."""
-    calls = [node for node in ast.walk(value) if isinstance(node, ast.Call)]
-    others = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
-    return any(_name(call.func) not in PURE for call in calls) or any(isinstance(n, others) for n in ast.walk(value))
+    acting = [node for node in ast.walk(value) if isinstance(node, ACTS)]
+    return any(not isinstance(node, ast.Call) or _name(node.func) not in PURE for node in acting)
 
 
 def _read(scope: ast.AST) -> set[str]:
@@ -112,22 +112,21 @@ def _fill(tree: ast.AST) -> None:
 
 
 def bare(tree: ast.Module) -> tuple[ast.Module, dict[str, str]]:
-    """The tree, in place, without docstrings, messages and types; and the module's texts that only its messages read, by name:
-    another module may read them."""
+    """The tree, in place, without docstrings, messages and types; and, by name, the module's texts that only its
+    messages read: another module may read them.
+    """
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     before, all_before = [_read(function) for function in functions], _read(tree)
     bared: ast.Module = _Bare().visit(without_docstrings(tree))
     for function, read in zip(functions, before, strict=True):
         _Unread(read - _read(function)).generic_visit(function)
-    only_told, texts, body = all_before - _read(bared), {}, []
-    for node in bared.body:
-        target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
-        text = isinstance(target, ast.Name) and target.id in only_told and _is_text(node.value)  # type: ignore[attr-defined]
-        if isinstance(target, ast.Name) and text:
-            texts[target.id] = written(node)
-        else:
-            body.append(node)
-    bared.body = body
+    only_told, texts = all_before - _read(bared), {}
+    for node in list(bared.body):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and _is_text(node.value):
+            name = node.targets[0].id
+            if name in only_told:
+                texts[name] = written(node)
+                bared.body.remove(node)
     _fill(bared)
     return bared, texts
 

@@ -1,7 +1,7 @@
-"""The one catalogue of a run's artefacts: which stage writes what, where, and with which digest. A pure function of the recipe.
+"""The one catalogue of a run's artefacts: which stage writes what, where, with which digest. A function of the recipe.
 
-Rules, digests, SHA256SUMS, comparison, report, bless and the GPU proof read it. An artefact's key, <stage>/<name>, is its name in
-digests.json and config/expected.
+Rules, digests, SHA256SUMS, comparison, report, bless and the GPU proof read it. An artefact's key, <stage>/<name>, is
+its name in digests.json and config/expected.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Digests of code: of all that a stage runs, for the record, and of what of it may change a bit, for what must run again.
+"""Digests of code: of all that a stage runs, for the record; of what of it may change a bit, for what must run again.
 
     python -m pipeline.records.code_digest pipeline.train --recipe config/recipes/fables.yaml
     pipeline.train  6d0c…  (24 modules)
     trigger 1c5e…: train 83fa…, base.chain 0b1d…, …, ops.attention 5f0c…, …
 
-What must run again (`trigger`): the stage's own file; of what it imports, however deep, the rooms that bear bits (BEARING), with the
-recipe's own kinds of model, data and score only; and the stems of the ops that these name. Comments, docstrings, messages and types
-are no code there. `recipe/` acts through `bits:`; machine/, records/, evidence/ and pages/ never change a bit.
+What must run again (`trigger`): the stage's own file; of what it imports, however deep, the rooms that bear bits
+(BEARING), with the recipe's own kinds of model, data and score only; and the stems of the ops that these name.
+Comments, docstrings, messages and types are no code there. `recipe/` acts through `bits:`; machine/, records/,
+evidence/ and pages/ never.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ PACKAGES = ("pipeline", "cuda_ops")
 BEARING = ("base", "data", "models", "training", "scoring")
 OPS = "cuda_ops.ops"
 # Modules of data/ that read one kind of data only, though no kind is called so.
-READS = {
-    "documents": "text", "tokenizers": "text", "fables": "text", "encode": "text", "windows": "text", "questions": "text",
-}  # fmt: skip
+READS = dict.fromkeys(("documents", "tokenizers", "fables", "encode", "windows", "questions"), "text")
 
 
 def module_path(name: str) -> Path | None:
@@ -99,8 +98,8 @@ class Module:
                 prefix = next((str(n.value) for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant)), "")
                 if not prefix.startswith(PACKAGES):
                     raise UserError(
-                        f"{self.path}: import_module({ast.unparse(node.args[0])}): begin the name with its package, so that "
-                        "what a stage runs is known"
+                        f"{self.path}: import_module({ast.unparse(node.args[0])}): begin the name with its package, "
+                        "so that what a stage runs is known"
                     )
                 found.add(prefix)
         return frozenset(found)
@@ -217,7 +216,7 @@ def bearing_modules(stage: str, recipe: Recipe) -> dict[str, Path]:
 
 
 def _stem_of() -> dict[str, str]:
-    """The stem of each name of cuda_ops.ops: the file of cuda_ops/ops it comes from; "" for what comes from elsewhere."""
+    """The stem of each name of cuda_ops.ops: the file of cuda_ops/ops it comes from; "" for one from elsewhere."""
     path = module_path(OPS)
     assert path
     stems: dict[str, str] = {}
@@ -248,7 +247,7 @@ def _bearing_digest(module: Module, read: frozenset[str]) -> str:
 
 
 def parts(stage: str, recipe: Recipe) -> dict[str, str]:
-    """What must make a stage run again, by name: SHA-256 of each bearing module, and of each stem with its Python face."""
+    """What must make a stage run again, by name: SHA-256 of each bearing module, of each stem with its Python face."""
     from cuda_ops.build import stem_digests
 
     modules = bearing_modules(stage, recipe)

@@ -1,7 +1,7 @@
 """The digest of every result of a run, computed from the files.
 
-What is hashed is canonical content: the tensors of a checkpoint by name, the bytes of text files. Nothing of the machine, the
-time or the execution is in it.
+What is hashed is canonical content: the tensors of a checkpoint by name, the bytes of text files. Nothing of the
+machine, the time or the execution is in it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def checkpoint_digest(path: Path) -> str:
 
 
 def digest_file(item: Artefact, path: Path, link: str) -> tuple[str, str]:
-    """The digest of an artefact's file, and the link that the next chain goes on from (`link`, unless this is a chain)."""
+    """The digest of an artefact's file, and the link that the next chain goes on from: `link`, unless it is a chain."""
     if item.digest == "tensors":
         return checkpoint_digest(path), link
     if item.digest == "chain":

@@ -1,8 +1,9 @@
-"""Where a run's results come from, as an in-toto Statement v1 with a SLSA Provenance v1 predicate (in-toto.io, slsa.dev).
+"""Where results come from, as an in-toto Statement v1 with a SLSA Provenance v1 predicate (in-toto.io, slsa.dev).
 
-Subjects are the files of the run by SHA-256. What defines them stands in externalParameters (the recipe) and resolvedDependencies (data pins, token
-shards, sources of the ops, flags, code of the trainer); the toolchain and the machine stand in runDetails and may not matter. Times and hosts
-differ, so the statement is in neither digests.json nor SHA256SUMS. It is not signed: sign it with a tool of your own.
+Subjects are the files of the run by SHA-256. What defines them stands in externalParameters (the recipe) and
+resolvedDependencies (data pins, token shards, sources of the ops, flags, code of the trainer); the toolchain and the
+machine stand in runDetails and may not matter. Times and hosts differ, so the statement is in neither digests.json nor
+SHA256SUMS. It is not signed: sign it with a tool of your own.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def dependencies(recipe: Recipe, found: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def without_paths(content: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as written, without the local paths of its corpus and weights: they name a machine, the digests beside them the content."""
+    """A recipe as written, without the paths of its corpus and weights: the digests beside them name the content."""
     for part in (content["bits"]["data"].get("source", {}), content["bits"].get("init", {})):
         part.pop("path", None)
     return content

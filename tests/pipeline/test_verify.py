@@ -20,7 +20,7 @@ from tests.conftest import run
 
 @pytest.fixture
 def finished(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a run of tiny: its corpus and tokens are real, its chains too; checkpoints of one tensor."""
+    """A working folder with a run of tiny: real corpus, tokens and chains; checkpoints of one tensor."""
     import torch
 
     from pipeline.base.checkpoint import Checkpoint, save

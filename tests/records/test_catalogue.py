@@ -1,6 +1,7 @@
 """pytest tests/records/test_catalogue.py
 
-The one catalogue of a run's artefacts, against what is published and against every place that could name a file of its own.
+The one catalogue of a run's artefacts, against what is published and against every place that could name a file of its
+own.
 """
 
 from __future__ import annotations
@@ -89,7 +90,10 @@ TEXT = {
             "split": {"by": "documents", "validation_permille": 100},
             "order": "documents",
         },
-        "model": {"kind": "gpt", "layers": 1, "heads": 1, "channels": 4, "context": 4, "vocab_size": 301, "padded_vocab_size": 304},
+        "model": {
+            "kind": "gpt", "layers": 1, "heads": 1, "channels": 4, "context": 4, "vocab_size": 301,
+            "padded_vocab_size": 304,
+        },
         "schedule": {"kind": "constant", "peak": 0.01, "warmup_steps": 0},
         "batch": {"sequences": 2, "lanes": 1},
         "steps": 1,

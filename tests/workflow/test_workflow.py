@@ -1,6 +1,7 @@
 """pytest tests/workflow/test_workflow.py
 
-The real Snakemake on a copy of the project with a tiny recipe: what runs, what does not run again, and what an edit reruns.
+The real Snakemake on a copy of the project with a tiny recipe: what runs, what does not run again, and what an edit
+reruns.
 """
 
 from __future__ import annotations
@@ -85,8 +86,12 @@ def edited(path: Path, edit: tuple[str, str] | str) -> Iterator[None]:
 def test_a_second_run_does_nothing(project: Path) -> None:
     assert would_run(project) == set()
     sums = subprocess.run(
-        ["sha256sum", "-c", "SHA256SUMS"], cwd=project / "results" / "runs" / "tiny", capture_output=True, text=True, check=False
-    )  # fmt: skip
+        ["sha256sum", "-c", "SHA256SUMS"],
+        cwd=project / "results" / "runs" / "tiny",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert sums.returncode == 0, sums.stdout + sums.stderr
     assert sums.stdout.count("OK") == 8
 
@@ -135,7 +140,9 @@ def test_profiles_name_rules_that_exist_and_ranks_that_a_recipe_has() -> None:
 
 
 def test_what_cannot_change_a_bit_reruns_nothing(project: Path) -> None:
-    """All at once: a message, comments, an optional key, the rooms that bear no bits, another model, other checks of the bindings."""
+    """All at once: a message, comments, an optional key, the rooms that bear no bits, another model, other checks of
+    the bindings.
+    """
     checks = next((project / "cuda_ops").rglob("checks.h"))
     edits = [
         ("pipeline/data/shards.py", ("no such shard;", "there is no such shard;")),
@@ -203,8 +210,9 @@ def test_the_same_recipe_elsewhere_is_the_same_run(project: Path) -> None:
 def test_rolling_checkpoints_outlive_an_edit_that_changes_no_bit(project: Path) -> None:
     def key() -> str:
         command = (
-            "import sys; from pathlib import Path; from pipeline.train import state_key; from pipeline.recipe import load_recipe;"
-            "from pipeline.recipe.paths import tokens_dir; r = load_recipe('config/recipes/tiny.yaml'); print(state_key(r, tokens_dir(r)))"
+            "from pipeline.train import state_key; from pipeline.recipe import load_recipe;"
+            "from pipeline.recipe.paths import tokens_dir; recipe = load_recipe('config/recipes/tiny.yaml');"
+            "print(state_key(recipe, tokens_dir(recipe)))"
         )
         return subprocess.run(
             [sys.executable, "-c", command], cwd=project, capture_output=True, text=True, check=True,
@@ -362,7 +370,9 @@ def test_a_key_that_is_none_and_a_name_that_belongs_to_other_bits(project: Path)
 
 
 def test_no_rule_needs_to_know_the_cores(project: Path) -> None:
-    """Under an executor there may be none; the linter finds nothing but that stages run in the environment of the project."""
+    """Under an executor there may be none; the linter finds nothing but that stages run in the environment of the
+    project.
+    """
     assert "workflow.cores" not in "".join(path.read_text() for path in (ROOT / "workflow").rglob("*.smk"))
     output = snakemake(project, "-n", "--forcerun", "train", cores=("--executor", "touch", "--jobs", "2"))
     assert "rule train" in output

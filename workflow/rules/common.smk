@@ -31,7 +31,8 @@ validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.json"))
 RUNS = runs_of(config)
 ALL_CORES = workflow.resource_settings.cores or CORES
 
-# Outputs are marked update(): Snakemake leaves the old file until the rule has ended well, and puts it back if it fails.
+# Outputs are marked update(): Snakemake leaves the old file until the rule has ended well, and puts it back if it
+# fails.
 RUN = f"{at.RESULTS}/runs/{{recipe}}"
 CORPUS = f"{at.RESULTS}/data/{{corpus}}"
 TOKENS = f"{CORPUS}/{{prepared}}"

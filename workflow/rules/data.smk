@@ -1,4 +1,5 @@
-# Corpora, and what training reads of them. A folder belongs to all recipes whose data are shaped alike: nothing of one recipe is compared.
+# Corpora, and what training reads of them. A folder belongs to all recipes whose data are shaped alike: nothing of one
+# recipe is compared.
 
 
 def of_corpus(wildcards):

@@ -1,6 +1,7 @@
-# One self-contained page per recipe, with the steps whose loss or gradient norm is an outlier, and a page over all recipes. The largest
-# spike that takes at most 5e11 operations is computed again: 46 steps of fables, seconds; of a large model none. The page says how to
-# get the others. Pages are for reading: an edit of pages/ makes none again; `--forcerun report` does.
+# One self-contained page per recipe, with the steps whose loss or gradient norm is an outlier, and a page over all
+# recipes. The largest spike that takes at most 5e11 operations is computed again: 46 steps of fables, seconds; of a
+# large model none. The page says how to get the others. Pages are for reading: an edit of pages/ makes none again;
+# `--forcerun report` does.
 
 
 rule spikes:

@@ -36,4 +36,5 @@ rule verify:
         run=folder,
         code=code("verify"),
     shell:
-        "python -m pipeline.verify --recipe {params.recipe:q} --run {params.run:q} --out {output:q} 2>&1 | tee -i {log:q}"
+        "python -m pipeline.verify --recipe {params.recipe:q} --run {params.run:q} --out {output:q}"
+        " 2>&1 | tee -i {log:q}"
