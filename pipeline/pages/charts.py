@@ -21,7 +21,6 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.solid_capstyle": "round",
 }  # fmt: skip
 MOST_POINTS = 1600  # of a line; more are thinned without losing a peak
-MOST_TICKS = 8
 TICKS = ((1, 2, 3, 5, 8), (1, 2, 5), (1,))  # of a decade; the first of these that gives few enough
 
 
@@ -45,15 +44,15 @@ def smooth(values: Sequence[float], weight: float = 0.05) -> list[float]:
     return found
 
 
-def log_axis(axes: Any, low: float, high: float) -> None:
-    """A logarithmic y axis with plain numbers, if the values span enough for one."""
+def log_axis(axes: Any, low: float, high: float, most: int = 8) -> None:
+    """A logarithmic y axis with plain numbers, at most `most` of them or one a decade, if the values span enough for one."""
     if low <= 0 or high / low <= 4:
         return
     axes.set_yscale("log")
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     for digits in TICKS:
         ticks = [d * 10.0**e for e in decades for d in digits if low * 0.9 <= d * 10.0**e <= high * 1.1]
-        if len(ticks) <= MOST_TICKS:
+        if len(ticks) <= most:
             break
     axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()

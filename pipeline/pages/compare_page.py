@@ -37,10 +37,12 @@ def heads(order: list[str]) -> list[tuple[int, str]]:
     return found
 
 
-def spaced(parts: list[tuple[int, str]], gap: float) -> list[tuple[int, str]]:
-    """Those whose labels have room: each at least `gap` after the one before."""
+def spaced(parts: list[tuple[int, str]], end: int, gap: float) -> list[tuple[int, str]]:
+    """Those whose labels have room: parts at least `gap` long, or where there are none any that far apart. end: of the last part."""
+    ends = [place for place, _ in parts[1:]] + [end]
+    long = [part for part, after in zip(parts, ends, strict=True) if after - part[0] >= gap]
     found: list[tuple[int, str]] = []
-    for place, name in parts:
+    for place, name in long or parts:
         if not found or place - found[-1][0] >= gap:
             found.append((place, name))
     return found
@@ -56,7 +58,7 @@ def network(r: Result) -> Section | None:
     def draw(figure: Any, narrow: bool) -> None:
         axes = figure.subplots()
         axes.semilogy(*zip(*points, strict=True), "o", color=ORANGE, markersize=3.5, markeredgewidth=0)
-        parts = spaced(heads(r.order), len(r.order) / MOST_LABELS[narrow])
+        parts = spaced(heads(r.order), len(r.order), len(r.order) / MOST_LABELS[narrow])
         gaps = [b - a for (a, _), (b, _) in pairwise([*parts, (len(r.order), "")])]
         flat = not narrow and parts and min(gaps) > len(r.order) / FLAT_LABELS
         axes.set_xticks(

@@ -58,7 +58,7 @@ def curves(run: Run) -> Section | None:
         charts.legend_above(loss, narrow)
         series(norm, "norm", GREY)
         norm.set_title("gradient norm")
-        charts.log_axis(norm, min(line.norm for line in run.lines), max(line.norm for line in run.lines))
+        charts.log_axis(norm, min(line.norm for line in run.lines), max(line.norm for line in run.lines), most=4)
         power = math.floor(math.log10(max(line.lr for line in run.lines)))
         rate.plot(*charts.thin(steps, [line.lr / 10.0**power for line in run.lines]), color=GREY, linewidth=1.2)
         rate.set_title(f"learning rate × $10^{{{-power}}}$" if power else "learning rate")

@@ -75,7 +75,10 @@ def test_the_docs_name_every_part_and_its_limit() -> None:
     text = (ROOT / "docs" / "gpu.md").read_text()
     for part in PARTS.values():
         assert f"| {part.name} | {part.what} | {part.limit} s |" in text
-    assert gpu_machine.remedy([Tool(n, "", "", n) for n in ("nvcc", "sanitizer", "ninja")], [], "13.0").split(" ", 1)[1] in text
+    assert (
+        gpu_machine.remedy([Tool(n, "", "", n) for n in ("nvcc", "sanitizer", "ninja")], [], "13.0").split(" ", 1)[1]
+        in text
+    )
 
 
 # ---------------------------------------------------------------------- the record

@@ -241,5 +241,6 @@ def test_a_comparison_of_checkpoints_has_no_empty_axes() -> None:
     assert compare_page.growth(result(growth=[{"step": 1, "loss": 0.5}])) is not None
     assert compare_page.growth(result(growth=[{"step": 1, "loss": 0.0}])) is None
     assert compare_page.heads(order) == [(0, "h.0"), (1, "h.1"), (2, "wte")]
-    assert compare_page.spaced([(0, "a"), (1, "b"), (5, "c")], 3.0) == [(0, "a"), (5, "c")]  # no label over another
+    assert compare_page.spaced([(0, "a"), (1, "b"), (5, "c")], 9, 3.0) == [(1, "b"), (5, "c")]  # no label over another
+    assert compare_page.spaced([(0, "a"), (1, "b"), (2, "c")], 3, 2.0) == [(0, "a"), (2, "c")]
     assert compare_page.heads(["before/wte", "lane.0/x", "lane.0/y"]) == [(0, "before"), (1, "lane.0")]
