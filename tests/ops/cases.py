@@ -89,7 +89,14 @@ def row_cases() -> Iterator[Case]:
 
 
 def embedding_cases() -> Iterator[Case]:
-    for b, t, c, v in ((1, 1, 1, 1), (3, 70, 5, 6), (2, 100, 36, 200), (5, 30, 520, 2), (4, 64, 130, 9), (1, 2100, 4, 50)):
+    for b, t, c, v in (
+        (1, 1, 1, 1),
+        (3, 70, 5, 6),
+        (2, 100, 36, 200),
+        (5, 30, 520, 2),
+        (4, 64, 130, 9),
+        (1, 2100, 4, 50),
+    ):
         tokens, dout = ids(v, b, t), hostile(b, t, c, seed=11)
         wte, wpe = hostile(v, c, seed=12), hostile(t + 3, c, seed=13)
         name = f"{b}x{t}x{c} of {v}"

@@ -142,7 +142,9 @@ def test_heads_in_groups(tmp_path: Path) -> None:
     for i, (heads, shift) in enumerate(((3, 10), (4, 18))):
         grouped = sabotaged(tmp_path / str(i), "attention_backward.cu", "int64_t(256) << 20", f"int64_t(1) << {shift}")
         grouped.schedule("random:6")
-        compare(grouped, torch.randn(1, 130, 3 * 64 * heads, generator=torch.Generator().manual_seed(3)), heads, "groups")
+        compare(
+            grouped, torch.randn(1, 130, 3 * 64 * heads, generator=torch.Generator().manual_seed(3)), heads, "groups"
+        )
 
 
 SABOTAGE = {
@@ -166,7 +168,11 @@ SABOTAGE = {
         "  }\n#pragma unroll\n  for (int r = 0; r < S::kRows; r++) {\n#pragma unroll\n    for (int n = 0; "
         "n < 4 * S::kParts; n++) dq[r][n] = mul(",
     ),
-    "scores' gradients elsewhere": ("attention_backward.cu", "(int64_t)i * (i + 1) / 2 + j)", "(int64_t)i * (i + 1) / 2)"),
+    "scores' gradients elsewhere": (
+        "attention_backward.cu",
+        "(int64_t)i * (i + 1) / 2 + j)",
+        "(int64_t)i * (i + 1) / 2)",
+    ),
 }
 
 
