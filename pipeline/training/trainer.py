@@ -22,8 +22,8 @@ from cuda_ops.errors import UserError
 from pipeline.base.chain import START, Line
 from pipeline.base.checkpoint import Checkpoint
 from pipeline.data.windows import Batches
-from pipeline.machine.execution import Execution
 from pipeline.machine.devices import name_of
+from pipeline.machine.execution import Execution
 from pipeline.machine.graphs import Captured, CudaGraph
 from pipeline.machine.memory import Memory, OutOfMemory, gib
 from pipeline.machine.ranks import Ranks
