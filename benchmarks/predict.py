@@ -77,6 +77,28 @@ TILES = {
 }
 
 
+def sizes_of(tile: str) -> tuple[int, int, int, int]:
+    """Rows, columns, k per stage, blocks per multiprocessor."""
+    m, n, k, *_, blocks = (int(number) for number in re.findall(r"\d+", tile))
+    return m, n, k, blocks
+
+
+def tiles_of(tile: str, m: int, n: int) -> int:
+    rows, columns, _, _ = sizes_of(tile)
+    return -(-m // rows) * -(-n // columns)
+
+
+def tile_name(m: int, n: int) -> str:
+    """The tile of matmul_tile_for: least work in quarters of rounds, a block that ends alone one more."""
+
+    def cost(tile: str) -> int:
+        rows, columns, _, blocks = sizes_of(tile)
+        rounds = -(-tiles_of(tile, m, n) // CARD.processors)
+        return (4 * rounds + (rounds % blocks == 1)) * rows * columns * TILES[tile]
+
+    return min(TILES, key=cost)
+
+
 @dataclass(frozen=True)
 class Tile:
     """A tile of matmul.cu for one layout, as it is compiled."""
@@ -86,9 +108,7 @@ class Tile:
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
-        """Rows, columns, k per stage, blocks per multiprocessor."""
-        m, n, k, *_, blocks = (int(number) for number in re.findall(r"\d+", self.name))
-        return m, n, k, blocks
+        return sizes_of(self.name)
 
     def instructions(self, k: int) -> float:
         """Of one warp for one tile: the main loop, and everything outside it once."""
@@ -96,20 +116,13 @@ class Tile:
         return loop * (k / self.sizes[2]) + self.kernel.instructions - loop
 
     def count(self, m: int, n: int) -> int:
-        return -(-m // self.sizes[0]) * -(-n // self.sizes[1])
-
-    def cost(self, m: int, n: int) -> int:
-        """matmul_tile_for's: quarters of rounds, a block that ends alone one more."""
-        rows, columns, _, blocks = self.sizes
-        rounds = -(-self.count(m, n) // CARD.processors)
-        return (4 * rounds + (rounds % blocks == 1)) * rows * columns * TILES[self.name]
+        return tiles_of(self.name, m, n)
 
 
 def tile_for(layout: str, m: int, n: int) -> Tile:
-    """The tile that matmul.cu takes; equal to matmul_tile_for (tests/ops/test_matmul_cuda.py)."""
-    kernels = compiled(KERNELS / "matmul.cu")
-    tiles = [Tile(name, kernels[f"matmul_tile<{LAYOUTS.index(layout)}, {name}, true>"]) for name in TILES]
-    return min(tiles, key=lambda tile: tile.cost(m, n))
+    """The tile that matmul.cu takes, from its machine code."""
+    name = tile_name(m, n)
+    return Tile(name, compiled(KERNELS / "matmul.cu")[f"matmul_tile<{LAYOUTS.index(layout)}, {name}, true>"])
 
 
 def blocks_held(kernel: Kernel, threads: int) -> int:

@@ -1,21 +1,24 @@
 """pytest tests/ops/test_benchmarks.py
 
-benchmarks/gpu.py where there is no GPU: its shapes, its limits, its table, its rotation, and the whole program on CPU tensors; and
-that benchmarks/evidence.py measures what it says.
+benchmarks/gpu.py where there is no GPU: its shapes, its limits, its table, its rotation, and the whole program on CPU
+tensors; and that benchmarks/evidence.py measures what it says; predicted times, and decoding beside transformers.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, predict
 from benchmarks.gpu import Limits, row, sets, table
 from benchmarks.gpu_cases import MODELS, Case, groups, lm_head_rows, products
+from benchmarks.machine_code import find_disassembler
+from cuda_ops import toolkit
 from pipeline.machine.memory import Memory
 from pipeline.models.gpt import Gpt
 from tests.conftest import run
@@ -92,3 +95,23 @@ def test_the_cost_of_the_evidence_is_measured() -> None:
     (line,) = [line for line in output.splitlines() if line.startswith("| 4x128")]
     shares = [float(cell.strip().rstrip("%")) for cell in line.split("|")[4:7]]
     assert all(0 < share < 100 for share in shares), line
+
+
+def test_decoding_is_timed_with_or_without_transformers() -> None:
+    output = run("-m", "benchmarks.decode", "--model", "tiny", "--tokens", "4", "--rounds", "1", "--batches", "2")
+    assert re.search(r"^\| 2 \| \d+\.\d \| (\d+\.\d|not installed: pip install transformers) \|", output, re.MULTILINE)
+
+
+@pytest.mark.skipif(toolkit.find_nvcc() is None or find_disassembler() is None, reason="needs nvcc and cuobjdump")
+def test_predicted_times_are_within_their_limits_and_on_the_page() -> None:
+    """A step at 8 x 1024 tokens in 165 ms, a decoded token in 0.6 ms, by the arithmetic that the table states."""
+    training, decoding = predict.step(8), predict.token(1023, 0)
+    assert predict.total(training) <= 0.165
+    assert predict.total(decoding) < 0.6e-3
+    assert all(row.seconds > 0 and row.why for row in [*training, *decoding])
+    assert predict.total(predict.step(64)) > 7.5 * predict.total(training)
+    text = predict.PAGE.read_text()
+    written = text[text.index(predict.BEGIN) + len(predict.BEGIN) : text.index(predict.END)]
+    if f"nvcc {toolkit.nvcc_version(toolkit.find_nvcc() or Path())}." not in written:
+        pytest.skip("the table is another nvcc's")
+    assert written == predict.page(8), "run: python -m benchmarks.predict --write"

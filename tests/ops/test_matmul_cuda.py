@@ -6,6 +6,7 @@ unaligned sizes, accumulation, bias, hostile values, three orders of threads; an
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import predict
 from cuda_ops import ops
 from tests.bits import assert_bits_equal, hostile
 from tests.cuda_on_cpu.build import build_shim
@@ -109,6 +111,13 @@ def test_the_tile_is_a_function_of_the_problem(cuda: Direct) -> None:
     assert cuda.tile_for(768, 768) == "small"
     assert cuda.tile_for(1, 50304) == "few_rows"
     compare(cuda, None, "nt", 70, 30, 20, accumulate=False, bias=True)
+
+
+def test_predictions_know_the_tile(cuda: Direct) -> None:
+    """benchmarks/predict.py counts the tiles that run."""
+    names = dict(zip(predict.TILES, TILES[:3], strict=True))
+    for m, n in itertools.product((17, 64, 700, 768, 2304, 3072, 8192, 50304), (64, 768, 1600, 3072, 50304)):
+        assert names[predict.tile_name(m, n)] == cuda.tile_for(m, n), f"{m}x{n}"
 
 
 WAIT, BARRIER = "        copy_async_wait<kStages - 2>();\n", "        __syncthreads();\n"
