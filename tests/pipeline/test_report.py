@@ -97,7 +97,9 @@ def test_the_commands_of_the_page_exist_and_name_the_real_recipe(finished: Run) 
         assert words[words.index("--run") + 1] == str(finished.folder)  # not where the recipe would put it
     run(*found[0][1:], "--out", str(finished.folder / "again.json"))
     run(*found[1][1:])
-    assert "The first 64 steps are not judged" in page
+    words = " ".join(re.sub(r"<[^>]+>", "", page).split())
+    assert "1 step whose loss or gradient norm lies more than 6 standard deviations above" in words
+    assert "The first 64 steps are not judged" in words
 
 
 def test_a_short_run_has_no_judged_step(finished: Run) -> None:
