@@ -22,7 +22,7 @@ from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.machine.memory import Memory
 from pipeline.models.gpt import Gpt
 from pipeline.recipe import Gpt as Config
-from pipeline.recipe import Init
+from pipeline.recipe import Gpt2Init
 
 MODELS = {"124M": (12, 12, 768, 50257, 50304), "tiny": (2, 2, 32, 250, 256)}
 CONTEXT = 1024
@@ -36,7 +36,7 @@ def ours(model: str, batch: int, prompt: int, device: str) -> Callable[[int], ob
         padded_vocab_size=padded,
     )  # fmt: skip
     gpt = Gpt(config, 1, training=False, decode_batch=batch, memory=Memory(device))
-    gpt.initialise(1, Init())
+    gpt.initialise(1, Gpt2Init())
     chosen = torch.zeros(batch, dtype=torch.int32, device=device)
     uniforms = torch.zeros(batch, device=device)
 

@@ -22,7 +22,6 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from cuda_ops.errors import UserError
-from pipeline import own_text
 from pipeline.base.files import sha256_of
 from pipeline.recipe import Recipe, digest_of, load_recipe, paths, recipe_id
 from pipeline.recipe.training import CheckpointInit
@@ -148,8 +147,8 @@ class Runs(dict[str, Run]):
                 "give it a name of its own"
             )
         if data:
-            recipe = own_text.derive(recipe, Path(data))
-            path = own_text.write(recipe)
+            recipe = own.derive(recipe, Path(data))
+            path = own.write(recipe)
         if recipe.name in self and self[recipe.name].id != recipe_id(recipe):
             raise UserError(f"recipe={given}: two recipes of other bits are called {recipe.name}")
         self.setdefault(recipe.name, Run(recipe, path))
