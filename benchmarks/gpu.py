@@ -3,16 +3,17 @@
     python -m benchmarks.gpu --out docs/evidence/ops.md
     python -m benchmarks.gpu --device cpu --models tiny --tokens 64     (exercises the program where there is no GPU)
 
-The limits are measured here: the FMA rate of a kernel that does nothing else (benchmarks/peak.cu) and the bandwidth of a large
-copy. The limit of an op is the longer of its operations at that rate and its bytes at that bandwidth: each tensor of a product
-once, the traffic that docs/kernels.md states for the others (pipeline/evidence/speed_targets.py). Its share is the limit over the time.
-Calls are recorded in a CUDA graph, as in training, so that no time of Python's is in them, and go round several sets of
-tensors, so that none is still in the second cache. Medians over interleaved rounds, timed by events on the GPU. The rows of the lm
-head are those of a piece of the model.
+The limits are measured here: the FMA rate of a kernel that does nothing else (benchmarks/peak.cu) and the bandwidth
+of a large copy. The limit of an op is the longer of its operations at that rate and its bytes at that bandwidth: each
+tensor of a product once, the traffic that docs/kernels.md states for the others (pipeline/evidence/speed_targets.py).
+Its share is the limit over the time. Calls are recorded in a CUDA graph, as in training, so that no time of Python's
+is in them, and go round several sets of tensors, so that none is still in the second cache. Medians over interleaved
+rounds, timed by events on the GPU. The rows of the lm head are those of a piece of the model.
 
-Left out: chain_sum, tree_sum and step_scalars (a few thousand numbers at most: a launch, not a bandwidth), first_nonfinite (only where a
-step has failed), sample (once per token of a text), cross_entropy_forward (evaluation; the first pass of the fused op) and
-unary (for the proof only). Fill has no limit of bandwidth: its integer arithmetic is what takes time, once per run.
+Left out: chain_sum, tree_sum and step_scalars (a few thousand numbers at most: a launch, not a bandwidth), first_nonfinite
+(only where a step has failed), sample (once per token of a text), cross_entropy_forward (evaluation; the first pass
+of the fused op) and unary (for the proof only). Fill has no limit of bandwidth: its integer arithmetic is what takes
+time, once per run.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def cache_bytes() -> int:
 
 
 def sets(make: Callable[[], list[Case]]) -> list[list[Case]]:
-    """The cases of a group, each as often as it takes for the caches to have forgotten a set of tensors when it comes again."""
+    """The cases of a group, each as often as it takes for the caches to have forgotten a set of tensors when it comes
+    again.
+    """
     first = make()
     least = min(case.bytes for case in first)
     count = min(MOST_SETS, 1 + math.ceil(2 * cache_bytes() / least))

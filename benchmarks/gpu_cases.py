@@ -1,4 +1,6 @@
-"""The ops of a training step as benchmark cases: shapes of the models, what each must move or compute, ours and PyTorch's."""
+"""The ops of a training step as benchmark cases: shapes of the models, what each must move or compute, ours and
+PyTorch's.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One op: what it must do at least, ours, and PyTorch's. kind: matmul, attention, memory (bound by bandwidth) or fill.
+    """One op: what it must do at least, ours, and PyTorch's. kind: matmul, attention, memory (bound by bandwidth) or
+    fill.
 
     calls: how often a step of training makes it; bytes: what it moves.
     """

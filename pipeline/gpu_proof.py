@@ -13,9 +13,10 @@ Where a command may take ten minutes only, two make one proof; each adds its par
     python -m pipeline.gpu_proof --parts build,ops,unary,fables,ranks
     python -m pipeline.gpu_proof --parts sanitizer,speed,shakespeare_char
 
-The parts are functions of pipeline/evidence/gpu_parts.py. One that fails or outlasts its limit is named and the others go on. Exit
-code 1 if a part failed or did not finish, a speed target is not met (`--speed report` only lists it) or, on a GPU, a part was
-skipped; 2 if the device cannot be used. `--device cpu --brief` goes the same way where there is no GPU.
+The parts are functions of pipeline/evidence/gpu_parts.py. One that fails or outlasts its limit is named and the
+others go on. Exit code 1 if a part failed or did not finish, a speed target is not met (`--speed report` only lists
+it) or, on a GPU, a part was skipped; 2 if the device cannot be used. `--device cpu --brief` goes the same way where
+there is no GPU.
 """
 
 from __future__ import annotations

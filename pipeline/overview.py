@@ -3,7 +3,8 @@
     python -m pipeline.overview --out results/overview.html config/recipes/*.yaml
     results/overview.html: 2 runs; not run here: shakespeare_gpt2
 
-Runs are read from where the recipes put them. A recipe without a finished run is named and left out. Exit code 2 if none has one.
+Runs are read from where the recipes put them. A recipe without a finished run is named and left out. Exit code 2 if
+none has one.
 """
 
 from __future__ import annotations

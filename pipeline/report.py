@@ -3,8 +3,8 @@
     python -m pipeline.report --recipe config/recipes/fables.yaml
     results/runs/fables/report.html: 412 KiB
 
-The page is for reading: it holds times and hosts, so it has no digest. It loads nothing from anywhere. Its sections are functions
-of pipeline/pages/sections.py.
+The page is for reading: it holds times and hosts, so it has no digest. It loads nothing from anywhere. Its sections
+are functions of pipeline/pages/sections.py.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ SLOW = {
     "test_the_table_is_current": "test_ptx_of_small_kernels_is_rounded_arithmetic_only",
     "test_the_library_for_all_architectures_works_on_the_cpu": "test_flags_name_every_architecture_once",
     # whole commands
-    "test_brief_proof_on_the_cpu": "test_a_failed_or_hanging_part_does_not_stop_the_others",
+    "test_brief_proof_on_the_cpu_in_two_commands": "test_a_failed_or_hanging_part_does_not_stop_the_others",
     "test_an_elementary_function_has_its_published_fingerprint": "test_error_and_fingerprint[cos_turn]",
     "test_the_cost_of_the_evidence_is_measured": "test_it_runs_on_cpu_tensors",
     "test_the_page_is_whole_and_self_contained[False]": "test_the_page_is_whole_and_self_contained[True]",

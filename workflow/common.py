@@ -140,10 +140,10 @@ class Runs(dict[str, Run]):
     def _add(self, given: str, data: str) -> str:
         path = Path(given) if Path(given).exists() else Path(os.path.relpath(RECIPES / f"{given}.yaml"))
         recipe = load_recipe(path)
-        own = RECIPES / f"{recipe.name}.yaml"
-        if own.exists() and recipe_id(load_recipe(own)) != recipe_id(recipe):
+        named = RECIPES / f"{recipe.name}.yaml"
+        if named.exists() and recipe_id(load_recipe(named)) != recipe_id(recipe):
             raise UserError(
-                f"{path}: its name is {recipe.name}, which {os.path.relpath(own)} has for other bits; "
+                f"{path}: its name is {recipe.name}, which {os.path.relpath(named)} has for other bits; "
                 "give it a name of its own"
             )
         if data:

@@ -1,4 +1,5 @@
-// Two faults on purpose: what memcheck and racecheck must see, or what they find clean means nothing (gpu_parts.py: sanitizer).
+// Two faults on purpose: what memcheck and racecheck must see, or what they find clean means nothing.
+// Used by the part `sanitizer` of gpu_parts.py.
 #include <cuda_runtime.h>
 
 // buffer [index]: one write, beyond the buffer where index is its size.

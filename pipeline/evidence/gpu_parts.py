@@ -1,7 +1,8 @@
 """The parts of the GPU proof: functions with a name and a limit in seconds, and the order they run in.
 
-A part returns what was seen, or raises Failed, Expired, Skipped or NotMet. Its limit is so long that only a hang outlasts it:
-a part that does is judged by what it saw until then. The first five take at most ten minutes together, the others too.
+A part returns what was seen, or raises Failed, Expired, Skipped or NotMet. Its limit is so long that only a hang
+outlasts it: a part that does is judged by what it saw until then. The first five take at most ten minutes together,
+the others too.
 """
 
 from __future__ import annotations
@@ -223,8 +224,9 @@ def sanitizer(session: Session) -> str:
 def sanitized(tool: Path | None, check: str) -> tuple[tuple[str, ...], dict[str, str | None]]:
     """Prefix and variables of a command under compute-sanitizer, so that it sees the tensors as they are.
 
-    torch's caching allocator hands out parts of large segments, in which an access beyond a tensor is valid memory; without it
-    each tensor is an allocation of its own, and --padding keeps neighbours apart. API errors that torch probes for are no faults.
+    torch's caching allocator hands out parts of large segments, in which an access beyond a tensor is valid memory;
+    without it each tensor is an allocation of its own, and --padding keeps neighbours apart. API errors that torch
+    probes for are no faults.
     """
     if tool is None:
         return (), {}
@@ -246,7 +248,9 @@ def compile_faults(session: Session, nvcc: Path) -> Path:
 def must_see(
     session: Session, check: str, fault: str, library: Path, prefix: tuple[str, ...], env: dict[str, str | None]
 ) -> None:
-    """Failed unless the tool reports a planted fault in a tensor of torch's, with the exit code that it was given for that."""
+    """Failed unless the tool reports a planted fault in a tensor of torch's, with the exit code that it was given for
+    that.
+    """
     code = (
         "import ctypes, torch; buffer = torch.zeros(1000, device='cuda'); "
         f"ctypes.CDLL({str(library)!r}).{fault}(ctypes.c_void_p(buffer.data_ptr()), ctypes.c_longlong(1000))"

@@ -66,8 +66,8 @@ class Session:
     ) -> str:
         """Run `python <command>` within the part's time, or `at_most` seconds of it; returns what it printed.
 
-        Its output goes to the log. env: variables of this command, None takes one away. Failed has the last lines, Expired
-        the command that was stopped.
+        Its output goes to the log. env: variables of this command, None takes one away. Failed has the last lines,
+        Expired the command that was stopped.
         """
         variables = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         variables |= {"SAMEBITS_BUILD": str(BUILD)} | self.environment

@@ -1,8 +1,8 @@
 """What the GPU proof asks of speed, and which of it a measurement meets.
 
-Numbers come from benchmarks/gpu.py and benchmarks/step.py (--json), measured beside PyTorch on the same GPU in the same run.
-An op is held against what docs/kernels.md predicts for it, at the traffic stated there: nine tenths of the predicted share. So a
-perfect GPU passes, and a kernel that lost a tenth does not.
+Numbers come from benchmarks/gpu.py and benchmarks/step.py (--json), measured beside PyTorch on the same GPU in the
+same run. An op is held against what docs/kernels.md predicts for it, at the traffic stated there: nine tenths of the
+predicted share. So a perfect GPU passes, and a kernel that lost a tenth does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ GROWN_MIB = 0.0  # of GPU memory, after the step that records the graphs
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of an op that memory bounds: bytes moved per element of its largest tensor, and the predicted share of the copy bandwidth."""
+    """Of an op that memory bounds: bytes moved per element of its largest tensor, and the predicted share of the copy
+    bandwidth.
+    """
 
     bytes: float
     share: float
@@ -48,8 +50,8 @@ TRAFFIC = {
     "attention cached": Traffic(8, 0.5),  # keys and values once, few blocks
 }
 
-# Predicted shares of the FMA peak: most products, and those whose last round of tiles leaves multiprocessors idle. A weight's
-# gradient has one tile per 128 x 128 weights, so at 768 channels there are too few for 132 multiprocessors.
+# Predicted shares of the FMA peak: most products, and those whose last round of tiles leaves multiprocessors idle.
+# A weight's gradient has one tile per 128 x 128 weights, so at 768 channels there are too few for 132 multiprocessors.
 PRODUCT = 0.74
 TAILS = {
     "124M projection, d weight": 0.35, "124M qkv, d weight": 0.55, "124M mlp in, d weight": 0.67,
@@ -87,7 +89,9 @@ def predicted(row: dict[str, Any]) -> float | None:
 
 
 def judge(ops: list[dict[str, Any]], steps: list[dict[str, Any]], gpu: str) -> list[Target]:
-    """Every target against the rows of ops and steps, as far as they go: what was not measured is neither met nor missed."""
+    """Every target against the rows of ops and steps, as far as they go: what was not measured is neither met nor
+    missed.
+    """
 
     def target(
         what: str, asked: float, values: list[tuple[float, str]], holds: Callable[[float, float], bool]

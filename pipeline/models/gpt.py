@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cuda_ops import ops
@@ -25,7 +23,7 @@ from pipeline import recipe
 from pipeline.base.philox import Stream
 from pipeline.machine.memory import Memory
 from pipeline.models.flat import Parameter, Shape
-from pipeline.models.layers import Grads, Layers
+from pipeline.models.layers import Grads, Layers, embedding_slots
 from pipeline.models.model import Arrays, Input, Inputs, int32
 from pipeline.recipe.training import Init, NormalInit
 
@@ -36,18 +34,6 @@ LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, {"cpu": 128, "cuda": 4096}
 
 # The widest head that the CUDA attention kernels hold; attention_head_size of cuda_ops/kernels/attention_tile.h.
 CUDA_HEAD_SIZE = 256
-
-
-def embedding_slots(tokens: NDArray[np.int32], rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Where each token's input-embedding gradient is kept, and whose it is; computed on the host.
-
-    tokens: those of a whole lane, any shape. Returns slots, of that shape, and the distinct tokens by slot [rows],
-    ascending, then -1: their number differs from step to step, the buffers' sizes do not.
-    """
-    distinct, slots = np.unique(tokens, return_inverse=True)
-    padded = np.full(rows, -1, dtype=np.int32)
-    padded[: len(distinct)] = distinct
-    return slots.reshape(tokens.shape).astype(np.int32), padded
 
 
 @dataclass

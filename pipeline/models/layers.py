@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cuda_ops import ops
@@ -74,3 +76,15 @@ class Layers:
             dinp, grads[name + ".weight"], grads[name + ".bias"], dout, dresidual, inp, self.weights[name + ".weight"],
             mean, rstd,
         )  # fmt: skip
+
+
+def embedding_slots(tokens: NDArray[np.int32], rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Where each token's input-embedding gradient is kept, and whose it is; computed on the host.
+
+    tokens: those of a whole lane, any shape. Returns slots, of that shape, and the distinct tokens by slot [rows],
+    ascending, then -1: their number differs from step to step, the buffers' sizes do not.
+    """
+    distinct, slots = np.unique(tokens, return_inverse=True)
+    padded = np.full(rows, -1, dtype=np.int32)
+    padded[: len(distinct)] = distinct
+    return slots.reshape(tokens.shape).astype(np.int32), padded

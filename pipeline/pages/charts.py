@@ -1,4 +1,6 @@
-"""What the charts of all pages share: their style, and inline SVG in two widths, of which a page shows the one that fits."""
+"""What the charts of all pages share: their style, and inline SVG in two widths, of which a page shows the one that
+fits.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def smooth(values: Sequence[float], weight: float = 0.05) -> list[float]:
 
 
 def log_axis(axes: Any, low: float, high: float, most: int = 8) -> None:
-    """A logarithmic y axis with plain numbers, at most `most` of them or one a decade, if the values span enough for one."""
+    """A logarithmic y axis with plain numbers, at most `most` of them or one a decade, if the values span enough for
+    one.
+    """
     if low <= 0 or high / low <= 4:
         return
     axes.set_yscale("log")

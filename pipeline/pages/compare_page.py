@@ -24,7 +24,8 @@ FLAT_LABELS = 10  # where so many would have room, labels are written along the 
 def heads(order: list[str]) -> list[tuple[int, str]]:
     """Where each part of the network begins in the order of computation.
 
-    A part is a name's first word (before, lane.0, gradient); where all have the same, as in a checkpoint, the block after it.
+    A part is a name's first word (before, lane.0, gradient); where all have the same, as in a checkpoint, the block
+    after it.
     """
     firsts = [name.split("/")[0] if "/" in name else "" for name in order]
     if len(set(firsts)) < 2:
@@ -38,7 +39,9 @@ def heads(order: list[str]) -> list[tuple[int, str]]:
 
 
 def spaced(parts: list[tuple[int, str]], end: int, gap: float) -> list[tuple[int, str]]:
-    """Those whose labels have room: parts at least `gap` long, or where there are none any that far apart. end: of the last part."""
+    """Those whose labels have room: parts at least `gap` long, or where there are none any that far apart. end: of the
+    last part.
+    """
     ends = [place for place, _ in parts[1:]] + [end]
     long = [part for part, after in zip(parts, ends, strict=True) if after - part[0] >= gap]
     found: list[tuple[int, str]] = []

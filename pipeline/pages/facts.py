@@ -13,7 +13,9 @@ Fact = tuple[str, str, str]
 
 
 def of_model(model: Model) -> list[Fact]:
-    """Size and shape of any model, from what every model of recipe/models.py has; of its own keys, those that are numbers."""
+    """Size and shape of any model, from what every model of recipe/models.py has; of its own keys, those that are
+    numbers.
+    """
     sizes = {
         name: value for name, value in model.model_dump().items() if isinstance(value, int) and "vocab" not in name
     }

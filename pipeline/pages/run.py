@@ -83,7 +83,9 @@ class Run:
         return found
 
     def flags(self, *others: str) -> str:
-        """The flags with which a command of pipeline/ finds this run; others: of run, tokens, where they are not the recipe's."""
+        """The flags with which a command of pipeline/ finds this run; others: of run, tokens, where they are not the
+        recipe's.
+        """
         words = ["--recipe", str(self.path)]
         given = {"run": (self.folder, run_dir), "tokens": (self.tokens, tokens_dir)}
         for name in others:

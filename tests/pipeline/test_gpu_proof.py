@@ -1,9 +1,9 @@
 """pytest tests/pipeline/test_gpu_proof.py
 
-The GPU proof's own path where there is no GPU: `--device cpu --brief` goes it in two commands that make one page, a difference
-is named, and a part that fails or hangs does not stop the others, nor do its processes outlive it; what a part saw before its
-time was over is kept; a missed speed target and a part skipped on a GPU are no success; a blind sanitizer is found out. The
-published fingerprints and chain belong to the published digests.
+The GPU proof's own path where there is no GPU: `--device cpu --brief` goes it in two commands that make one page, a
+difference is named, and a part that fails or hangs does not stop the others, nor do its processes outlive it; what a
+part saw before its time was over is kept; a missed speed target and a part skipped on a GPU are no success; a blind
+sanitizer is found out. The published fingerprints and chain belong to the published digests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """pytest tests/pipeline/test_report.py
 
-The pages of a run and of many runs: whole, loading nothing from anywhere, with a section for each thing that there is and none
-for what there is not: a text without questions or samples, images with an accuracy; commands that exist; no empty axes.
+The pages of a run and of many runs: whole, loading nothing from anywhere, with a section for each thing that there is
+and none for what there is not: a text without questions or samples, images with an accuracy; commands that exist; no
+empty axes.
 """
 
 from __future__ import annotations
