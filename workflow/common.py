@@ -23,6 +23,7 @@ from snakemake.logging import logger
 
 from cuda_ops.errors import UserError
 from pipeline.base.files import sha256_of
+from pipeline.data import own
 from pipeline.recipe import Recipe, digest_of, load_recipe, paths, recipe_id
 from pipeline.recipe.training import CheckpointInit
 from pipeline.records import catalogue, code_digest
