@@ -219,7 +219,7 @@ def _stem_of() -> dict[str, str]:
     """The stem of each name of cuda_ops.ops: the file of cuda_ops/ops it comes from; "" for one from elsewhere."""
     path = module_path(OPS)
     assert path
-    stems = {}
+    stems: dict[str, str] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and node.module:
             stem = node.module.removeprefix(f"{OPS}.") if node.module.startswith(f"{OPS}.") else ""
