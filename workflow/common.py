@@ -236,6 +236,13 @@ def pins(name: str) -> tuple[str, str]:
     return os.path.relpath(path), sha256_of(path)
 
 
+def given_value(resource: Any) -> Any:
+    """A resource as it was given: a word of the command line or a profile is an expression to Snakemake until a job
+    needs it.
+    """
+    return resource.raw if resource.is_evaluable() else resource.value
+
+
 def check_execution(workflow: Any, runs: Runs) -> None:
     """Refuse, before the graph is built, what no rule has and what a recipe cannot be run with: a rerun that fails
     costs nothing.
@@ -269,13 +276,13 @@ def check_execution(workflow: Any, runs: Runs) -> None:
     try:
         for run in runs.values():
             given = {
-                name: rules["train"].resources[name].value
+                name: given_value(rules["train"].resources[name])
                 for name in ("ranks", "micro_batch", "recompute", "rolling", "device")
             }
             flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
             Execution.from_flags(parser.parse_args(flags)).check(run.recipe)
             for rule in ("evaluate", "sample"):
-                check_device(run.recipe.bits.model, rules[rule].resources["device"].value)
+                check_device(run.recipe.bits.model, given_value(rules[rule].resources["device"]))
     except UserError as error:
         raise WorkflowError(f"{error} (--set-resources, or the profile)") from None
     except SystemExit:

@@ -45,7 +45,7 @@ def folders(recipe: Recipe, **given: Path | None) -> dict[Folder, Path]:
         "tokens": paths.tokens_dir(recipe),
         "run": paths.run_dir(recipe),
     }
-    return own | {name: path for name in own if (path := given.get(name))}
+    return {name: given.get(name) or place for name, place in own.items()}
 
 
 def _prepared(recipe: Recipe) -> list[Artefact]:
