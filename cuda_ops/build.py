@@ -190,7 +190,7 @@ class Ninja:
             "  deps = gcc",
             "  description = compile $out",
             "rule link",
-            f"  command = $cxx -shared -fopenmp $in -o $out {link}",
+            f"  command = $cxx -shared -fopenmp -Wl,-z,defs $in -o $out {link}",  # undefined symbols fail here, not at load
             "  description = link $out",
         ]
         if toolkit:

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from cuda_ops.errors import UserError
-from pipeline.base.files import sha256_of, write_bytes
+from pipeline.base.files import remove_if_unfinished, sha256_of, write_bytes
 from pipeline.base.tensors import Spec, TensorFile, raw, write_tensors
 
 KEPT = 2  # rolling checkpoints
@@ -138,7 +138,9 @@ class Rolling:
 
     def clear(self) -> None:
         """Remove every file that a segment may have left here, those that a kill left unfinished too."""
-        for pattern in ("step_*", "chain_*.tsv", ".*.tmp"):
+        for path in self.folder.glob(".*.tmp"):
+            remove_if_unfinished(path)
+        for pattern in ("step_*", "chain_*.tsv"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
         if self.folder.exists() and not any(self.folder.iterdir()):

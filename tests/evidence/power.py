@@ -110,7 +110,7 @@ def stock(recipe: Recipe, tokens: Path, ranks: Ranks, threads: int, micro_batch:
 def worker(side: str) -> None:
     """All threads and micro-batches of one number of ranks and one instruction set."""
     torch.use_deterministic_algorithms(True)
-    recipe, tokens, ranks = load_recipe(TINY), prepared(), Ranks()
+    recipe, tokens, ranks = load_recipe(TINY), prepared(), Ranks(size=int(os.environ.get("WORLD_SIZE", "1")))
     run = ours if side == "samebits" else stock
     for threads, micro_batch in itertools.product(THREADS, MICRO_BATCHES):
         found = [run(recipe, tokens, ranks, threads, micro_batch) for _ in range(1 if side == "samebits" else 2)]

@@ -7,12 +7,11 @@ does 200 faults.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -62,16 +61,13 @@ def test_a_full_disk_keeps_the_earlier_file(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed_and_a_living_one_keeps_its_own(tmp_path: Path) -> None:
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-    )
-    stale, living, other = (
-        tmp_path / name for name in (f".a.{gone.stdout.strip()}.tmp", f".a.{os.getppid()}.tmp", ".ab.1.tmp")
-    )
+    stale, living, other = (tmp_path / f".{name}.{digit * 32}.tmp" for name, digit in (("a", "0"), ("a", "1"), ("ab", "2")))
     for path in (stale, living, other):
         path.write_bytes(b"half")
-    write_bytes(tmp_path / "a", b"whole")
-    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a", living, other])
+    with open(living, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_bytes(tmp_path / "a", b"whole")
+        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a", living, other])
 
 
 def test_a_damaged_earlier_checkpoint_is_refused(tiny: dict[str, Path], tmp_path: Path) -> None:
