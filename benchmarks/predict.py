@@ -285,8 +285,8 @@ def token(position: int, top_k: int) -> list[Row]:
     rows.append(
         Row(
             "attention",
-            layers * (CARD.latency + scores + sums),
-            3 * layers,
+            layers * (scores + sums),
+            2 * layers,
             f"chain of {keys} keys, two reads after another",
         )
     )
