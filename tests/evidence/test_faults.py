@@ -61,7 +61,9 @@ def test_a_full_disk_keeps_the_earlier_file(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed_and_a_living_one_keeps_its_own(tmp_path: Path) -> None:
-    stale, living, other = (tmp_path / f".{name}.{digit * 32}.tmp" for name, digit in (("a", "0"), ("a", "1"), ("ab", "2")))
+    stale, living, other = (
+        tmp_path / f".{name}.{digit * 32}.tmp" for name, digit in (("a", "0"), ("a", "1"), ("ab", "2"))
+    )
     for path in (stale, living, other):
         path.write_bytes(b"half")
     with open(living, "rb") as file:
