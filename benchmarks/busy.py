@@ -3,9 +3,9 @@
     python -m benchmarks.busy --rounds 3
     | side | alone, tokens/s | beside busy loops | share |
 
-A loop per core leaves half of the machine, were it shared out fairly. What is lost beyond that is threads waiting for one another.
-Rounds are interleaved and the best of each is taken, since on a shared machine other programs only take away. `spinning` is ours with
-libgomp's own way of waiting, which cuda_ops/__init__.py replaces.
+A loop per core leaves half of the machine, were it shared out fairly. What is lost beyond that is threads waiting
+for one another. Rounds are interleaved and the best of each is taken, since on a shared machine other programs only
+take away. `spinning` is ours with libgomp's own way of waiting, which cuda_ops/__init__.py replaces.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Of libgomp: looks at a flag before a thread sleeps. 30 billion is what it takes itself where no more threads than cores run.
+# Looks at a flag before a thread of libgomp sleeps; 30 billion is what its active waiting takes.
 SIDES = {"samebits": {}, "samebits, spinning": {"GOMP_SPINCOUNT": "30000000000"}, "eager": {}}
 LOOP = "while True: pass"
 

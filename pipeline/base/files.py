@@ -1,7 +1,8 @@
 """Files that are either whole or absent: written beside their place, synced, renamed.
 
-An unfinished file has a name that nobody can guess and belongs to the process that holds its lock (flock), on whatever machine or in
-whatever container; where its lock is free its writer is gone, and the next writer of that path removes it.
+An unfinished file has a name that nobody can guess and belongs to the process that holds its lock (flock), on
+whatever machine or in whatever container; where its lock is free its writer is gone, and the next writer of that
+path removes it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of a file system th
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at `path` only when the block ends well; an earlier file stays until then.
 
-    A full or read-only disk, a name that is too long and the like are UserErrors that name the path; the unfinished file is removed,
-    and so is one that a killed process left.
+    A full or read-only disk, a name that is too long and the like are UserErrors that name the path; the unfinished file
+    is removed, and so is one that a killed process left.
     """
     temporary: Path | None = None
     try:

@@ -1,7 +1,8 @@
 """Heartbeats of the ranks of one machine, and the judge that names the one that hangs.
 
-A beat says what a rank does and whether it waits for others there. It is written at both ends of every collective, so a rank that
-is late is the one that does not wait. No clock is in it: the launcher notes when a beat changed, and asks Linux for the rest.
+A beat says what a rank does and whether it waits for others there. It is written at both ends of every collective,
+so a rank that is late is the one that does not wait. No clock is in it: the launcher notes when a beat changed, and
+asks Linux for the rest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Starts the ranks of this machine, watches them, and says which one failed.
 
-Every rank is a child process with the variables that torchrun would set. The first that fails is named at once and the others are
-ended; one that hangs is named by its heartbeat (beats.py). Nothing here needs a network, a host name or torchrun.
+Every rank is a child process with the variables that torchrun would set. The first that fails is named at once and
+the others are ended; one that hangs is named by its heartbeat (beats.py). Nothing here needs a network, a host name
+or torchrun.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ POLL = 0.1
 
 
 def launch(execution: Execution, module: str) -> None:
-    """Run this command on execution.ranks processes and exit with their code; return where this process is to compute itself."""
+    """Run this command on execution.ranks processes and exit with their code; return where this process computes."""
     if sys.stdout is sys.__stdout__:
         output.guard()
     if place_of(execution.ranks, execution.nodes):

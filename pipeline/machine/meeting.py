@@ -1,7 +1,8 @@
 """Where the launchers of a run's machines meet: torch's store, a server in the launcher of the first machine.
 
-Their ranks find each other there too. On one machine the address is 127.0.0.1 with a port that the system chooses: no network and no
-name service is asked. Every launcher writes that it lives and what failed; so a machine that is gone is named by the others.
+Their ranks find each other there too. On one machine the address is 127.0.0.1 with a port that the system chooses:
+no network and no name service is asked. Every launcher writes that it lives and what failed; so a machine that is
+gone is named by the others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Where this process stands among the ranks of its run, told from its environment.
 
-Three ways lead to several ranks: our own launcher (launch.py), torchrun, and processes that a cluster started with all of RANK,
-WORLD_SIZE, MASTER_ADDR and MASTER_PORT. What a cluster's environment says otherwise is not about this run.
+Three ways lead to several ranks: our own launcher (launch.py), torchrun, and processes that a cluster started with
+all of RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. What a cluster's environment says otherwise is not about this
+run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LOCAL = ("LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 @dataclass(frozen=True)
 class Place:
-    """rank of size, local_rank of local_size on this machine; the ranks meet at address:port. ours: by our own launcher."""
+    """rank of size, local_rank of local_size on this machine; they meet at address:port. ours: by our own launcher."""
 
     rank: int
     size: int
@@ -57,7 +58,7 @@ def _given(nodes: int) -> Place:
 def place_of(ranks: int, nodes: int = 1) -> Place | None:
     """This process's place if others were started beside it, None if it is alone; ranks and nodes are the command's.
 
-    A UserError says which variable is missing or at odds where a process is plainly one of several that somebody else started.
+    A UserError says which variable is missing or at odds where a process is plainly one of several from elsewhere.
     """
     missing = [name for name in NEEDED if not os.environ.get(name, "").strip()]
     if LAUNCHER in os.environ:

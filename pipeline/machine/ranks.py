@@ -1,8 +1,8 @@
 """Ranks of a run. Collectives move bytes; none of them ever adds a float.
 
-One process needs no torch.distributed at all, and takes the same path through the trainer. Ranks meet over gloo and decide together
-what moves a GPU's tensors: NCCL where every rank has a GPU of its own, otherwise gloo by way of the host, so that ranks on CPUs and
-GPUs may work on one job. Small integers travel by gloo in any case.
+One process needs no torch.distributed at all, and takes the same path through the trainer. Ranks meet over gloo and
+decide together what moves a GPU's tensors: NCCL where every rank has a GPU of its own, otherwise gloo by way of the
+host, so that ranks on CPUs and GPUs may work on one job. Small integers travel by gloo in any case.
 """
 
 from __future__ import annotations

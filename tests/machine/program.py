@@ -1,8 +1,9 @@
-"""A stage for the tests of the launcher: python -m tests.machine.program --ranks 2 --steps 5 --fault raise --rank 1 --at 3
+"""A stage for the tests of the launcher: python -m tests.machine.program --ranks 2 --steps 5 --fault raise --rank 1
+--at 3
 
-Steps gather and exchange small tensors through Ranks, as training does. At a step one rank meets a fault. --nccl makes the collectives
-behave as NCCL's do where it matters here: a peer that is gone is never noticed, and ending the group never returns while another rank
-sits in a collective.
+Steps gather and exchange small tensors through Ranks, as training does. At a step one rank meets a fault. --nccl
+makes the collectives behave as NCCL's do where it matters here: a peer that is gone is never noticed, and ending the
+group never returns while another rank sits in a collective.
 """
 
 from __future__ import annotations

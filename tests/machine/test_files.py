@@ -1,6 +1,7 @@
 """pytest tests/machine/test_files.py
 
-Unfinished files belong to who holds their lock; what the disk refuses is one line; a stage's words survive their readers.
+Unfinished files belong to who holds their lock; what the disk refuses is one line; a stage's words survive their
+readers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """pytest tests/machine/test_launch.py
 
-Ranks of program.py under the launcher: without a network and in a cluster's environment; a rank that raises, is killed, stops or hangs
-is named and the others end, also where the collectives behave as NCCL's (its stand-in: program.py); several machines; what ends a run.
-No time is measured: what should end would otherwise go on for an hour.
+Ranks of program.py under the launcher: without a network and in a cluster's environment; a rank that raises, is
+killed, stops or hangs is named and the others end, also where the collectives behave as NCCL's (its stand-in:
+program.py); several machines; what ends a run. No time is measured: what should end would otherwise go on for an
+hour.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """pytest tests/machine/test_place.py
 
-Which environment makes a process a rank: our launcher's, torchrun's, a complete one of a cluster; everything else is not about this run.
+Which environment makes a process a rank: our launcher's, torchrun's, a complete one of a cluster; everything else is
+not about this run.
 """
 
 from __future__ import annotations
