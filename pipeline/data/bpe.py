@@ -141,14 +141,15 @@ class Learner:
         """Make every non-overlapping occurrence of a pair, from the left, one new token; returns the pair."""
         left, right, begin, end = self.pairs[number].tolist()
         places = self.places[begin:end]
-        places = np.sort(places[self.pair_at[places] == number])
+        places = places[self.pair_at[places] == number]  # ascending, as they were found
         if left == right:
             places = self._alternate(places)
         after = self.next[places]
         before, beyond = self.previous[places], self.next[after]
         ahead, behind = beyond != NONE, before != NONE
         behind[1:] &= before[1:] != after[:-1]  # the pair between two occurrences is the first one's
-        self._remove(np.concatenate([places, before[behind], after[ahead]]))
+        self._remove(np.concatenate([before[behind], after[ahead]]))
+        self.pair_at[places], self.counts[number] = NONE, 0  # one that overlaps a merged one went with the neighbours
         token = len(self.strings)
         self.strings.append(self.strings[left] + self.strings[right])
         self.ids[places] = token
