@@ -54,7 +54,7 @@ lint: $(VENV)/ready ## formatting, types, workflow lint
 	mypy
 	clang-format --dry-run -Werror $(CXX_FILES)
 	snakefmt --check Snakefile workflow
-	snakemake --lint
+	python -m tests.workflow.lint
 
 evidence: $(VENV)/ready ## every proof of docs/evidence that a CPU can give, at full size; about an hour on two busy cores
 	@python -m pipeline.compile

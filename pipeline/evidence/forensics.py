@@ -78,7 +78,8 @@ def updated(recipe: Recipe, step: int, name: str, before: Tensor, state: dict[st
 
 def state_of(recipe: Recipe, recorded: Checkpoint, name: str) -> dict[str, Tensor]:
     """The optimizer's state of a parameter in a checkpoint, by the state's name."""
-    from pipeline.training.optimizers import optimizer_of, state_prefixes
+    from pipeline.training.optimizers import optimizer_of
+    from pipeline.training.stored import state_prefixes
 
     prefixes = zip(optimizer_of(recipe.bits.optimizer).STATE, state_prefixes(recipe.bits.optimizer), strict=True)
     return {state: recorded.tensors[prefix + name] for state, prefix in prefixes}

@@ -24,7 +24,7 @@ from cuda_ops.errors import UserError
 from pipeline.base.tensors import Spec, TensorFile, raw, write_tensors
 from pipeline.models.model import model_of
 from pipeline.recipe import Recipe
-from pipeline.training.optimizers import state_prefixes
+from pipeline.training.stored import state_prefixes
 
 TRACE_BYTES = 256 * 2**20  # of samples in a trace, about
 SMALL = 2**12  # elements that are kept in any case

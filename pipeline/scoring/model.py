@@ -11,7 +11,7 @@ from pipeline.machine.devices import device_of
 from pipeline.machine.memory import Memory, OutOfMemory, gib
 from pipeline.models.model import Model, check_device, model_of
 from pipeline.recipe import Recipe
-from pipeline.training.state import checked
+from pipeline.training.stored import checked
 
 
 def load_model(

@@ -1,7 +1,7 @@
 """Optimizers: named state on the shard of a rank, the scalars of a step, the update.
 
-A checkpoint holds the state as optimizer.<state>.<parameter>. Learning rate factors and weight decay come from the
-model's table. Nothing outside this file knows what an optimizer keeps.
+A checkpoint holds the state as optimizer.<state>.<parameter> (stored.py names the states). Learning rate factors and
+weight decay come from the model's table.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from pipeline import recipe
 from pipeline.machine.memory import Memory
 from pipeline.models.flat import Flat, Parameter
 from pipeline.training.schedule import bias_correction
-
-PREFIX = "optimizer."
+from pipeline.training.stored import STATES
 
 
 class AdamW:
     """Loshchilov and Hutter 2019, algorithm 2, with the gradient's norm clipped."""
 
-    STATE = ("m", "v")  # the first and second moments
+    STATE = STATES["adamw"]  # the first and second moments
 
     def __init__(self, config: recipe.AdamW, flat: Flat, shard: tuple[int, int], memory: Memory) -> None:
         self.config = config
@@ -80,8 +79,3 @@ Optimizer = AdamW  # a union as soon as there is a second
 def optimizer_of(config: recipe.AdamW) -> type[Optimizer]:
     """The class of a recipe's optimizer."""
     return {"adamw": AdamW}[config.kind]
-
-
-def state_prefixes(config: recipe.AdamW) -> list[str]:
-    """What stands before a parameter's name in a checkpoint, for each state: optimizer.m., optimizer.v."""
-    return [f"{PREFIX}{name}." for name in optimizer_of(config).STATE]

@@ -1,4 +1,4 @@
-"""The state of a run as a checkpoint's tensors: what they are, how ranks bring them together, how they are checked.
+"""The state of a run as a checkpoint's tensors: how ranks bring them together, and how each takes its part of them.
 
 A parameter is at every rank, its optimizer state in shards. A checkpoint is gathered tensor by tensor at rank 0, on the
 host, so it takes no memory but that of one tensor.
@@ -7,52 +7,16 @@ host, so it takes no memory but that of one tensor.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from cuda_ops.errors import UserError
 from pipeline.base.checkpoint import Stored
 from pipeline.base.tensors import Spec, checked_finite
 from pipeline.machine.ranks import Ranks
-from pipeline.models.model import Model, model_of
-from pipeline.recipe import Recipe, as_written, recipe_id
-from pipeline.training.optimizers import Optimizer, state_prefixes
+from pipeline.models.model import Model
+from pipeline.training.optimizers import Optimizer
 from pipeline.training.outliers import Skipping
-
-
-def specs_of(recipe: Recipe) -> dict[str, Spec]:
-    """Every tensor of a checkpoint of a recipe, by name."""
-    bits = recipe.bits
-    table = model_of(bits.model).table(bits.model)
-    found = {
-        prefix + name: Spec(torch.float32, parameter.shape)
-        for prefix in ("", *state_prefixes(bits.optimizer))
-        for name, parameter in table.items()
-    }
-    found |= {name: Spec(t.dtype, tuple(t.shape)) for name, t in Skipping(bits.skip).state().items()}
-    return dict(sorted(found.items()))
-
-
-def about_of(recipe: Recipe) -> dict[str, Any]:
-    """What a checkpoint's metadata say of its model, for a reader."""
-    bits = as_written(recipe)["bits"]
-    return {
-        "recipe": recipe.name,
-        "model": bits["model"],
-        "vocabulary": bits["data"].get("tokenizer"),
-        "numerics": bits["numerics"],
-    }
-
-
-def checked(stored: Stored, recipe: Recipe, path: Path) -> Stored:
-    """A checkpoint of this recipe; a UserError where it is another's, or its tensors are not the recipe's."""
-    if stored.recipe_id != recipe_id(recipe):
-        raise UserError(f"{path}: a checkpoint of recipe {stored.recipe_id[:12]}, this is {recipe_id(recipe)[:12]}")
-    stored.tensors.check(specs_of(recipe), f"recipe {recipe.name}")
-    return stored
+from pipeline.training.stored import state_prefixes
 
 
 class State(Mapping[str, Tensor]):

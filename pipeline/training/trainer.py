@@ -33,10 +33,11 @@ from pipeline.training.exchange import Exchange
 from pipeline.training.feed import Feed
 from pipeline.training.initial import initialise
 from pipeline.training.lanes import LaneCounter, lanes_of
-from pipeline.training.optimizers import optimizer_of, state_prefixes
+from pipeline.training.optimizers import optimizer_of
 from pipeline.training.outliers import Skipping
 from pipeline.training.schedule import learning_rate
-from pipeline.training.state import State, about_of, checked, specs_of
+from pipeline.training.state import State
+from pipeline.training.stored import about_of, checked, specs_of, state_prefixes
 
 
 class NotFinite(Exception):

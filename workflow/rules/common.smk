@@ -1,4 +1,4 @@
-# What every rule needs: the recipes, and digests of bits and code. No rules here; see workflow/common.py.
+# The recipes, and functions of wildcards that give bits, code and paths; no rules. See workflow/common.py.
 import sys
 from pathlib import Path
 
@@ -60,6 +60,44 @@ def code(stage):
 def kernels(stage):
     """The kernels that it uses."""
     return lambda wildcards: run_of(wildcards).trigger(stage, kernels=True)
+
+
+def of_corpus(wildcards):
+    return RUNS.of_corpus(wildcards.corpus, wildcards.get("prepared", ""))
+
+
+def corpus_recipe(wildcards, input):
+    return of_corpus(wildcards).path
+
+
+def folder(wildcards, output):
+    """Where a rule writes."""
+    return str(Path(output[0]).parent)
+
+
+def corpus_code(stage):
+    return lambda wildcards: of_corpus(wildcards).trigger(stage, kernels=False)
+
+
+def source_bits(wildcards):
+    return digest_of(of_corpus(wildcards).recipe.bits.data.source)
+
+
+def preparation_bits(wildcards):
+    return prepared_bits(of_corpus(wildcards))
+
+
+def vocabulary_of(wildcards):
+    """The files of GPT-2's vocabulary, for the recipes that read them."""
+    kind = of_corpus(wildcards).recipe.bits.data.tokenizer.kind
+    return rules.vocabulary.output if kind == "gpt2" else []
+
+
+def cluster(wildcards, resources):
+    """More than one machine: how many, and where they meet."""
+    if int(resources.nodes) == 1:
+        return ""
+    return f"--nodes {resources.nodes} --rendezvous {resources.rendezvous}"
 
 
 wildcard_constraints:

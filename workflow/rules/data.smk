@@ -2,31 +2,6 @@
 # recipe is compared.
 
 
-def of_corpus(wildcards):
-    return RUNS.of_corpus(wildcards.corpus, wildcards.get("prepared", ""))
-
-
-def corpus_recipe(wildcards, input):
-    return of_corpus(wildcards).path
-
-
-def folder(wildcards, output):
-    """Where a rule writes."""
-    return str(Path(output[0]).parent)
-
-
-def corpus_code(stage):
-    return lambda wildcards: of_corpus(wildcards).trigger(stage, kernels=False)
-
-
-def source_bits(wildcards):
-    return digest_of(of_corpus(wildcards).recipe.bits.data.source)
-
-
-def preparation_bits(wildcards):
-    return prepared_bits(of_corpus(wildcards))
-
-
 rule download:
     output:
         update(f"{CORPUS}/{at.DOCUMENTS}"),
@@ -72,12 +47,6 @@ rule vocabulary:
         sha256=pins("gpt2_bpe")[1],
     shell:
         f"python -m pipeline.download --pins {{params.pins:q}} --out {at.GPT2_BPE} > {{log:q}} 2>&1"
-
-
-def vocabulary_of(wildcards):
-    """The files of GPT-2's vocabulary, for the recipes that read them."""
-    kind = of_corpus(wildcards).recipe.bits.data.tokenizer.kind
-    return rules.vocabulary.output if kind == "gpt2" else []
 
 
 # One rule per number of shards, because a rule's outputs are fixed; nearly always there is one number.

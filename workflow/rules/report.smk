@@ -65,7 +65,6 @@ rule overview:
         f"{LOGS}/overview.log",
     params:
         recipes=lambda wildcards, input: [RUNS[name].path for name in RUNS.asked],
-        out=str(at.OVERVIEW),
         code=lambda wildcards: RUNS[RUNS.asked[0]].trigger("overview", kernels=False),
     shell:
-        "python -m pipeline.overview --out {params.out:q} {params.recipes:q} > {log:q} 2>&1"
+        "python -m pipeline.overview --out {output:q} {params.recipes:q} > {log:q} 2>&1"

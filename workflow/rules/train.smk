@@ -1,13 +1,6 @@
 # Training, one segment per checkpoint. Execution is threads and resources: changing them reruns nothing.
 
 
-def cluster(wildcards, resources):
-    """More than one machine: how many, and where they meet."""
-    if int(resources.nodes) == 1:
-        return ""
-    return f"--nodes {resources.nodes} --rendezvous {resources.rendezvous}"
-
-
 rule train:
     input:
         tokens=lambda wildcards: run_of(wildcards).summary,
