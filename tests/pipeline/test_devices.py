@@ -380,7 +380,7 @@ def two_ranks(tiny: dict[str, Path], out: Path) -> tuple[subprocess.Popen[str], 
         [sys.executable, *command(tiny | {"recipe": long}, out, "--ranks", "2", "--rolling-steps", "2", steps=100000)],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not list((out / "state").glob("*/step_*.sha256")):
         assert process.poll() is None
         assert time.monotonic() < deadline
