@@ -12,13 +12,12 @@ tensor's digest is SHA-256 over "<dtype> <shape>", a line end, and its little-en
 import hashlib
 import json
 import re
-import struct
 import sys
 from pathlib import Path
 
 DTYPES = {"F32": "torch.float32", "F64": "torch.float64", "F16": "torch.float16", "BF16": "torch.bfloat16"}
 DTYPES |= {"I64": "torch.int64", "I32": "torch.int32", "I16": "torch.int16", "I8": "torch.int8", "U8": "torch.uint8"}
-DAMAGE = (struct.error, ValueError, KeyError, TypeError, AttributeError)  # what a file that is not whole may raise
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError)  # what a file that is not whole may raise
 
 
 def digest_of(path):
@@ -26,7 +25,7 @@ def digest_of(path):
     content, whole = path.read_bytes(), hashlib.sha256()
     if path.suffix != ".safetensors":
         return hashlib.sha256(content).hexdigest(), None
-    (size,) = struct.unpack("<Q", content[:8])
+    size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     about = json.loads(header.pop("__metadata__", {}).get("samebits", "{}"))
     body = memoryview(content)[8 + size :]
@@ -59,22 +58,24 @@ def main(run, expected=None):
         digests = dict(json.loads(source.read_text()))
     except (OSError, *DAMAGE) as error:
         sys.exit(f"{source}: not a list of digests: {error}")
+    names = {key.partition("/")[2] for key in digests}
+    kinds = ("step_*.safetensors", "chain_*.tsv", "eval_*.json", "samples.json")
+    old = [path.name for kind in kinds for path in sorted(run.glob(kind)) if path.name not in names]
     try:
-        for path in sorted(run.glob("chain_*.tsv")):
-            link = follow(path, link, links)
+        for path in sorted((run / name for name in names if name.startswith("chain_")), key=lambda p: (len(p.name), p)):
+            link = follow(path, link, links) if path.is_file() else link
     except DAMAGE as error:
         problems.append(f"{path.name}: {error}")
     print(f"chain: {len(links)} links from step 1, each follows" if not problems else problems[0])
     for key, digest in digests.items():
         stage, _, name = key.partition("/")
-        path = run / name
         if name and stage not in ("train", "evaluate", "sample"):
             continue  # the recipe's id, and data that lies elsewhere
-        if not name or not path.is_file():
+        if not name or not (run / name).is_file():
             problems.append(f"{key}: {'missing' if name else 'not of the form stage/file'}")
             continue
         try:
-            found[key], about = digest_of(path)
+            found[key], about = digest_of(run / name)
             if links and about is not None and links.get(about.get("step"), 0) != about.get("link"):
                 problems.append(f"{key}: its metadata has not the chain's link at step {about.get('step')}")
         except DAMAGE as error:
@@ -83,17 +84,16 @@ def main(run, expected=None):
         print(f"{name}  {found[key][:12]}  {'equal' if found[key] == digest else f'DIFFERS from {digest}'}")
         problems += [] if found[key] == digest else [f"{key}: differs"]
     sums = run / "SHA256SUMS"
-    problems += [] if sums.is_file() else ["SHA256SUMS: missing"]
-    text = sums.read_text(errors="replace") if sums.is_file() else ""
+    text = sums.read_text(errors="replace") if sums.is_file() else problems.append("SHA256SUMS: missing") or ""
     for digest, file in re.findall(r"^([0-9a-f]{64})  (.+)$", text, re.M):
         if not (run / file).is_file() or hashlib.sha256((run / file).read_bytes()).hexdigest() != digest:
             problems.append(f"SHA256SUMS: {file} differs")
     problems += [] if found else [f"{source}: names no file that is whole, so nothing was checked"]
+    print(f"not of this run, and not read: {', '.join(old)}\n" if old else "", end="")
     print("\n".join(problems) if problems else f"{run.name}: {len(found)} artefacts checked, all equal")
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit(f"usage: {sys.argv[0]} RUN_FOLDER [EXPECTED.json]")
-    sys.exit(main(*(Path(argument) for argument in sys.argv[1:])))
+    usage = f"usage: {sys.argv[0]} RUN_FOLDER [EXPECTED.json]"
+    sys.exit(main(*map(Path, sys.argv[1:])) if len(sys.argv) in (2, 3) else usage)

@@ -14,7 +14,8 @@ from cuda_ops.errors import exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.files import write_json
 from pipeline.recipe import load_recipe
-from pipeline.recipe.paths import chain_name, run_dir
+from pipeline.recipe.paths import run_dir
+from pipeline.records.catalogue import chains, files, folders
 from pipeline.records.digests import EXPECTED, entries, published
 
 
@@ -31,7 +32,8 @@ def main() -> int:
     path = EXPECTED / f"{recipe.name}.json"
     write_json(path, new)
     print(f"{path}: {len(new)} digests, {len(changed)} changed" + (f": {', '.join(changed)}" if changed else ""))
-    lines = [line for step in recipe.checkpoints for line in chain.read(run / chain_name(step))]
+    pieces = files(chains(recipe), folders(recipe, run=run))
+    lines = [line for piece in pieces for line in chain.read(piece)]
     steps = EXPECTED / "chains" / f"{recipe.name}.tsv"
     chain.write(steps, lines)
     print(f"{steps}: {len(lines)} steps")

@@ -27,7 +27,7 @@ from pipeline.data import fables, images
 from pipeline.data.fetch import fetch, pins_of
 from pipeline.data.sources import pinned_file, questions_of, texts_of
 from pipeline.recipe import GeneratedSource, HuggingFaceSource, ImageData, Recipe, TextData, load_recipe
-from pipeline.recipe.paths import data_dir
+from pipeline.recipe.paths import DOCUMENTS, IMAGES, QUESTIONS, SOURCE, data_dir, questions_name, record_name
 from pipeline.recipe.strict import bits_of
 
 
@@ -69,25 +69,25 @@ def download_text(recipe: Recipe, data: TextData, out: Path, local: Path | None)
         stories(source, told) if source.kind == "generated" else map(as_document, texts_of(source, out / "raw", local))
     )
     pin = source.sha256 if isinstance(source, HuggingFaceSource) else None
-    count, size, digest = write_lines(out / "documents.jsonl", rows, pin)
+    count, size, digest = write_lines(out / DOCUMENTS, rows, pin)
     if size == 0:
         raise UserError(f"the corpus of {recipe.name} is empty: {count} documents without text")
     asked: Iterable[dict[str, Any]] = ()
     if isinstance(source, GeneratedSource):
         asked = map(asdict, fables.questions(source.seed, source.questions, told))
-    files = {"documents.jsonl": digest, "choices.jsonl": write_lines(out / "choices.jsonl", asked)[2]}
+    files = {DOCUMENTS: digest, QUESTIONS: write_lines(out / QUESTIONS, asked)[2]}
     wanted = recipe.artifacts.choices
     if wanted.source is not None:
         path = pinned_file(wanted.source, "artifacts.scores.source", out / "raw" / wanted.stem)
-        _, _, found = write_lines(out / f"{wanted.stem}.jsonl", questions_of(path))
-        write_json(out / f"{wanted.stem}.source.json", {"sha256": found})
+        _, _, found = write_lines(out / questions_name(wanted.stem), questions_of(path))
+        write_json(out / record_name(wanted.stem), {"sha256": found})
     return {"documents": count, "bytes": size, "sha256": digest, "files": files}
 
 
 def download_images(data: ImageData, out: Path) -> dict[str, Any]:
     """Write the images; returns what source.json records."""
-    count, size, digest = images.write_records(out / "images.bin", images.generate(data.source))
-    return {"images": count, "bytes": size, "sha256": digest, "files": {"images.bin": digest}}
+    count, size, digest = images.write_records(out / IMAGES, images.generate(data.source))
+    return {"images": count, "bytes": size, "sha256": digest, "files": {IMAGES: digest}}
 
 
 def download(recipe_path: Path, out: Path | None, local: Path | None) -> str:
@@ -95,7 +95,7 @@ def download(recipe_path: Path, out: Path | None, local: Path | None) -> str:
     recipe = load_recipe(recipe_path)
     data, out = recipe.bits.data, out or data_dir(recipe)
     found = download_text(recipe, data, out, local) if isinstance(data, TextData) else download_images(data, out)
-    write_json(out / "source.json", {"source": bits_of(data.source)} | found)
+    write_json(out / SOURCE, {"source": bits_of(data.source)} | found)
     kind = "documents" if isinstance(data, TextData) else "images"
     return f"{out}: {found[kind]:,} {kind}, {found['bytes']:,} bytes, sha256 {found['sha256']}"
 

@@ -19,7 +19,16 @@ from pipeline.data.prepared import Prepared
 from pipeline.data.shards import read_shard
 from pipeline.machine.devices import device_errors
 from pipeline.recipe import ImageData, Recipe, load_recipe
-from pipeline.recipe.paths import run_dir, tokens_dir
+from pipeline.recipe.paths import (
+    RECEIPTS,
+    VALIDATION,
+    VALIDATION_STARTS,
+    eval_name,
+    receipt_name,
+    run_dir,
+    step_of,
+    tokens_dir,
+)
 from pipeline.records.receipt import receipt
 
 
@@ -40,9 +49,9 @@ def score_text(recipe: Recipe, model: Any, folder: Path, batch: int, last: bool)
     from pipeline.scoring.loss import token_loss
 
     prepared = Prepared(folder)
-    tokens = read_shard(prepared.file("val_000000.bin"))
+    tokens = read_shard(prepared.file(VALIDATION))
     aligned = recipe.bits.data.order == "documents"
-    starts = np.load(prepared.file("val_documents.npy")) if aligned else None
+    starts = np.load(prepared.file(VALIDATION_STARTS)) if aligned else None
     size = prepared.about["validation"]["bytes"]
     result = {"validation": token_loss(model, model.config.context, tokens, starts, size, batch)}
     if last and recipe.artifacts.wants("choices"):
@@ -55,7 +64,7 @@ def score_images(recipe: Recipe, model: Any, folder: Path, batch: int, last: boo
     from pipeline.scoring.images import scores
 
     assert isinstance(recipe.bits.data, ImageData)
-    path = Prepared(folder, "prepare_images").file("val_000000.bin")
+    path = Prepared(folder, "prepare_images").file(VALIDATION)
     return scores(model, read_images(path, recipe.bits.data.source), batch, recipe.artifacts.wants("accuracy"))
 
 
@@ -83,10 +92,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="never changes a bit")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
-    step = args.checkpoint.name.removeprefix("step_").split(".")[0]
-    out = args.out or run_dir(recipe) / f"eval_{step}.json"
+    step = step_of(args.checkpoint.name) or args.checkpoint.stem
+    out = args.out or run_dir(recipe) / eval_name(step)
     with (
-        receipt(out.parent / "receipts" / f"evaluate_{step}.json", f"evaluate {step}"),
+        receipt(out.parent / RECEIPTS / receipt_name("evaluate", step), f"evaluate {step}"),
         device_errors(f"evaluating {args.checkpoint}"),
     ):
         from cuda_ops import runtime

@@ -15,15 +15,15 @@ from pathlib import Path
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_bytes
 from pipeline.pages.overview_page import overview_page
-from pipeline.pages.run import DIGESTS, load_run
+from pipeline.pages.run import load_run
 from pipeline.recipe import load_recipe
-from pipeline.recipe.paths import RESULTS, run_dir, tokens_dir
+from pipeline.recipe.paths import DIGESTS, OVERVIEW, run_dir, tokens_dir
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="One page over many recipes.")
     parser.add_argument("recipes", type=Path, nargs="+", help="recipe files")
-    parser.add_argument("--out", type=Path, default=RESULTS / "overview.html", help="page to write")
+    parser.add_argument("--out", type=Path, default=OVERVIEW, help="page to write")
     args = parser.parse_args()
     runs, absent = [], []
     for path in dict.fromkeys(args.recipes):

@@ -18,9 +18,8 @@ from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_json
 from pipeline.data.corpus import Corpus
 from pipeline.data.images import write_shard
-from pipeline.data.prepared import SUMMARY
 from pipeline.recipe import ImageData, load_recipe
-from pipeline.recipe.paths import data_dir, tokens_dir
+from pipeline.recipe.paths import IMAGES, SUMMARY, VALIDATION, data_dir, tokens_dir, train_shards
 
 
 def prepare(recipe_path: Path, data: Path | None, out: Path | None) -> str:
@@ -30,9 +29,10 @@ def prepare(recipe_path: Path, data: Path | None, out: Path | None) -> str:
     if not isinstance(wanted, ImageData):
         raise UserError(f"{recipe_path}: bits.data.kind {wanted.kind}; python -m pipeline.prepare_text prepares texts")
     source, data, out = wanted.source, data or data_dir(recipe), out or tokens_dir(recipe)
-    content = np.memmap(Corpus(data).file("images.bin"), dtype=np.uint8, mode="r")
+    content = np.memmap(Corpus(data).file(IMAGES), dtype=np.uint8, mode="r")
     records = content.reshape(-1, 1 + source.height * source.width)
-    parts = {"train_000000.bin": records[: source.training], "val_000000.bin": records[source.training :]}
+    (shard,) = train_shards(recipe)
+    parts = {shard: records[: source.training], VALIDATION: records[source.training :]}
     made = {name: write_shard(out / name, part, source) for name, part in parts.items()}
     record = {
         "train": {"images": source.training},

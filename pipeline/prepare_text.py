@@ -35,7 +35,20 @@ from pipeline.data.shards import Spool, Written, cut, dtype_of, write_blocks
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 from pipeline.recipe import BpeTokenizer as BpeRecipe
 from pipeline.recipe import Gpt, TextData, load_recipe
-from pipeline.recipe.paths import GPT2_BPE, data_dir, tokens_dir, train_shards
+from pipeline.recipe.paths import (
+    CHOICES,
+    GPT2_BPE,
+    SUMMARY,
+    TOKENIZER,
+    TRAIN_STARTS,
+    VALIDATION,
+    VALIDATION_STARTS,
+    choices_name,
+    data_dir,
+    record_name,
+    tokens_dir,
+    train_shards,
+)
 
 
 def make_tokenizer(data: TextData, train: Part, validation: Part, gpt2_folder: Path) -> Tokenizer:
@@ -56,12 +69,13 @@ class Encoded:
     files: dict[str, Written]
 
 
-def write_part(part: Part, name: str, shards: list[Path], tokenizer: Tokenizer, threads: int, least: int) -> Encoded:
-    """Encode one side of the split into its shards and <stem>_documents.npy; `least` tokens are needed."""
+def write_part(
+    part: Part, name: str, shards: list[Path], starts_path: Path, tokenizer: Tokenizer, threads: int, least: int
+) -> Encoded:
+    """Encode one side of the split into its shards and a file of where documents start; `least` tokens are needed."""
     from tqdm import tqdm
 
     folder = shards[0].parent
-    starts_path = folder / f"{shards[0].name.split('_')[0]}_documents.npy"
     with closing(Spool(folder, dtype_of(tokenizer.vocab_size))) as tokens, closing(Spool(folder, "<i8")) as starts:
         bar = tqdm(total=part.count, desc=f"{name} split", unit="document", disable=None)
         for ids, begins in encode(part.texts(), tokenizer, threads):
@@ -111,7 +125,7 @@ def tokenised(question: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
 
 def write_questions(corpus: Corpus, out: Path, stem: str, tokenizer: Tokenizer) -> tuple[int, str]:
     """<stem>.json from the corpus' <stem>.jsonl; returns questions and SHA-256."""
-    return write_list(out / f"{stem}.json", (tokenised(question, tokenizer) for question in corpus.questions(stem)))
+    return write_list(out / choices_name(stem), (tokenised(question, tokenizer) for question in corpus.questions(stem)))
 
 
 def prepare(recipe_path: Path, data: Path | None, out: Path | None, threads: int, gpt2_folder: Path) -> str:
@@ -133,15 +147,17 @@ def prepare(recipe_path: Path, data: Path | None, out: Path | None, threads: int
     check_prompts(recipe, tokenizer)
     least = model.context + 1
     shards = [out / name for name in train_shards(recipe)]
-    learnt = write_part(train, "training", shards, tokenizer, threads, least)
-    tested = write_part(validation, "validation", [out / "val_000000.bin"], tokenizer, threads, least)
-    write_json(out / "tokenizer.json", tokenizer.describe())
+    learnt = write_part(train, "training", shards, out / TRAIN_STARTS, tokenizer, threads, least)
+    tested = write_part(
+        validation, "validation", [out / VALIDATION], out / VALIDATION_STARTS, tokenizer, threads, least
+    )
+    write_json(out / TOKENIZER, tokenizer.describe())
     questions, asked = write_questions(corpus, out, "choices", tokenizer)
     own = recipe.artifacts.choices.stem
     if own != "choices":  # with a record of its own, for other recipes share the folder
-        write_json(out / f"{own}.source.json", {"sha256": write_questions(corpus, out, own, tokenizer)[1]})
+        write_json(out / record_name(own), {"sha256": write_questions(corpus, out, own, tokenizer)[1]})
     if recipe.artifacts.wants("choices"):
-        check_endings(out / f"{own}.json", model.context)
+        check_endings(out / choices_name(own), model.context)
     made = learnt.files | tested.files
     counts: Counter[int] = Counter()
     size = 0
@@ -161,10 +177,10 @@ def prepare(recipe_path: Path, data: Path | None, out: Path | None, threads: int
         },
         "questions": questions,
         "sha256": {name: written.sha256 for name, written in made.items()}
-        | {"tokenizer.json": sha256_of(out / "tokenizer.json"), "choices.json": asked},
+        | {TOKENIZER: sha256_of(out / TOKENIZER), CHOICES: asked},
         "largest": {name: written.largest for name, written in made.items() if name.endswith(".bin")},
     }
-    write_json(out / "tokens.json", content)
+    write_json(out / SUMMARY, content)
     floor = floor_nats(content) / tested.tokens
     return f"{out}: {learnt.tokens:,} + {tested.tokens:,} tokens, vocabulary {tokenizer.vocab_size}" + (
         f", floor {floor:.4f} nats/token" if floor else ""

@@ -24,6 +24,7 @@ from pipeline.base.tensors import Spec, write_tensors
 from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
 from pipeline.recipe import load_recipe
 from pipeline.recipe.paths import run_dir, tokens_dir
+from pipeline.records.present import present
 
 
 def verdict(again: Rerun, line: chain.Line, known: dict[int, chain.Line]) -> tuple[str, bool]:
@@ -98,7 +99,7 @@ def main() -> int:
 
     if args.threads:
         runtime.set_threads(args.threads)
-    checkpoints = checkpoints_of(run)
+    checkpoints = checkpoints_of(run, recipe)
     if args.checkpoint:
         from pipeline.base.checkpoint import load
 
@@ -107,7 +108,9 @@ def main() -> int:
             raise UserError(
                 f"--checkpoint {args.checkpoint}: of step {min(checkpoints)}, which is not before {args.step}"
             )
-    known = lines_of(run)
+    known = lines_of(run, recipe)
+    if note := present(run, recipe).note():
+        print(f"note: {note}")
     wanted = set(args.tensor) or (set(shapes) if args.out else set())
     collector = Collector(shapes, wanted, TRACE_BYTES if args.trace else 0)
     tokens = args.tokens or tokens_dir(recipe)

@@ -17,7 +17,8 @@ from pipeline.base.files import write_bytes
 from pipeline.pages.run import load_run
 from pipeline.pages.run_page import run_page
 from pipeline.recipe import load_recipe
-from pipeline.recipe.paths import run_dir, tokens_dir
+from pipeline.recipe.paths import REPORT, run_dir, tokens_dir
+from pipeline.records.present import present
 
 
 def main() -> int:
@@ -29,8 +30,10 @@ def main() -> int:
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     run = load_run(recipe, args.recipe, args.run or run_dir(recipe), args.tokens or tokens_dir(recipe))
-    out, page = args.out or run.folder / "report.html", run_page(run).encode()
+    out, page = args.out or run.folder / REPORT, run_page(run).encode()
     write_bytes(out, page)
+    if note := present(run.folder, recipe).note():
+        print(f"note: {note}")
     print(f"{out}: {len(page) // 1024} KiB")
     return 0
 

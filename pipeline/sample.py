@@ -15,7 +15,7 @@ from pipeline.base.files import write_json
 from pipeline.data.tokenizers import load_tokenizer
 from pipeline.machine.devices import device_errors
 from pipeline.recipe import load_recipe
-from pipeline.recipe.paths import run_dir, tokens_dir
+from pipeline.recipe.paths import RECEIPTS, SAMPLES, receipt_name, run_dir, tokens_dir
 from pipeline.records.receipt import receipt
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ def main() -> int:
     samples = recipe.artifacts.samples
     if samples is None:
         raise UserError(f"{args.recipe}: artifacts.samples is left out, so there is nothing to draw; give its prompts")
-    out = args.out or run_dir(recipe) / "samples.json"
-    with receipt(out.parent / "receipts" / "sample.json", "sample"), device_errors(f"sampling from {args.checkpoint}"):
+    out = args.out or run_dir(recipe) / SAMPLES
+    record = out.parent / RECEIPTS / receipt_name("sample")
+    with receipt(record, "sample"), device_errors(f"sampling from {args.checkpoint}"):
         from cuda_ops import runtime
         from pipeline.base.checkpoint import load
         from pipeline.scoring.draw import draw_all

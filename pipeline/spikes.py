@@ -23,7 +23,7 @@ from pipeline.base import chain
 from pipeline.base.files import write_json
 from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.recipe.paths import run_dir, tokens_dir
+from pipeline.recipe.paths import SPIKES, run_dir, tokens_dir
 from pipeline.training.outliers import WINDOW, Outliers
 
 if TYPE_CHECKING:
@@ -81,14 +81,16 @@ def work(recipe: Recipe, run: Path, step: int) -> float:
     """Floating-point operations, about, to compute a step and the one before again: 6 per parameter and unit, from the
     nearest checkpoint."""
     bits = recipe.bits
-    start = max((number for number in checkpoints_of(run) if number < step - 1), default=0)
+    start = max((number for number in checkpoints_of(run, recipe) if number < step - 1), default=0)
     return 6.0 * bits.model.parameters * bits.units * (step - start)
 
 
 def look(recipe: Recipe, tokens: Path, run: Path, spike: dict[str, Any], device: str, init: Path | None) -> None:
     """Compute a spike's step and the one before again; adds what grew to the spike."""
     step = spike["step"]
-    again = Rerun(recipe, tokens, step - 1, checkpoints_of(run), known=lines_of(run), device=device, init=init)
+    again = Rerun(
+        recipe, tokens, step - 1, checkpoints_of(run, recipe), known=lines_of(run, recipe), device=device, init=init
+    )
     before, _, _ = gradient_norms(again)
     norms, lanes, losses = gradient_norms(again)
     if again.parted:
@@ -117,7 +119,7 @@ def main() -> int:
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     run, tokens = args.run or run_dir(recipe), args.tokens or tokens_dir(recipe)
-    lines = [line for _, line in sorted(lines_of(run).items())]
+    lines = [line for _, line in sorted(lines_of(run, recipe).items())]
     found = marks(lines, args.z)
     if found:
         from pipeline.data.samples import samples_of
@@ -134,7 +136,7 @@ def main() -> int:
     for spike in found:
         words = ", ".join(f"{name} {spike[name]:.4f}, z {z:.1f}" for name, z in spike["z"].items())
         print(f"step {spike['step']}: {words} above the {WINDOW} steps before")
-    out = args.out or run / "spikes.json"
+    out = args.out or run / SPIKES
     write_json(out, {"z": args.z, "window": WINDOW, "spikes": found})
     print(f"{out}: {len(found)} spikes")
     return 0

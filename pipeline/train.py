@@ -31,7 +31,7 @@ from pipeline.machine.ranks import Ranks
 from pipeline.machine.stops import Stops
 from pipeline.models.model import check_device
 from pipeline.recipe import Recipe, load_recipe, recipe_id
-from pipeline.recipe.paths import RESULTS, SUMMARY, tokens_dir
+from pipeline.recipe.paths import RECEIPTS, RESULTS, SUMMARY, receipt_name, tokens_dir
 from pipeline.records.code_digest import trigger
 from pipeline.records.receipt import made_by, receipt
 
@@ -115,7 +115,7 @@ def guarded(args: argparse.Namespace, recipe: Recipe, execution: Execution, rank
     """Train under a receipt; what can go wrong with numbers, devices and memory is said in the user's words."""
     from pipeline.training.trainer import NotFinite
 
-    path = args.receipt or args.out.parent / "receipts" / f"train_{args.steps_to:06d}.json"
+    path = args.receipt or args.out.parent / RECEIPTS / receipt_name("train", args.steps_to)
     own = path if ranks.first else path.with_name(f"{path.stem}.rank{ranks.rank}.json")
     try:
         with receipt(own, f"train {args.steps_to}") as facts, device_errors(f"training up to step {args.steps_to}"):

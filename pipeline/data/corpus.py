@@ -14,6 +14,7 @@ from pipeline.base.checked import checked
 from pipeline.data.encode import pieces
 from pipeline.data.prepared import read_json
 from pipeline.recipe import Split
+from pipeline.recipe.paths import DOCUMENTS, SOURCE, questions_name, record_name
 
 Document = dict[str, Any]
 REMEDY = "python -m pipeline.download --recipe … makes it again"
@@ -24,7 +25,7 @@ class Corpus:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        path = folder / "source.json"
+        path = folder / SOURCE
         if not path.exists():
             raise UserError(f"{path}: no such file; run python -m pipeline.download")
         self.about: dict[str, Any] = read_json(path, REMEDY)
@@ -38,17 +39,17 @@ class Corpus:
 
     def documents(self, begin: int = 0, end: int | None = None) -> Iterator[Document]:
         """Documents begin .. end - 1."""
-        with open(self.file("documents.jsonl"), "rb") as file:
+        with open(self.file(DOCUMENTS), "rb") as file:
             for line in islice(file, begin, end):
                 yield json.loads(line)
 
     def questions(self, stem: str) -> Iterator[dict[str, Any]]:
         """The questions of <stem>.jsonl."""
-        name = f"{stem}.jsonl"
+        name = questions_name(stem)
         if name in self._digests:
             path = self.file(name)
         else:
-            record = self.folder / f"{stem}.source.json"
+            record = self.folder / record_name(stem)
             if not record.exists():
                 raise UserError(f"{record}: no such file; run python -m pipeline.download")
             path = checked(self.folder / name, read_json(record, REMEDY)["sha256"], REMEDY)

@@ -23,6 +23,7 @@ from pipeline.data.order import Order
 from pipeline.data.prepared import Prepared
 from pipeline.data.shards import HEADER_WORDS, Written, write_blocks
 from pipeline.recipe import GeneratedImages, ImageData, Recipe
+from pipeline.recipe.paths import train_shards
 
 MAGIC, VERSION = 20251125, 1
 BLOCK = 256  # images at a time
@@ -99,7 +100,8 @@ class ImageSamples:
         data = recipe.bits.data
         assert isinstance(data, ImageData)
         self.sequences = recipe.bits.batch.sequences
-        self.records = read_shard(Prepared(folder, "prepare_images").file("train_000000.bin"), data.source)
+        (shard,) = train_shards(recipe)
+        self.records = read_shard(Prepared(folder, "prepare_images").file(shard), data.source)
         self._order = Order(len(self.records), data.order == "permutation", recipe.bits.seed)
 
     def offset(self, sample: int) -> int:

@@ -11,8 +11,7 @@ from typing import Any
 
 from cuda_ops.errors import UserError
 from pipeline.base.checked import checked
-
-SUMMARY = "tokens.json"
+from pipeline.recipe.paths import SUMMARY
 
 
 def read_json(path: Path, remedy: str) -> Any:

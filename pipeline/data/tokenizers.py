@@ -14,6 +14,7 @@ from cuda_ops.errors import UserError
 from pipeline.base.files import sha256_of
 from pipeline.data.bpe import FIRST, LONG, count_words, learn, merge_word, words_of
 from pipeline.data.prepared import Prepared
+from pipeline.recipe.paths import GPT2_BPE, TOKENIZER
 
 END_OF_TEXT = "<|endoftext|>"
 MOST_CACHED = 1 << 16  # words whose tokens are remembered
@@ -153,12 +154,11 @@ def _gpt2_ranks(folder: Path) -> dict[bytes, int]:
 
 def load_tokenizer(tokens_dir: Path, gpt2_folder: Path | None = None) -> Tokenizer:
     """The tokenizer that the shards in tokens_dir were made with, its file checked."""
-    content = Prepared(tokens_dir).json("tokenizer.json")
+    content = Prepared(tokens_dir).json(TOKENIZER)
     if content["kind"] == "char":
         return CharTokenizer(content["characters"])
     if content["kind"] == "bpe":
         return BpeTokenizer([(left, right) for left, right in content["merges"]])
-    from pipeline.recipe.paths import GPT2_BPE
 
     tokenizer = Gpt2Tokenizer(gpt2_folder or GPT2_BPE)
     if tokenizer.files != content["files"]:

@@ -22,7 +22,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.data.shards import Shards
 from pipeline.data.tokenizers import Tokenizer, load_tokenizer
 from pipeline.recipe import Gpt, Recipe, TextData
-from pipeline.recipe.paths import train_shards
+from pipeline.recipe.paths import TRAIN_STARTS, train_shards
 
 SHOWN_TOKENS = 32  # of each sample, to people; the whole window is step, sample and offset away
 
@@ -58,7 +58,7 @@ class TextSamples:
         self._starts: NDArray[np.int64] | None = None
         count = self._last // self.context + 1
         if self.order == "documents":
-            self._starts = np.load(prepared.file("train_documents.npy"), mmap_mode="r")
+            self._starts = np.load(prepared.file(TRAIN_STARTS), mmap_mode="r")
             count = int(np.searchsorted(self._starts, self._last, side="right"))
             if count == 0:
                 raise UserError(f"{folder}: no document starts {self.context + 1} tokens before the end")

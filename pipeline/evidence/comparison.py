@@ -15,6 +15,7 @@ from pipeline.evidence.differences import COLUMNS, Difference, between, broken_l
 from pipeline.evidence.rerun import checkpoints_of
 from pipeline.evidence.sides import Side
 from pipeline.evidence.trace import Trace, bytes_digest, step_shapes
+from pipeline.recipe.paths import checkpoint_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,7 @@ class Comparison:
             return
         self._recorded()
         self._receipts()
+        r.notes += dict.fromkeys(side.note for side in (a, b) if side.note)
         if r.step and further is not None:
             try:
                 self._replayed(further)
@@ -139,7 +141,7 @@ class Comparison:
         common = [step for step in sorted(self.a.checkpoints) if step in self.b.checkpoints]
         for step in common:
             x, y = (load(side.checkpoints[step]) for side in (self.a, self.b))
-            self._tensors(x.tensors, y.tensors, f"step_{step:06d}/")
+            self._tensors(x.tensors, y.tensors, f"{Path(checkpoint_name(step)).stem}/")
             if not r.tensor:
                 continue
             recipe = self._recipe()
@@ -278,7 +280,7 @@ class Comparison:
         after = {s.name.removeprefix("after/"): s.sha256 for s in truth.tensors if s.name.startswith("after/")}
         altered = []
         for side in (self.a, self.b):
-            path = checkpoints_of(side.folder).get(step)
+            path = checkpoints_of(side.folder, side.recipe).get(step)
             tensors = load(path).tensors if path else None
             if tensors and any(name in after and bytes_digest(tensors[name]) != after[name] for name in tensors):
                 altered.append(side.name)

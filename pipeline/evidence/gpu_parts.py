@@ -21,6 +21,8 @@ from pipeline.base.files import sha256_of
 from pipeline.evidence import gpu_machine, speed_targets
 from pipeline.evidence.gpu_session import BUILD, ROOT, Expired, Failed, NotMet, Session, Skipped
 from pipeline.recipe import load_recipe
+from pipeline.recipe.paths import checkpoint_name
+from pipeline.records.catalogue import of_stage
 from pipeline.records.digests import EXPECTED, checkpoint_digest, published
 
 BRIEF_FACTOR = 10  # of the limit: a brief run may be on a slow CPU
@@ -154,20 +156,20 @@ def trained(session: Session, name: str) -> str:
         made = session.chain(name, steps, session.device, "--micro-batch", "16", previous=previous)
         if sha256_of(made) != want[f"train/{made.name}"]:
             raise Failed(first_difference(name, made))
-        checkpoint = made.with_name(f"step_{steps:06d}.safetensors")
+        checkpoint = made.with_name(checkpoint_name(steps))
         if checkpoint_digest(checkpoint) != want[f"train/{checkpoint.name}"]:
             raise Failed(f"{checkpoint.name} differs, though every step's fingerprint is equal: its moments do")
         previous = str(checkpoint)
         session.seen = [f"{steps} of {recipe.bits.steps} steps and their checkpoints equal the published digests"]
     seconds = time.monotonic() - began
-    for stage, result in (("evaluate", f"eval_{steps:06d}.json"), ("sample", "samples.json")):
-        out = session.work / name / "run" / result
+    for item in [*of_stage(recipe, "evaluate", steps), *of_stage(recipe, "sample")]:
+        out = session.work / name / "run" / item.name
         session.run(
-            "-m", f"pipeline.{stage}", "--recipe", session.recipe(name), "--tokens", session.tokens(name), "--checkpoint", previous,
+            "-m", f"pipeline.{item.stage}", "--recipe", session.recipe(name), "--tokens", session.tokens(name), "--checkpoint", previous,
             "--out", out, "--device", session.device, "--batch-size", "16",
         )  # fmt: skip
-        if sha256_of(out) != want[f"{stage}/{result}"]:
-            raise Failed(f"{result} differs from the published one")
+        if sha256_of(out) != want[item.key]:
+            raise Failed(f"{item.name} differs from the published one")
     return f"all {steps} steps, every checkpoint, evaluation and samples equal the published digests ({seconds:.0f} s)"
 
 

@@ -109,10 +109,10 @@ class Session:
     def tokens(self, name: str) -> Path:
         """Corpus and tokens of a recipe, made once; those of `make reproduction` serve, since every step proves them."""
         made = ROOT / paths.tokens_dir(load_recipe(self.recipe(name)))
-        if (made / "tokens.json").exists():
+        if (made / paths.SUMMARY).exists():
             return made
         data, tokens = self.work / name / "data", self.work / name / "tokens"
-        if not (tokens / "tokens.json").exists():
+        if not (tokens / paths.SUMMARY).exists():
             try:
                 self.run("-m", "pipeline.download", "--recipe", self.recipe(name), "--out", data)
             except Failed as error:
@@ -127,13 +127,14 @@ class Session:
     ) -> Path:
         """Train up to a step and return the chain; the checkpoint lies beside it."""
         out = self.work / name / folder
+        made = out / paths.chain_name(steps)
         shutil.rmtree(out / "state", ignore_errors=True)
         self.run(
             "-m", "pipeline.train", "--recipe", self.recipe(name), "--tokens", self.tokens(name), "--previous", previous,
-            "--steps-to", str(steps), "--out", out / f"step_{steps:06d}.safetensors", "--chain", out / f"chain_{steps:06d}.tsv",
+            "--steps-to", str(steps), "--out", out / paths.checkpoint_name(steps), "--chain", made,
             "--state", out / "state", "--device", device, *flags,
         )  # fmt: skip
-        return out / f"chain_{steps:06d}.tsv"
+        return made
 
 
 def kill_tree(pid: int) -> None:

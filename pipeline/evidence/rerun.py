@@ -3,28 +3,27 @@ on."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.recipe import Recipe, recipe_id
+from pipeline.records.present import present
 
 if TYPE_CHECKING:
     from pipeline.models.model import Observer
     from pipeline.training.trainer import Trainer
 
 
-def checkpoints_of(folder: Path) -> dict[int, Path]:
+def checkpoints_of(folder: Path, recipe: Recipe | None = None) -> dict[int, Path]:
     """The checkpoints of a run folder or a folder of rolling ones, by step."""
-    found = ((re.fullmatch(r"step_(\d+)\.safetensors", path.name), path) for path in folder.glob("step_*.safetensors"))
-    return {int(match[1]): path for match, path in sorted(found, key=lambda item: item[1].name) if match}
+    return present(folder, recipe).paths("tensors")
 
 
-def lines_of(folder: Path) -> dict[int, chain.Line]:
-    """The chain of a folder by step: chain_<step>.tsv one after another; rolling ones overlap."""
-    return {line.step: line for path in sorted(folder.glob("chain_*.tsv")) for line in chain.read(path)}
+def lines_of(folder: Path, recipe: Recipe | None = None) -> dict[int, chain.Line]:
+    """The chain of a folder by step: its pieces one after another; rolling ones overlap."""
+    return {line.step: line for path in present(folder, recipe).paths("chain").values() for line in chain.read(path)}
 
 
 class Rerun:

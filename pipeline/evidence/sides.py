@@ -18,11 +18,14 @@ from pipeline.base.tensors import TensorFile
 from pipeline.evidence.rerun import checkpoints_of, lines_of
 from pipeline.evidence.trace import Trace
 from pipeline.recipe import Recipe, load_recipe, parse_recipe
+from pipeline.recipe.paths import DIGESTS, PROVENANCE, RECEIPTS, checkpoint_name, step_of
+from pipeline.records.catalogue import STAGES
+from pipeline.records.digests import checkpoint_digest, digests_in
+from pipeline.records.present import present
 from pipeline.records.receipt import read_receipts
 
 ROOT = Path(__file__).resolve().parents[2]
-ORDER = ("recipe", "download", "prepare_text", "train", "evaluate", "sample")  # of the artefacts, as they come to be
-STAGES = {"step": "train", "chain": "train", "eval": "evaluate", "samples": "sample"}
+ORDER = ("recipe", *STAGES)  # of the artefacts, as they come to be
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Side:
     recipe: Recipe | None = None
     recipe_id: str = ""
     trace: Trace | None = None
+    note: str = ""  # old files beside those of the run
     traces: dict[tuple[int, int], Trace] = field(default_factory=dict)
 
     def read(self) -> Side:
@@ -66,24 +70,21 @@ class Side:
         return self
 
     def _read_folder(self) -> None:
-        self.lines, self.checkpoints = lines_of(self.path), checkpoints_of(self.path)
-        if not self.lines and not self.checkpoints and not (self.path / "digests.json").exists():
+        self.digests = digests_in(self.path / DIGESTS)
+        if (self.path / PROVENANCE).exists():
+            self.recipe = _recipe_in(self.path / PROVENANCE)
+        here = present(self.path)
+        self.lines, self.checkpoints, self.note = lines_of(self.path), here.paths("tensors"), here.note()
+        if not self.lines and not self.checkpoints and not self.digests:
             raise UserError(f"{self.path}: no step_*.safetensors, chain_*.tsv or digests.json in it: not a run")
-        if (self.path / "digests.json").exists():
-            self.digests = _json(self.path / "digests.json")
-        if (self.path / "provenance.json").exists():
-            self.recipe = _recipe_in(self.path / "provenance.json")
-        trained = [item for item in read_receipts(self.path / "receipts") if "recipe_id" in item]
+        trained = [item for item in read_receipts(self.path / RECEIPTS, self.recipe) if "recipe_id" in item]
         names = ("recipe_id", "numerics", "sources", "flags", "ops", "code", "isa")
         self.made_by = {name: str(trained[-1][name]) for name in names} if trained else {}
-        for pattern in ("chain_*.tsv", "eval_*.json", "samples.json"):
-            for file in sorted(self.path.glob(pattern)):
-                self.files[f"{STAGES[file.stem.split('_')[0]]}/{file.name}"] = sha256_of(file)
-        for step, file in self.checkpoints.items():
-            from pipeline.records.digests import checkpoint_digest
-
-            self.files[_key(step)] = checkpoint_digest(file)
-            self.recipe_id = _about(self.checkpoints[step]).get("recipe_id", "")
+        for item in here.current:
+            file = self.path / item.name
+            self.files[item.key] = checkpoint_digest(file) if item.digest == "tensors" else sha256_of(file)
+        for file in self.checkpoints.values():
+            self.recipe_id = _about(file).get("recipe_id", "")
 
     def _read_tensors(self) -> None:
         about = _about(self.path)
@@ -91,8 +92,6 @@ class Side:
         if "tensors" in about:
             self.trace = Trace.load(self.path)
             return
-        from pipeline.records.digests import checkpoint_digest
-
         step = about.get("step")
         if not isinstance(step, int):
             raise UserError(f"{self.path}: its metadata has step {step!r}; expected a number, as checkpoints have")
@@ -118,9 +117,7 @@ class Side:
 
     def start(self, step: int) -> str:
         """The digest of the checkpoint from which a step is computed again; "" for the initial weights."""
-        from pipeline.records.digests import checkpoint_digest
-
-        before = {number: path for number, path in checkpoints_of(self.folder).items() if number < step}
+        before = {number: path for number, path in checkpoints_of(self.folder, self.recipe).items() if number < step}
         return checkpoint_digest(before[max(before)]) if before else ""
 
     def replay(self, step: int, out: Path, *flags: str) -> None:
@@ -165,12 +162,11 @@ class Side:
 
 def _rank(key: str) -> tuple[int, int, str]:
     stage, _, name = key.partition("/")
-    digits = "".join(c for c in name if c.isdigit())
-    return (ORDER.index(stage) if stage in ORDER else len(ORDER), int(digits or 0) if stage == "train" else 0, name)
+    return (ORDER.index(stage) if stage in ORDER else len(ORDER), step_of(name), name)
 
 
 def _key(step: int) -> str:
-    return f"train/step_{step:06d}.safetensors"
+    return f"train/{checkpoint_name(step)}"
 
 
 def _recipe_in(path: Path) -> Recipe:

@@ -10,8 +10,7 @@ from pipeline.pages import charts
 from pipeline.pages.charts import PALETTE
 from pipeline.pages.render import Section, fill, page
 from pipeline.pages.run import Run
-
-REPORT = "report.html"
+from pipeline.recipe.paths import REPORT
 
 
 def speed(run: Run) -> str:

@@ -12,11 +12,10 @@ from typing import Any
 from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.recipe import Recipe, recipe_id
-from pipeline.recipe.paths import run_dir, tokens_dir
+from pipeline.recipe.paths import DIGESTS, RECEIPTS, SAMPLES, SPIKES, SUMMARY, SUMS, run_dir, tokens_dir
+from pipeline.records.catalogue import chains, files, folders, of_stage
 from pipeline.records.digests import EXPECTED, published
 from pipeline.records.receipt import read_receipts
-
-DIGESTS, SUMS, SPIKES, SAMPLES, SUMMARY = "digests.json", "SHA256SUMS", "spikes.json", "samples.json", "tokens.json"
 
 
 @dataclass(frozen=True)
@@ -123,18 +122,19 @@ def digests_of(recipe: Recipe, folder: Path) -> list[Digest]:
 
 def load_run(recipe: Recipe, path: Path, folder: Path, tokens: Path) -> Run:
     """A finished run: UserError names what it lacks. Spikes are optional, samples are where the recipe asks for them."""
-    chains = [folder / f"chain_{step:06d}.tsv" for step in recipe.checkpoints]
-    absent = next((each for each in chains if not each.exists()), None)
+    where = folders(recipe, run=folder)
+    pieces = files(chains(recipe), where)
+    absent = next((each for each in pieces if not each.exists()), None)
     if absent:
         raise UserError(f"{absent}: missing; run snakemake --cores all reproduction")
     spikes = folder / SPIKES
     return Run(
         recipe, path, folder, tokens,
         about=read_json(tokens / SUMMARY),
-        lines=[line for each in chains for line in chain.read(each)],
-        evals=[read_json(folder / f"eval_{step:06d}.json") for step in recipe.checkpoints],
+        lines=[line for each in pieces for line in chain.read(each)],
+        evals=[read_json(path) for path in files(of_stage(recipe, "evaluate"), where)],
         spikes=read_json(spikes) if spikes.exists() else None,
         samples=read_json(folder / SAMPLES) if recipe.artifacts.samples is not None else [],
         digests=digests_of(recipe, folder),
-        receipts=read_receipts(folder / "receipts"),
+        receipts=read_receipts(folder / RECEIPTS, recipe),
     )  # fmt: skip

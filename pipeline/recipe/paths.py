@@ -21,7 +21,7 @@ VOCABULARY = ("encoder.json", "vocab.bpe")  # of GPT2_BPE
 OVERVIEW = RESULTS / "overview.html"
 
 # Of a corpus.
-DOCUMENTS, QUESTIONS, IMAGES, SOURCE = "documents.jsonl", "choices.jsonl", "images.npz", "source.json"
+DOCUMENTS, QUESTIONS, IMAGES, SOURCE = "documents.jsonl", "choices.jsonl", "images.bin", "source.json"
 # Of a prepared corpus. SUMMARY is written last and holds the digests of the rest.
 SUMMARY, TOKENIZER, CHOICES, VALIDATION = "tokens.json", "tokenizer.json", "choices.json", "val_000000.bin"
 TRAIN_STARTS, VALIDATION_STARTS = "train_documents.npy", "val_documents.npy"
@@ -49,6 +49,21 @@ def tokens_dir(recipe: Recipe) -> Path:
 def run_dir(recipe: Recipe) -> Path:
     """Everything a run leaves."""
     return RESULTS / "runs" / recipe.name
+
+
+def questions_name(stem: str) -> str:
+    """Questions of a corpus; QUESTIONS are its own."""
+    return f"{stem}.jsonl"
+
+
+def choices_name(stem: str) -> str:
+    """Questions of a prepared corpus; CHOICES are its own."""
+    return f"{stem}.json"
+
+
+def record_name(stem: str) -> str:
+    """The record beside questions that are not the corpus' own, there and here."""
+    return f"{stem}.source.json"
 
 
 def shard_names(count: int) -> list[str]:
@@ -82,6 +97,16 @@ def chain_name(step: int | str) -> str:
 
 def eval_name(step: int | str) -> str:
     return f"eval_{_number(step)}.json"
+
+
+def receipt_name(stage: str, step: int | str | None = None) -> str:
+    """A file of RECEIPTS."""
+    return f"{stage}.json" if step is None else f"{stage}_{_number(step)}.json"
+
+
+def log_name(stage: str, step: int | str) -> str:
+    """The log of a stage at a step."""
+    return f"{stage}_{_number(step)}.log"
 
 
 def step_of(name: str) -> int:

@@ -14,6 +14,10 @@ from typing import Literal
 from pipeline.recipe import Recipe, TextData, paths
 
 Folder = Literal["data", "tokens", "run"]
+# In the order they run.
+STAGES = (
+    "download", "prepare_text", "prepare_images", "train", "evaluate", "sample", "digest", "verify", "spikes", "report",
+)  # fmt: skip
 Digest = Literal[
     "bytes", "tensors", "chain", "none"
 ]  # of the file; over the tensors by name; bytes, once each link follows
@@ -68,18 +72,29 @@ def _prepared(recipe: Recipe) -> list[Artefact]:
     ]
 
 
+def _trained(step: int) -> list[Artefact]:
+    return [
+        Artefact("train", paths.checkpoint_name(step), "run", "tensors", step),
+        Artefact("train", paths.sidecar_name(step), "run", "none", step),
+        Artefact("train", paths.chain_name(step), "run", "chain", step),
+    ]
+
+
+def _evaluated(step: int) -> Artefact:
+    return Artefact("evaluate", paths.eval_name(step), "run", "bytes", step)
+
+
+SAMPLED = Artefact("sample", paths.SAMPLES, "run", "bytes", page=True)
+
+
 def catalogue(recipe: Recipe) -> list[Artefact]:
     """Every artefact of a run, in the order they come to be."""
     found = _prepared(recipe)
     for step in recipe.checkpoints:
-        found += [
-            Artefact("train", paths.checkpoint_name(step), "run", "tensors", step),
-            Artefact("train", paths.sidecar_name(step), "run", "none", step),
-            Artefact("train", paths.chain_name(step), "run", "chain", step),
-        ]
-    found += [Artefact("evaluate", paths.eval_name(step), "run", "bytes", step) for step in recipe.checkpoints]
+        found += _trained(step)
+    found += map(_evaluated, recipe.checkpoints)
     if recipe.artifacts.samples is not None:
-        found.append(Artefact("sample", paths.SAMPLES, "run", "bytes", page=True))
+        found.append(SAMPLED)
     found += [Artefact("digest", name, "run") for name in (paths.DIGESTS, paths.SUMS, paths.PROVENANCE)]
     found.append(Artefact("verify", paths.VERIFICATION, "run", page=True))
     found.append(Artefact("spikes", paths.SPIKES, "run"))
@@ -95,6 +110,24 @@ def digested(recipe: Recipe) -> list[Artefact]:
 def of_stage(recipe: Recipe, stage: str, step: int | None = None) -> list[Artefact]:
     """What a stage writes, at one step if one is named."""
     return [item for item in catalogue(recipe) if item.stage == stage and step in (None, item.step)]
+
+
+def chains(recipe: Recipe) -> list[Artefact]:
+    """The pieces of the run's chain, in order."""
+    return [item for item in catalogue(recipe) if item.digest == "chain"]
+
+
+def by_name(name: str) -> Artefact | None:
+    """What a file of a run folder is by its name alone, if one with a published digest, whatever recipe it is of."""
+    step = paths.step_of(name)
+    known = [*_trained(step), _evaluated(step), SAMPLED]
+    return next((item for item in known if item.published and item.name == name), None)
+
+
+def receipts(recipe: Recipe) -> list[str]:
+    """The files of the folder of receipts that belong to the run."""
+    stages = [(stage, step) for stage in ("train", "evaluate") for step in recipe.checkpoints]
+    return [*(paths.receipt_name(stage, step) for stage, step in stages), paths.receipt_name("sample")]
 
 
 def files(items: list[Artefact], where: Mapping[Folder, Path]) -> list[Path]:

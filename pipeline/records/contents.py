@@ -104,7 +104,7 @@ class Spike(TypedDict):
 
 
 class Spikes(TypedDict):
-    """spikes.json."""
+    """spikes.json, whole."""
 
     z: float
     window: int

@@ -72,7 +72,7 @@ def compiler() -> str:
 def statement(recipe: Recipe, run: Path) -> dict[str, Any]:
     """The statement of a run whose digests.json and SHA256SUMS are written."""
     found: dict[str, str] = json.loads((run / DIGESTS).read_text(encoding="utf-8"))
-    receipts = read_receipts(run / RECEIPTS)
+    receipts = read_receipts(run / RECEIPTS, recipe)
     trained = [item for item in receipts if str(item["stage"]).startswith("train")]
     content = without_paths(as_written(recipe))
     names = [*run_files(recipe), DIGESTS]

@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.base.files import write_json
 from pipeline.recipe import Recipe, recipe_id
+from pipeline.records.catalogue import receipts
 from pipeline.records.code_digest import code_digest
 
 PACKAGES = ("torch", "numpy", "safetensors", "tiktoken", "datasets", "snakemake")
@@ -78,7 +79,9 @@ def receipt(path: Path, stage: str) -> Iterator[dict[str, Any]]:
     write_json(path, content)
 
 
-def read_receipts(folder: Path) -> list[dict[str, Any]]:
-    """All receipts of a run in the order of their beginning."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+def read_receipts(folder: Path, recipe: Recipe | None = None) -> list[dict[str, Any]]:
+    """The receipts of a run in the order of their beginning; all in the folder where the recipe is not known."""
+    present = sorted(folder.glob("*.json"))
+    own = {path.name for path in present} if recipe is None else set(receipts(recipe))
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in present if path.name in own]
     return sorted(found, key=lambda item: str(item["began"]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cuda_ops.errors import UserError
 from pipeline.base.checked import checked
 from pipeline.data.prepared import Prepared, read_json
+from pipeline.recipe.paths import choices_name, record_name
 from pipeline.scoring.loss import batched, losses_of
 
 if TYPE_CHECKING:
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 def questions_in(prepared: Prepared, stem: str) -> list[dict[str, Any]]:
     """The tokenised questions of <stem>.json, checked: the corpus' own, or those with a record beside them."""
-    name = f"{stem}.json"
+    name = choices_name(stem)
     if name in prepared.digests:
         return list(prepared.json(name))
-    record = prepared.folder / f"{stem}.source.json"
+    record = prepared.folder / record_name(stem)
     if not record.exists():
         raise UserError(f"{record}: no such file; {prepared.remedy}")
     path = checked(prepared.folder / name, read_json(record, prepared.remedy)["sha256"], prepared.remedy)

@@ -30,7 +30,7 @@ def test_it_names_what_is_published(path: Path) -> None:
 def test_images_have_no_text() -> None:
     recipe = parse_recipe(IMAGES, "images")
     keys = {item.key for item in catalogue(recipe)}
-    assert {"download/images.npz", "prepare_images/train_000000.bin", "prepare_images/val_000000.bin"} <= keys
+    assert {"download/images.bin", "prepare_images/train_000000.bin", "prepare_images/val_000000.bin"} <= keys
     assert {"train/step_000004.safetensors", "evaluate/eval_000004.json"} <= keys
     assert not [key for key in keys if "documents" in key or "tokenizer" in key or "samples" in key or "choices" in key]
     assert paths.tokens_dir(recipe).parent == paths.data_dir(recipe)

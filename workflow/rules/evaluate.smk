@@ -8,7 +8,7 @@ rule evaluate:
     output:
         update(f"{RUN}/{at.eval_name('{step}')}"),
     log:
-        f"{LOGS}/{{recipe}}/evaluate_{{step}}.log",
+        f"{LOGS}/{{recipe}}/{at.log_name('evaluate', '{step}')}",
     threads: ALL_CORES
     resources:
         device="cpu",

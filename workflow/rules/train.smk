@@ -15,7 +15,7 @@ rule train:
         sha256=update(f"{RUN}/{at.sidecar_name('{step}')}"),
         chain=update(f"{RUN}/{at.chain_name('{step}')}"),
     log:
-        f"{LOGS}/{{recipe}}/train_{{step}}.log",
+        f"{LOGS}/{{recipe}}/{at.log_name('train', '{step}')}",
     threads: ALL_CORES
     resources:
         ranks=1,
