@@ -3,9 +3,9 @@
     python -m benchmarks.evidence --configs 4x128,6x384 --out docs/evidence/cost.md
     | model | parameters | step, ms | fingerprint | chain | receipt |
 
-Our trainer in one process, medians over steps. The fingerprint is that of each step, taken once more after it. The chain
-is one link per step and its file, the receipt one file; both files are written once a segment, and the share is of a
-segment of SEGMENT steps.
+Our trainer in one process, medians over steps. The fingerprint is that of each step, taken once more after it. The
+chain is one link per step and its file, the receipt one file; both files are written once a segment, and the share is
+of a segment of SEGMENT steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.step import CONFIGS, recipe_of
+from benchmarks.step import CONFIGS, gpt_of, recipe_of
 from benchmarks.table import header, write
 from cuda_ops import ops
 from pipeline.base import chain
@@ -49,14 +49,13 @@ def measure(name: str, threads: int, steps: int) -> dict[str, float]:
     times: list[float] = []
     marks: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        tokens = np.random.default_rng(1).integers(
-            0, bits.model.vocab_size, (steps + 2) * bits.batch.sequences * bits.model.context + 1
-        )
+        vocabulary = gpt_of(recipe).vocab_size
+        tokens = np.random.default_rng(1).integers(0, vocabulary, (steps + 2) * bits.units + 1)
         write_shard(Path(folder) / "train_000000.bin", tokens)
-        write_json(Path(folder) / "tokens.json", {"vocab_size": bits.model.vocab_size})
+        write_json(Path(folder) / "tokens.json", {"vocab_size": vocabulary})
         trainer = Trainer(recipe, Execution(micro_batch=bits.batch.sequences), Ranks(), Path(folder))
         trainer.initialise()
-        weights = trainer.model.parameters[: trainer.model.size]
+        weights = trainer.model.parameters[: trainer.model.flat.used]
         trainer.train_step()
         for _ in range(steps):
             times.append(seconds(trainer.train_step))

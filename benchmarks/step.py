@@ -3,10 +3,10 @@
     python -m benchmarks.step --configs 4x128,6x384,124M --rounds 3
     python -m benchmarks.step --device cuda --configs "124M x8" --sides "samebits;compiled" --rounds 1
 
-Each side runs in a process of its own, rounds interleaved; medians over rounds of the median step. Our side is the trainer
-itself with the fingerprint of every step; PyTorch is fp32, eager and torch.compile, with fused AdamW and clip_grad_norm_.
-Memory is the process's high-water mark from after its imports (PyTorch's optimizer and compiler used once before), and what
-that is above the memory held at that moment.
+Each side runs in a process of its own, rounds interleaved; medians over rounds of the median step. Our side is the
+trainer itself with the fingerprint of every step; PyTorch is fp32, eager and torch.compile, with fused AdamW and
+clip_grad_norm_. Memory is the process's high-water mark from after its imports (PyTorch's optimizer and compiler used
+once before), and what that is above the memory held at that moment.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from benchmarks.table import header, write
 from benchmarks.torch_gpt import TorchGpt
 from cuda_ops import ops
 from pipeline.base.files import write_json
+from pipeline.data.samples import samples_of
 from pipeline.data.shards import write_shard
-from pipeline.data.windows import Batches
 from pipeline.machine.execution import Execution
 from pipeline.machine.graphs import EAGER_CALLS
 from pipeline.machine.ranks import Ranks
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe import Gpt, Recipe, parse_recipe
 from pipeline.training.trainer import Trainer
 
 # layers, heads, channels, context, sequences, vocabulary, padded vocabulary
@@ -81,6 +81,12 @@ def recipe_of(name: str) -> Recipe:
     return parse_recipe({"name": "benchmark", "description": name, "bits": bits}, name)
 
 
+def gpt_of(recipe: Recipe) -> Gpt:
+    """The model of a recipe of recipe_of."""
+    assert isinstance(recipe.bits.model, Gpt)
+    return recipe.bits.model
+
+
 def ours(recipe: Recipe, tokens: Path, threads: int, recompute: bool, device: str) -> Step:
     """A function that does one step with our trainer."""
     sequences = recipe.bits.batch.sequences
@@ -94,7 +100,7 @@ def ours(recipe: Recipe, tokens: Path, threads: int, recompute: bool, device: st
 
 def theirs(recipe: Recipe, tokens: Path, compiled: bool, device: str) -> Step:
     """A function that does one step with PyTorch on the same windows."""
-    config, batches = recipe.bits.model, Batches(recipe, tokens)
+    config, samples = gpt_of(recipe), samples_of(recipe, tokens)
     torch.manual_seed(1)
     model = TorchGpt(config).to(device)
     for p in model.parameters():
@@ -109,7 +115,8 @@ def theirs(recipe: Recipe, tokens: Path, compiled: bool, device: str) -> Step:
     def step() -> float:
         nonlocal count
         count += 1
-        x, y = batches.get(count, 0, recipe.bits.batch.sequences)
+        arrays = samples.get(count, 0, recipe.bits.batch.sequences)
+        x, y = (torch.from_numpy(arrays[name]) for name in ("tokens", "targets"))
         loss = loss_of(x.long().to(device), y.long().to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -131,17 +138,18 @@ def warm_up(compiled: bool) -> None:
 
 
 def measure(side: str, name: str, threads: int, seconds: float, device: str) -> dict[str, float]:
-    """Run one side in this process. On a GPU grown_mib is what its memory grew by after the third step, which records the graphs."""
+    """Run one side in this process. On a GPU grown_mib is what its memory grew by after the third step, which records
+    the graphs."""
     torch.set_num_threads(threads)
     recipe = recipe_of(name)
-    bits = recipe.bits
+    bits, model = recipe.bits, gpt_of(recipe)
     if not side.startswith("samebits"):
         warm_up(side == "compiled")
     with tempfile.TemporaryDirectory() as folder:
-        count = 400 * bits.batch.sequences * bits.model.context + 1
-        tokens = np.random.default_rng(1).integers(0, bits.model.vocab_size, count)
+        count = 400 * bits.units + 1
+        tokens = np.random.default_rng(1).integers(0, model.vocab_size, count)
         write_shard(Path(folder) / "train_000000.bin", tokens)
-        write_json(Path(folder) / "tokens.json", {"vocab_size": bits.model.vocab_size})
+        write_json(Path(folder) / "tokens.json", {"vocab_size": model.vocab_size})
         del tokens
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again here
@@ -159,7 +167,7 @@ def measure(side: str, name: str, threads: int, seconds: float, device: str) -> 
             clock = time.perf_counter()
             step()
             times.append(time.perf_counter() - clock)
-    per_second = bits.batch.sequences * bits.model.context / statistics.median(times)
+    per_second = bits.units / statistics.median(times)
     peak = status_mib("VmHWM")
     if steady is not None:  # of the GPU's memory
         before, peak = 0.0, torch.cuda.max_memory_reserved() / 2**20

@@ -1,4 +1,5 @@
-"""Where two runs part: the first artefact, the first step, the first tensor of that step in the order of computation, and why.
+"""Where two runs part: the first artefact, the first step, the first tensor of that step in the order of computation,
+and why.
 
     python -m pipeline.compare results/runs/fables other/runs/fables --recipe config/recipes/fables.yaml
     first artefact   train/chain_000250.tsv
@@ -6,10 +7,11 @@
     first tensor     lane.0/d.stream[0, 0, 1]: 3.1e-05 (38021f2a) and … 1 ulp apart (at most 9); 5120 of 12288 elements differ
     cause            other flags: …
 
-A and B are run folders, checkpoints, chains, lists of digests, or traces of a step (pipeline.replay --trace), from any machines. What
-is recorded is compared first; then the step is computed again. Sides made by different code or libraries are each computed by their own
-(--code-b FOLDER of a checkout, --build-b FOLDER of a library), and their tensors are compared. With one code for both, there is one truth: the
-side that agrees with it is sound, and what the other recorded is held against it. Exit code: 0 equal, 1 different, 2 error.
+A and B are run folders, checkpoints, chains, lists of digests, or traces of a step (pipeline.replay --trace), from any
+machines. What is recorded is compared first; then the step is computed again. Sides made by different code or
+libraries are each computed by their own (--code-b FOLDER of a checkout, --build-b FOLDER of a library), and their
+tensors are compared. With one code for both, there is one truth: the side that agrees with it is sound, and what the
+other recorded is held against it. Exit code: 0 equal, 1 different, 2 error.
 """
 
 from __future__ import annotations
@@ -34,12 +36,14 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("a", type=Path, help="run folder, checkpoint, chain, digests.json or trace")
     parser.add_argument("b", type=Path)
     parser.add_argument("--recipe", type=Path, help="of both sides (default: from provenance.json of each)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for steps computed again (default: cpu)")
     for side in ("a", "b"):
         group = parser.add_argument_group(f"side {side.upper()}, where it differs")
         group.add_argument(f"--recipe-{side}", type=Path)
         group.add_argument(f"--tokens-{side}", type=Path, help="folder of its shards")
         group.add_argument(f"--code-{side}", type=Path, help="checkout whose code made it")
         group.add_argument(f"--build-{side}", type=Path, help="folder of its compiled ops")
+        group.add_argument(f"--device-{side}", help="cpu or cuda")
         group.add_argument(f"--env-{side}", nargs="+", default=[], metavar="NAME=VALUE", help="its environment")
     parser.add_argument("--no-replay", action="store_true", help="compare what is recorded only")
     parser.add_argument("--further", type=int, default=3, help="steps after the first, to see the difference grow")
@@ -55,9 +59,19 @@ def side(args: argparse.Namespace, name: str) -> Side:
         raise UserError(f"--env-{name} {bad[0]}: expected NAME=VALUE")
     env = dict(item.split("=", 1) for item in given["env"])
     code = (given["code"] or ROOT).resolve()
+    device = getattr(args, f"device_{name}") or args.device
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device {device}: neither cpu nor cuda")
     return Side(
-        name.upper(), getattr(args, name), given["recipe"] or args.recipe, given["tokens"], code, given["build"], env
-    ).read()  # fmt: skip
+        name.upper(),
+        getattr(args, name),
+        given["recipe"] or args.recipe,
+        given["tokens"],
+        code,
+        given["build"],
+        env,
+        device,
+    ).read()
 
 
 def plain(value: Any) -> Any:

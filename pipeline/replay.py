@@ -5,14 +5,13 @@
     loss 0x1.0f95d40000000p-1  lr …  norm …  fingerprint 3f2a…  link 77ab…: equal to the chain
     python -m pipeline.replay --recipe config/recipes/fables.yaml --step 251 --lane 0 --tensor lane.0/h.1.attn.qkv --out qkv.safetensors
 
---list names the tensors of the step in the order of computation. Without a checkpoint it starts from the recipe's own initial weights.
-Exit code 1: --check found a difference.
+--list names the tensors of the step in the order of computation. Without a checkpoint it starts from the recipe's own
+initial weights. Exit code 1: --check found a difference.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ from tabulate import tabulate
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base import chain
-from pipeline.base.checkpoint import KEY
-from pipeline.base.files import write_bytes
+from pipeline.base.tensors import Spec, write_tensors
 from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
 from pipeline.recipe import load_recipe
 from pipeline.recipe.paths import run_dir, tokens_dir
@@ -61,7 +59,7 @@ def further(again: Rerun, steps: int, seen: list[Any], elements: int) -> None:
     for _ in range(min(steps, again.trainer.recipe.bits.steps - again.trainer.step)):
         line = again.advance()
         name = f"further.{line.step}/weights"
-        weights = again.trainer.model.parameters[: again.trainer.model.size]
+        weights = again.trainer.model.parameters[: again.trainer.model.flat.used]
         collector = Collector({name: (weights.numel(),)}, set(), 4 * elements)
         collector(name, weights)
         seen += collector.trace()
@@ -81,6 +79,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the tensors (all, without --tensor) to this safetensors file")
     parser.add_argument("--trace", type=Path, help="write digests and samples of all tensors, for pipeline.compare")
     parser.add_argument("--further", type=int, default=0, help="steps after it whose weights the trace samples too")
+    parser.add_argument("--init", type=Path, help="file of the initial weights, where bits.init reads one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="never changes a bit")
     parser.add_argument("--micro-batch", type=int, default=4, help="never changes a bit")
     parser.add_argument("--threads", type=int, default=0, help="never changes a bit (default: all)")
     args = parser.parse_args()
@@ -111,7 +111,16 @@ def main() -> int:
     wanted = set(args.tensor) or (set(shapes) if args.out else set())
     collector = Collector(shapes, wanted, TRACE_BYTES if args.trace else 0)
     tokens = args.tokens or tokens_dir(recipe)
-    again = Rerun(recipe, tokens, args.step, checkpoints, micro_batch=args.micro_batch, known=known)
+    again = Rerun(
+        recipe,
+        tokens,
+        args.step,
+        checkpoints,
+        micro_batch=args.micro_batch,
+        known=known,
+        device=args.device,
+        init=args.init,
+    )
     start = again.origin or "the recipe's initial weights"
     print(f"step {args.step} from {start}, {again.steps_on_the_way} steps on the way")
     observed = bool(args.tensor or args.out or args.trace)
@@ -131,10 +140,8 @@ def main() -> int:
         rows = [(s.name, s.shape, f"{s.rms:.4g}", s.sha256[:12]) for s in seen if s.name in wanted]
         print(tabulate(rows, headers=("tensor", "shape", "rms", "sha256"), tablefmt="plain", disable_numparse=True))
     if args.out:
-        import safetensors.torch
-
         tensors = {name: collector.tensor(name) for name in collector.order if name in wanted}
-        write_bytes(args.out, safetensors.torch.save(tensors, {KEY: json.dumps(about, sort_keys=True)}))
+        write_tensors(args.out, {name: Spec(t.dtype, tuple(t.shape)) for name, t in tensors.items()}, tensors, about)
         print(f"{args.out}: {len(tensors)} tensors")
     if args.trace:
         further(again, args.further, seen, collector.each)

@@ -1,13 +1,14 @@
-"""Mark the steps whose loss or gradient norm is an outlier, and say what they read and where in the network the norm grew.
+"""Mark the steps whose loss or gradient norm is an outlier, and say what they read and where in the network the norm
+grew.
 
     python -m pipeline.spikes --recipe config/recipes/fables.yaml
     step 469: norm 1.1820, z 9.3 above the 64 steps before
     results/runs/fables/spikes.json: 7 spikes
 
-Training goes on unchanged: marks are a function of the chain (pipeline/training/outliers.py), and the chain's bytes are what they were. For
-the largest --replays of them the step and the one before are computed again from the nearest checkpoint, and the norm of every
-parameter's gradient is compared; --most-flops leaves out those that would take longer. spikes.json is deterministic, but not
-among the published digests: which steps are replayed is a choice.
+Training goes on unchanged: marks are a function of the chain (pipeline/training/outliers.py), and the chain's bytes
+are what they were. For the largest --replays of them the step and the one before are computed again from the nearest
+checkpoint, and the norm of every parameter's gradient is compared; --most-flops leaves out those that would take
+longer. spikes.json is deterministic, but not among the published digests: which steps are replayed is a choice.
 """
 
 from __future__ import annotations
@@ -20,17 +21,13 @@ from typing import TYPE_CHECKING, Any
 from cuda_ops.errors import exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.files import write_json
-from pipeline.data.tokenizers import load_tokenizer
 from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.recipe.paths import run_dir, tokens_dir
 from pipeline.training.outliers import WINDOW, Outliers
 
 if TYPE_CHECKING:
-    from pipeline.data.tokenizers import Tokenizer
-    from pipeline.data.windows import Batches
-
-SHOWN_TOKENS = 32  # of each sample; the whole window is step, sample and offset away
+    from pipeline.data.samples import Samples
 
 
 def marks(lines: list[chain.Line], limit: float) -> list[dict[str, Any]]:
@@ -48,20 +45,10 @@ def marks(lines: list[chain.Line], limit: float) -> list[dict[str, Any]]:
     return found
 
 
-def samples_of(recipe: Recipe, batches: Batches, tokenizer: Tokenizer, step: int) -> list[dict[str, Any]]:
-    """What each sample of a step began with: its offset in the training split, token ids and text."""
-    tokens, _ = batches.get(step, 0, recipe.bits.batch.sequences)
+def samples_at(recipe: Recipe, samples: Samples, step: int) -> list[dict[str, Any]]:
+    """What each sample of a step began with: its lane, its offset in the training split, token ids and text."""
     each = recipe.bits.batch.sequences // recipe.bits.batch.lanes
-    first = (step - 1) * recipe.bits.batch.sequences
-    return [
-        {
-            "lane": i // each,
-            "offset": batches.offset(first + i),
-            "tokens": row[:SHOWN_TOKENS].tolist(),
-            "text": tokenizer.decode(row.tolist()),
-        }
-        for i, row in enumerate(tokens)
-    ]
+    return [{"lane": i // each, **samples.about(step, i)} for i in range(recipe.bits.batch.sequences)]
 
 
 def gradient_norms(again: Rerun) -> tuple[dict[str, float], list[float], list[float]]:
@@ -69,11 +56,13 @@ def gradient_norms(again: Rerun) -> tuple[dict[str, float], list[float], list[fl
     squares: dict[str, float] = {}
     lanes: dict[int, float] = {}
     losses: list[float] = []
-    context = again.trainer.recipe.bits.model.context
+    units = again.trainer.recipe.bits.model.units  # losses of a sample
 
     def observe(name: str, tensor: Any) -> None:
         if "gradient/" in name:
-            total = math.fsum((tensor.double() ** 2).sum(-1).view(-1).tolist())  # for reading: not on the numeric path
+            total = math.fsum(
+                (tensor.cpu().double() ** 2).sum(-1).view(-1).tolist()
+            )  # for reading: not on the numeric path
             if name.startswith("gradient/"):
                 squares[name.removeprefix("gradient/")] = total
             else:
@@ -83,22 +72,23 @@ def gradient_norms(again: Rerun) -> tuple[dict[str, float], list[float], list[fl
             losses.extend(tensor.tolist())
 
     again.advance(observe)
-    rows = [losses[i : i + context] for i in range(0, len(losses), context)]
+    rows = [losses[i : i + units] for i in range(0, len(losses), units)]
     norms = {name: math.sqrt(square) for name, square in squares.items()}
-    return norms, [math.sqrt(lanes[k]) for k in sorted(lanes)], [math.fsum(row) / context for row in rows]
+    return norms, [math.sqrt(lanes[k]) for k in sorted(lanes)], [math.fsum(row) / units for row in rows]
 
 
 def work(recipe: Recipe, run: Path, step: int) -> float:
-    """Floating-point operations, about, to compute a step and the one before again: 6 per parameter and token, from the nearest checkpoint."""
+    """Floating-point operations, about, to compute a step and the one before again: 6 per parameter and unit, from the
+    nearest checkpoint."""
     bits = recipe.bits
     start = max((number for number in checkpoints_of(run) if number < step - 1), default=0)
-    return 6.0 * bits.model.parameters * bits.batch.sequences * bits.model.context * (step - start)
+    return 6.0 * bits.model.parameters * bits.units * (step - start)
 
 
-def look(recipe: Recipe, tokens: Path, run: Path, spike: dict[str, Any]) -> None:
+def look(recipe: Recipe, tokens: Path, run: Path, spike: dict[str, Any], device: str, init: Path | None) -> None:
     """Compute a spike's step and the one before again; adds what grew to the spike."""
     step = spike["step"]
-    again = Rerun(recipe, tokens, step - 1, checkpoints_of(run), known=lines_of(run))
+    again = Rerun(recipe, tokens, step - 1, checkpoints_of(run), known=lines_of(run), device=device, init=init)
     before, _, _ = gradient_norms(again)
     norms, lanes, losses = gradient_norms(again)
     if again.parted:
@@ -121,6 +111,8 @@ def main() -> int:
     parser.add_argument(
         "--most-flops", type=float, help="leave out those that take more (default: however long it takes)"
     )
+    parser.add_argument("--init", type=Path, help="file of the initial weights, where bits.init reads one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of those; never changes a bit")
     parser.add_argument("--out", type=Path, help="file to write (default: spikes.json of the run)")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
@@ -128,17 +120,17 @@ def main() -> int:
     lines = [line for _, line in sorted(lines_of(run).items())]
     found = marks(lines, args.z)
     if found:
-        from pipeline.data.windows import Batches
+        from pipeline.data.samples import samples_of
 
-        batches, tokenizer = Batches(recipe, tokens), load_tokenizer(tokens)
+        samples = samples_of(recipe, tokens)
         for spike in found:
-            spike["samples"] = samples_of(recipe, batches, tokenizer, spike["step"])
+            spike["samples"] = samples_at(recipe, samples, spike["step"])
     largest = sorted(found, key=lambda spike: (-max(spike["z"].values()), spike["step"]))
     near = [
         spike for spike in largest if args.most_flops is None or work(recipe, run, spike["step"]) <= args.most_flops
     ]
     for spike in near[: args.replays]:
-        look(recipe, tokens, run, spike)
+        look(recipe, tokens, run, spike, args.device, args.init)
     for spike in found:
         words = ", ".join(f"{name} {spike[name]:.4f}, z {z:.1f}" for name, z in spike["z"].items())
         print(f"step {spike['step']}: {words} above the {WINDOW} steps before")

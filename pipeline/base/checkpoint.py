@@ -1,50 +1,67 @@
 """Checkpoints: safetensors files in canonical order, with a SHA-256 beside each, written whole or not at all.
 
-A checkpoint holds every parameter by name, and AdamW's moments as optimizer.m.<name> and optimizer.v.<name>; no rank, thread or
-path is in it. The one metadata key is JSON, because safetensors writes several keys in random order.
+A checkpoint holds every parameter by name and the optimizer's state as optimizer.<state>.<name>; no rank, thread or
+path is in it. Its metadata say what it is of: step, recipe_id, link of the chain, and, for a reader, recipe, model,
+vocabulary, numerics.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from cuda_ops.errors import UserError
 from pipeline.base.files import sha256_of, write_bytes
+from pipeline.base.tensors import Spec, TensorFile, raw, write_tensors
 
-KEY = "samebits"
 KEPT = 2  # rolling checkpoints
 
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """A state after a step. tensors may be read, or gathered, as they are asked for; specs: what they are, if known
+    before."""
+
     step: int
     recipe_id: str
     link: str  # of the chain's line of this step
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
+    about: dict[str, Any] = field(default_factory=dict)
+    specs: dict[str, Spec] | None = None
+
+
+@dataclass(frozen=True)
+class Stored(Checkpoint):
+    """A checkpoint as a file has it."""
+
+    tensors: TensorFile
 
 
 def tensor_digest(tensor: Tensor) -> str:
     """SHA-256 over dtype, shape and little-endian bytes."""
-    head = f"{tensor.dtype} {list(tensor.shape)}\n".encode()
-    return hashlib.sha256(head + tensor.contiguous().numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
+    digest.update(raw(tensor))
+    return digest.hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over name and digest of every tensor, by name."""
+    lines = [f"{name} {tensor_digest(tensors[name])}\n" for name in sorted(tensors)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def save(path: Path, checkpoint: Checkpoint) -> str:
     """Write the file and then <file>.sha256 (in sha256sum's form); returns the SHA-256."""
-    about = {"step": checkpoint.step, "recipe_id": checkpoint.recipe_id, "link": checkpoint.link}
-    content = safetensors.torch.save(checkpoint.tensors, {KEY: json.dumps(about, sort_keys=True)})
-    write_bytes(path, content)
-    digest = hashlib.sha256(content).hexdigest()
+    about = {"step": checkpoint.step, "recipe_id": checkpoint.recipe_id, "link": checkpoint.link} | checkpoint.about
+    tensors = checkpoint.tensors
+    specs = checkpoint.specs or {name: Spec(t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+    digest = write_tensors(path, specs, tensors, about)
     write_bytes(sidecar(path), f"{digest}  {path.name}\n".encode())
     return digest
 
@@ -62,18 +79,22 @@ def verify(path: Path) -> None:
     expected, found = sidecar(path).read_text(errors="replace")[:64], sha256_of(path)
     if expected != found:
         raise UserError(
-            f"{path}: damaged ({path.stat().st_size} bytes): sha256 is {found}, it was written as {expected}; delete it "
-            "and run again"
+            f"{path}: damaged ({path.stat().st_size} bytes): sha256 is {found}, it was written as {expected}; "
+            "delete it and run again"
         )
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint after checking its SHA-256."""
+def load(path: Path) -> Stored:
+    """Open a checkpoint after checking its SHA-256, header and metadata; each tensor is read when it is asked for."""
     verify(path)
-    with safetensors.safe_open(path, framework="pt") as file:
-        about = json.loads((file.metadata() or {})[KEY])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return Checkpoint(about["step"], about["recipe_id"], about["link"], tensors)
+    file = TensorFile(path)
+    known = {"step": int, "recipe_id": str, "link": str}
+    about = file.about if isinstance(file.about, dict) else {}
+    for key, kind in known.items():
+        if type(about.get(key)) is not kind:
+            raise UserError(f"{path}: its metadata has {key} {about.get(key)!r}; expected as checkpoints have it")
+    other = {key: value for key, value in about.items() if key not in known}
+    return Stored(about["step"], about["recipe_id"], about["link"], file, other, file.specs)
 
 
 class Rolling:
@@ -90,15 +111,15 @@ class Rolling:
         found = (re.fullmatch(r"step_(\d+)\.safetensors", p.name) for p in self.folder.glob("step_*.safetensors"))
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
-    def newest(self, after: int, until: int, check: Callable[[int], object]) -> int:
+    def newest(self, after: int, until: int, check: Callable[[int], object], say: Callable[[str], None]) -> int:
         """The newest step in (after, until] that passes `check`, or -1; what a UserError says is wrong with one is
-        printed, and the one before is used."""
+        said, and the one before is used."""
         for step in self.steps():
             if after < step <= until:
                 try:
                     check(step)
                 except UserError as error:
-                    print(f"warning: {error}; using the one before", file=sys.stderr)
+                    say(f"warning: {error}; using the one before")
                     continue
                 return step
         return -1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuda_ops.errors import UserError
+from pipeline.base.tensors import TensorFile
 from pipeline.evidence import forensics
 from pipeline.evidence.differences import COLUMNS, Difference, between, broken_link, difference, first_line, keys
 from pipeline.evidence.rerun import checkpoints_of
@@ -150,13 +152,14 @@ class Comparison:
             self._one_element()
             return
 
-    def _tensors(self, x: dict[str, Tensor], y: dict[str, Tensor], prefix: str) -> None:
+    def _tensors(self, x: Mapping[str, Tensor], y: Mapping[str, Tensor], prefix: str) -> None:
         r = self.result
-        for name in x:
-            if name not in y or x[name].shape != y[name].shape:
+        for name, mine in x.items():
+            its = y.get(name)
+            if its is None or mine.shape != its.shape:
                 r.notes.append(f"{name} is of another shape, or absent, in B")
                 continue
-            found = difference(prefix + name, x[name], y[name])
+            found = difference(prefix + name, mine, its)
             r.order.append(prefix + name)
             if found:
                 r.network.append(found)
@@ -239,7 +242,8 @@ class Comparison:
             r.sound = f"{'A' if agrees[0] else 'B'}: the step computed again gives its line"
 
     def _further_back(self, step: int) -> None:
-        """While the state before the step differs already, look at the step before: the chain's fingerprint has no moments in it."""
+        """While the state before the step differs already, look at the step before: the chain's fingerprint has no
+        moments in it."""
         r = self.result
         r.tensor_step = step
         while r.tensor and r.tensor.name.startswith("before/") and r.tensor_step > max(1, step - FURTHER_BACK):
@@ -266,7 +270,8 @@ class Comparison:
         return mine, mine if alike else b.traced(step, further)
 
     def _altered_checkpoint(self, step: int, truth: Trace) -> None:
-        """Both sides compute a step alike, yet the state after it differs: the side whose checkpoint is not that state was altered."""
+        """Both sides compute a step alike, yet the state after it differs: the side whose checkpoint is not that state
+        was altered."""
         from pipeline.base.checkpoint import load
 
         r = self.result
@@ -274,8 +279,8 @@ class Comparison:
         altered = []
         for side in (self.a, self.b):
             path = checkpoints_of(side.folder).get(step)
-            tensors = load(path).tensors if path else {}
-            if any(name in after and bytes_digest(tensor) != after[name] for name, tensor in tensors.items()):
+            tensors = load(path).tensors if path else None
+            if tensors and any(name in after and bytes_digest(tensors[name]) != after[name] for name in tensors):
                 altered.append(side.name)
         where = f" on side {altered[0]}" if len(altered) == 1 else ""
         r.causes.append(
@@ -294,9 +299,7 @@ class Comparison:
         state = self._state(side, step, recipe)
         import torch
 
-        from pipeline.models.gpt import parameter_shapes
-
-        flat = torch.cat([state[f"after/{name}"].view(-1) for name in parameter_shapes(recipe.bits.model)])
+        flat = torch.cat([state[f"after/{name}"].view(-1) for name in forensics.flat_of(recipe).offsets])
         sound = int(str(truth.about["line"]).split("\t")[4], 16)
         words = forensics.changed_word(flat, sound, side.lines[step].fingerprint)
         if r.columns == ["fingerprint"] and words:
@@ -355,11 +358,9 @@ class Comparison:
 
     def _state(self, side: Side, step: int, recipe: Recipe) -> dict[str, Tensor]:
         """Weights before and after, and moments after the step, computed again."""
-        import safetensors.torch
-
         wanted = [name for name in step_shapes(recipe) if name.startswith("after/")]
         wanted += [name for name in step_shapes(recipe) if name.startswith("before/") and "optimizer." not in name]
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "state.safetensors"
             side.replay(step, Path(folder) / "trace", "--out", str(out), "--tensor", *wanted)
-            return safetensors.torch.load_file(out)
+            return dict(TensorFile(out))

@@ -1,19 +1,18 @@
-"""One step of a run again, from the nearest checkpoint before it: what replay, compare and the page of spikes rest on."""
+"""One step of a run again, from the nearest checkpoint before it: what replay, compare and the page of spikes rest
+on."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.recipe import Recipe, recipe_id
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pipeline.models.gpt import Observer
+    from pipeline.models.model import Observer
     from pipeline.training.trainer import Trainer
 
 
@@ -31,21 +30,25 @@ def lines_of(folder: Path) -> dict[int, chain.Line]:
 class Rerun:
     """A trainer that stands just before a step.
 
-    known: the recorded chain, if there is one; the steps on the way are held against it. steps_on_the_way: how many it took.
+    known: the recorded chain, if there is one; the steps on the way are held against it. steps_on_the_way: how many it
+    took. device: cpu or cuda. init: the file of the initial weights, where bits.init reads one.
     """
 
     def __init__(
         self, recipe: Recipe, tokens: Path, step: int, checkpoints: dict[int, Path], *,
-        micro_batch: int = 4, known: dict[int, chain.Line] | None = None,
+        micro_batch: int = 4, known: dict[int, chain.Line] | None = None, device: str = "cpu", init: Path | None = None,
     ) -> None:  # fmt: skip
         from pipeline.base.checkpoint import load
         from pipeline.machine.execution import Execution
         from pipeline.machine.ranks import Ranks
+        from pipeline.models.model import check_device
         from pipeline.training.trainer import Trainer
 
         if not 1 <= step <= recipe.bits.steps:
             raise UserError(f"--step {step}: expected 1 to {recipe.bits.steps}")
-        self.trainer: Trainer = Trainer(recipe, Execution(micro_batch=micro_batch), Ranks(), tokens)
+        check_device(recipe.bits.model, device)
+        execution = Execution(micro_batch=micro_batch, device=device, graph=False)  # an observer sees each call
+        self.trainer: Trainer = Trainer(recipe, execution, Ranks(device), tokens)
         self.known = known or {}
         self.origin: Path | None = None
         self.parted: tuple[chain.Line, chain.Line] | None = (
@@ -54,9 +57,9 @@ class Rerun:
         before = [k for k in checkpoints if k < step]
         if before:
             self.origin = checkpoints[max(before)]
-            self.trainer.restore(load(self.origin), self.origin)
+            self.trainer.restore(load(self.origin))
         else:
-            self.trainer.initialise()
+            self.trainer.initialise(init)
         self.steps_on_the_way = step - 1 - self.trainer.step
         for _ in range(self.steps_on_the_way):
             self.advance()
@@ -88,19 +91,18 @@ class Rerun:
         return total
 
     def _see_state(self, observe: Observer) -> None:
-        trainer = self.trainer
-        flats: dict[str, Tensor] = {"": trainer.model.parameters, "optimizer.m.": trainer.m, "optimizer.v.": trainer.v}
-        for part, flat in flats.items():
-            for name, view in trainer.model.named(flat).items():
-                observe(f"before/{part}{name}", view)
+        for prefix, flat in self.trainer.flats().items():
+            for name, view in self.trainer.model.flat.views(flat).items():
+                observe(f"before/{prefix}{name}", view)
 
-    def about(self) -> dict[str, str | int]:
-        """What a trace says of this side."""
+    def about(self) -> dict[str, Any]:
+        """What a trace says of this side; inputs: the names of what a lane reads."""
         from cuda_ops import ops
         from pipeline.records.code_digest import code_digest
 
         return {
             "recipe_id": recipe_id(self.trainer.recipe),
+            "inputs": list(self.trainer.feed.lanes[0]),
             "origin": self.origin.name if self.origin else "initial weights",
             "sources": ops.SOURCE_DIGEST,
             "code": code_digest("pipeline.training.trainer"),

@@ -13,8 +13,8 @@ from typing import Any
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
-from pipeline.base.checkpoint import KEY
 from pipeline.base.files import sha256_of
+from pipeline.base.tensors import TensorFile
 from pipeline.evidence.rerun import checkpoints_of, lines_of
 from pipeline.evidence.trace import Trace
 from pipeline.recipe import Recipe, load_recipe, parse_recipe
@@ -27,7 +27,8 @@ STAGES = {"step": "train", "chain": "train", "eval": "evaluate", "samples": "sam
 
 @dataclass
 class Side:
-    """path: a run folder, a checkpoint, a chain, a list of digests or a trace. env: what differs in this side's environment."""
+    """path: a run folder, a checkpoint, a chain, a list of digests or a trace. env: what differs in this side's
+    environment. device: where its steps are computed again."""
 
     name: str
     path: Path
@@ -36,6 +37,7 @@ class Side:
     code: Path = ROOT
     build: Path | None = None
     env: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
     digests: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     lines: dict[int, chain.Line] = field(default_factory=dict)
@@ -111,7 +113,7 @@ class Side:
 
     def same_setting(self, other: Side) -> bool:
         """Whether a step computed again would be computed alike."""
-        mine, its = ((s.recipe_path, s.tokens, s.code, s.build, s.env) for s in (self, other))
+        mine, its = ((s.recipe_path, s.tokens, s.code, s.build, s.env, s.device) for s in (self, other))
         return mine == its
 
     def start(self, step: int) -> str:
@@ -136,6 +138,9 @@ class Side:
         ]
         command += ["--run", str(self.folder.resolve()), *flags, "--trace", str(out)]
         command += ["--tokens", str(self.tokens.resolve())] if self.tokens else []
+        command += (
+            ["--device", self.device] if self.device != "cpu" else []
+        )  # code that knows no GPU need not know the flag
         start = max((k for k in self.checkpoints if k < step), default=0)
         print(f"side {self.name}: computing step {step} again, {step - 1 - start} steps on the way", file=sys.stderr)
         env = os.environ | {"PYTHONPATH": str(self.code)} | self.env
@@ -193,13 +198,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _about(path: Path) -> dict[str, Any]:
     """The metadata of a checkpoint or trace."""
-    import safetensors
-
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
-    except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: neither a checkpoint nor a trace of this project: {error}") from None
+    about = TensorFile(path).about
+    if about is None:
+        raise UserError(f"{path}: neither a checkpoint nor a trace of this project: it has no metadata")
     if not isinstance(about, dict):
         raise UserError(f"{path}: its metadata is {about!r}; expected an object with a step")
     return about

@@ -1,70 +1,60 @@
 """The tensors of a training step: their names in the order of computation, and a trace of them that fits in a file.
 
-Names: before/<parameter> and before/optimizer.{m,v}.<parameter>; lane.<l>/tokens, targets, embedding, h.<i>.<op>, ln_f, logits,
-losses, then the gradients of activations lane.<l>/d.<what> from the last op to the first, then lane.<l>/gradient/<parameter>;
-gradient/<parameter> after the tree over lanes; loss, norm; after/optimizer.{m,v}.<parameter>, after/<parameter>.
+Names: before/<parameter> and before/optimizer.<state>.<parameter>; of each lane l what the model shows,
+lane.<l>/tokens and so on, the gradients of activations being lane.<l>/d.<what>, then lane.<l>/gradient/<parameter>;
+gradient/<parameter> after the tree over lanes; loss, norm; after/optimizer.<state>.<parameter>, after/<parameter>.
 
-A tensor of a lane is whole, whatever the micro-batch that it was computed in. A trace holds for each tensor the SHA-256 of its bytes and
-every stride-th element, all of them if it is small, so two machines can compare a step by exchanging a file.
+A tensor of a lane is whole, whatever the micro-batch that it was computed in. A trace holds for each tensor the
+SHA-256 of its bytes and every stride-th element, all of them if it is small, so two machines can compare a step by
+exchanging a file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from cuda_ops.errors import UserError
-from pipeline.base.checkpoint import KEY
-from pipeline.base.files import write_bytes
-from pipeline.models.gpt import parameter_shapes
+from pipeline.base.tensors import Spec, TensorFile, raw, write_tensors
+from pipeline.models.model import model_of
 from pipeline.recipe import Recipe
+from pipeline.training.optimizers import state_prefixes
 
 TRACE_BYTES = 256 * 2**20  # of samples in a trace, about
 SMALL = 2**12  # elements that are kept in any case
 
 
 def step_shapes(recipe: Recipe, lanes: list[int] | None = None) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a step with its shape, in the order of computation; lanes: these alone, and nothing after them."""
+    """Every tensor of a step with its shape, in the order of computation; lanes: these alone, and nothing after
+    them."""
     bits = recipe.bits
-    parameters = parameter_shapes(bits.model)
-    b, t, c = bits.batch.sequences // bits.batch.lanes, bits.model.context, bits.model.channels
-    row, wide, qkv = (b, t, c), (b, t, 4 * c), (b, t, 3 * c)
-    lane: dict[str, tuple[int, ...]] = {"tokens": (b, t), "targets": (b, t), "embedding": row}
-    for i in range(bits.model.layers):
-        ops = {"ln_1": row, "attn.qkv": qkv, "attn": row, "attn.proj": row, "middle": row, "ln_2": row}
-        ops |= {"mlp.fc": wide, "mlp.gelu": wide, "mlp.proj": row, "out": row}
-        lane |= {f"h.{i}.{name}": shape for name, shape in ops.items()}
-    logits = (b * t, bits.model.padded_vocab_size)
-    lane |= {"ln_f": row, "logits": logits, "losses": (b * t,), "d.logits": logits, "d.ln_f": row, "d.stream": row}
-    for i in reversed(range(bits.model.layers)):
-        ops = {"mlp.gelu": wide, "mlp.fc": wide, "ln_2": row, "middle": row, "attn": row, "attn.qkv": qkv}
-        lane |= {f"d.h.{i}.{name}": shape for name, shape in (ops | {"ln_1": row, "in": row}).items()}
+    model = model_of(bits.model)
+    parameters = {name: parameter.shape for name, parameter in model.table(bits.model).items()}
+    lane = dict(model.shown(bits.model, bits.batch.sequences // bits.batch.lanes))
     lane |= {f"gradient/{name}": parameters[name] for name in reversed(parameters)}
 
-    def state(prefix: str, order: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    def state(prefix: str, order: list[str]) -> dict[str, tuple[int, ...]]:
         return {prefix + part + name: shape for part in order for name, shape in parameters.items()}
 
+    parts = ["", *state_prefixes(bits.optimizer)]
     chosen = range(bits.batch.lanes) if lanes is None else lanes
-    found = state("before/", ("", "optimizer.m.", "optimizer.v."))
+    found = state("before/", parts)
     found |= {f"lane.{k}/{name}": shape for k in chosen for name, shape in lane.items()}
     if lanes is None:
-        found |= state("gradient/", ("",)) | {"loss": (1,), "norm": (1,)}
-        found |= state("after/", ("optimizer.m.", "optimizer.v.", ""))
+        found |= state("gradient/", [""]) | {"loss": (1,), "norm": (1,)}
+        found |= state("after/", [*parts[1:], ""])
     return found
 
 
 def bytes_digest(tensor: Tensor) -> str:
     """The SHA-256 of a tensor's bytes, as a trace has it."""
-    return hashlib.sha256(tensor.contiguous().view(-1).numpy().data).hexdigest()
+    return hashlib.sha256(raw(tensor)).hexdigest()
 
 
 @dataclass
@@ -87,7 +77,8 @@ class Seen:
 class Collector:
     """An observer: takes the parts of each tensor as they come, in order along the first dimension.
 
-    wanted: names whose tensors are kept whole. samples: bytes for samples in all, 0 for digests alone. Memory is bounded by both.
+    wanted: names whose tensors are kept whole. samples: bytes for samples in all, 0 for digests alone. Memory is
+    bounded by both.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], wanted: set[str], samples: int = TRACE_BYTES) -> None:
@@ -111,7 +102,7 @@ class Collector:
     def __call__(self, name: str, tensor: Tensor) -> None:
         if name not in self.shapes:
             return
-        flat = tensor.contiguous().view(-1)
+        flat = tensor.cpu().contiguous().view(-1)
         if name not in self._hash:
             self.order.append(name)
             self._hash[name], self._seen[name], self._squares[name] = hashlib.sha256(), 0, 0.0
@@ -150,20 +141,17 @@ class Trace:
 
     def save(self, path: Path) -> None:
         listed = [{k: v for k, v in asdict(seen).items() if k != "sample"} for seen in self.tensors]
-        content = json.dumps(self.about | {"tensors": listed}, sort_keys=True)
         samples = {seen.name: seen.sample for seen in self.tensors}
-        write_bytes(path, safetensors.torch.save(samples, {KEY: content}))
+        specs = {name: Spec(sample.dtype, tuple(sample.shape)) for name, sample in samples.items()}
+        write_tensors(path, specs, samples, self.about | {"tensors": listed})
 
     @classmethod
     def load(cls, path: Path) -> Trace:
+        file = TensorFile(path)
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})[KEY])
-                listed = about.pop("tensors")
-                seen = [
-                    Seen(**(item | {"shape": tuple(item["shape"])}), sample=file.get_tensor(item["name"]))
-                    for item in listed
-                ]
-        except (safetensors.SafetensorError, KeyError, TypeError, OSError) as error:
+            about = dict(file.about)
+            listed = about.pop("tensors")
+            seen = [Seen(**(item | {"shape": tuple(item["shape"])}), sample=file[item["name"]]) for item in listed]
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a trace of a step: {error}; write one with pipeline.replay --trace") from None
         return cls(about, seen)

@@ -10,24 +10,10 @@ from cuda_ops.errors import UserError
 from pipeline.machine.devices import names
 from pipeline.recipe import Recipe
 
-# The widest head that the CUDA attention kernels hold; attention_head_size of cuda_ops/kernels/attention_tile.h.
-CUDA_HEAD_SIZE = 256
-
-
-def check_device(recipe: Recipe, devices: str) -> None:
-    """Refuse a GPU for a model that its kernels are not written for."""
-    model = recipe.bits.model
-    size = model.channels // model.heads
-    if "cuda" in names(devices) and size > CUDA_HEAD_SIZE:
-        raise UserError(
-            f"--device {devices}: heads of {size} ({model.channels} channels / {model.heads} heads), a GPU's kernels take up to "
-            f"{CUDA_HEAD_SIZE}; run with --device cpu, or give the recipe more heads"
-        )
-
 
 @dataclass(frozen=True)
 class Execution:
-    """rolling: seconds between rolling checkpoints; rolling_steps: steps between them, if not 0. graph: see captured.py."""
+    """rolling: seconds between rolling checkpoints; rolling_steps: steps between them, if not 0. graph: see graphs.py."""
 
     ranks: int = 1
     micro_batch: int = 4
@@ -72,7 +58,6 @@ class Execution:
                 raise UserError(f"{name} {value}: expected more than 0")
         if self.threads < 0 or self.rolling_steps < 0:
             raise UserError(f"--threads {self.threads}, --rolling-steps {self.rolling_steps}: expected 0 or more")
-        check_device(recipe, self.device)
         if len(names(self.device)) not in (1, self.ranks):
             raise UserError(
                 f"--device {self.device} names {len(names(self.device))} devices for --ranks {self.ranks}: give one, or one each"

@@ -1,15 +1,19 @@
 """A step as a CUDA graph.
 
-A step reads and writes buffers that were allocated once, and what changes from step to step (tokens, learning rate) lies in them,
-so its kernels can be recorded once and replayed. On a CPU the function is simply called; tests replay a recording there too.
+A step reads and writes buffers that were allocated once, and what changes from step to step (tokens, learning rate)
+lies in them, so its kernels can be recorded once and replayed. On a CPU the function is simply called; tests replay a
+recording there too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor
+
+T = TypeVar("T")
 
 EAGER_CALLS = 2  # the first calls run as they are, so that lazily made things are not recorded
 
@@ -37,21 +41,26 @@ class CudaGraph:
         self._graph.replay()
 
 
-class Captured:
-    """Calls `function`; with a graph, records its third call and replays that from then on."""
+class Captured(Generic[T]):
+    """Calls `function`; with a graph, records its third call and replays that from then on.
 
-    def __init__(self, function: Callable[[], None], new_graph: Callable[[], Graph] | None) -> None:
+    A replay reads the tensors that the recorded call was given and returns what that call returned, so both must be
+    buffers that stay where they are.
+    """
+
+    def __init__(self, function: Callable[..., T], new_graph: Callable[[], Graph] | None) -> None:
         self._function, self._new_graph = function, new_graph
         self._graph: Graph | None = None
+        self._result: list[T] = []
         self._calls = 0
 
-    def __call__(self) -> None:
+    def __call__(self, *buffers: Tensor) -> T:
         self._calls += 1
         if self._new_graph is None or self._calls <= EAGER_CALLS:
-            self._function()
-            return
+            return self._function(*buffers)
         if self._graph is None:
             graph = self._new_graph()
-            graph.record(self._function)  # recording runs nothing
+            graph.record(lambda: self._result.append(self._function(*buffers)))  # recording runs nothing
             self._graph = graph
         self._graph.replay()
+        return self._result[0]

@@ -44,6 +44,10 @@ class Memory:
         self.bytes += size
         return buffer
 
+    def staging(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A zeroed buffer on the host from which the device can be filled without waiting: pinned for a GPU."""
+        return torch.zeros(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
+
 
 def gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"

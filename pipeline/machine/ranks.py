@@ -14,6 +14,7 @@ import sys
 from datetime import timedelta
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -95,6 +96,24 @@ class Ranks:
         """All-gather in place: each rank's own equal part of flat goes to all."""
         if self.size > 1:
             self.gather(flat, flat.view(self.size, -1)[self.rank].clone())
+
+    def collect(self, mine: Tensor, counts: list[int]) -> Tensor:
+        """Rank 0's host gets what each rank gives, counts[r] elements of rank r, one after another; the others nothing."""
+        mine = mine.cpu()
+        if self.size == 1:
+            return mine
+        if not self.first:
+            if len(mine):
+                dist.send(mine, 0)
+            return mine[:0]
+        # NumPy's memory, because glibc may keep what torch's aligned allocation frees.
+        whole = torch.from_numpy(np.empty(sum(counts), dtype=mine.numpy().dtype))
+        for rank, part in enumerate(whole.split(counts)):
+            if rank == 0:
+                part.copy_(mine)
+            elif len(part):
+                dist.recv(part, rank)
+        return whole
 
     def agree(self, value: int) -> int:
         """Rank 0's integer, at every rank."""

@@ -15,62 +15,37 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cuda_ops import ops
+from cuda_ops.errors import UserError
 from pipeline import recipe
 from pipeline.base.philox import Stream
 from pipeline.machine.memory import Memory
+from pipeline.models.flat import Parameter, Shape
+from pipeline.models.layers import Grads, Layers
+from pipeline.models.model import Arrays, Input, Inputs, int32
+from pipeline.recipe.training import Init, NormalInit
 
 # The lm head walks the tokens in pieces: logits of about this many bytes, but of enough rows for an efficient product.
 # Every sum over tokens is a chain that the next piece continues, so the size cannot change a bit.
 LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, 128
 
-# Is shown each tensor of a training step as it is computed; pipeline/evidence/trace.py names them.
-Observer = Callable[[str, Tensor], None]
+# The widest head that the CUDA attention kernels hold; attention_head_size of cuda_ops/kernels/attention_tile.h.
+CUDA_HEAD_SIZE = 256
 
 
-def parameter_shapes(config: recipe.Gpt) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in canonical order: the order of the flat parameter space and of every digest."""
-    c = config.channels
-    shapes: dict[str, tuple[int, ...]] = {
-        "wte.weight": (config.padded_vocab_size, c),
-        "wpe.weight": (config.context, c),
-    }
-    for i in range(config.layers):
-        shapes |= {
-            f"h.{i}.ln_1.weight": (c,),
-            f"h.{i}.ln_1.bias": (c,),
-            f"h.{i}.attn.qkv.weight": (3 * c, c),
-            f"h.{i}.attn.qkv.bias": (3 * c,),
-            f"h.{i}.attn.proj.weight": (c, c),
-            f"h.{i}.attn.proj.bias": (c,),
-            f"h.{i}.ln_2.weight": (c,),
-            f"h.{i}.ln_2.bias": (c,),
-            f"h.{i}.mlp.fc.weight": (4 * c, c),
-            f"h.{i}.mlp.fc.bias": (4 * c,),
-            f"h.{i}.mlp.proj.weight": (c, 4 * c),
-            f"h.{i}.mlp.proj.bias": (c,),
-        }
-    return shapes | {"ln_f.weight": (c,), "ln_f.bias": (c,)}
-
-
-def parameter_count(config: recipe.Gpt) -> int:
-    """Scalars in the flat parameter space, the padding of the vocabulary included."""
-    return sum(math.prod(shape) for shape in parameter_shapes(config).values())
-
-
-def embedding_slots(tokens: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def embedding_slots(tokens: NDArray[np.int32], rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Where each token's input-embedding gradient is kept, and whose it is; computed on the host.
 
-    tokens: those of a whole lane, int32, any shape. Returns slots, of that shape, and the distinct tokens by slot [rows],
+    tokens: those of a whole lane, any shape. Returns slots, of that shape, and the distinct tokens by slot [rows],
     ascending, then -1: their number differs from step to step, the buffers' sizes do not.
     """
-    distinct, slots = np.unique(tokens.numpy(), return_inverse=True)
+    distinct, slots = np.unique(tokens, return_inverse=True)
     padded = np.full(rows, -1, dtype=np.int32)
     padded[: len(distinct)] = distinct
-    return torch.from_numpy(slots.reshape(tokens.shape).astype(np.int32)), torch.from_numpy(padded)
+    return slots.reshape(tokens.shape).astype(np.int32), padded
 
 
 @dataclass
@@ -92,64 +67,115 @@ class Activations:
     fc: Tensor  # [B, T, 4C], before GELU
 
 
-class Gpt:
-    """Parameters, forward and backward of one GPT; every buffer is allocated by the constructor.
+class Gpt(Layers):
+    """Parameters, forward and backward of one GPT; see Model. A sample is a sequence of T tokens.
 
-    micro_batch: the most sequences of one call. lane_sequences: the most sequences of one lane (for the gradient
-    of the input embedding). recompute: keep only each block's input and run the block again in the backward pass.
-    training=False allocates no gradients; decode_batch > 0 allocates a KV cache for that many sequences.
-    flat_multiple: the flat parameter buffer is zero-padded to a multiple of this many scalars. memory: where buffers come
-    from (default: the CPU's).
+    recompute: keep only each block's input and run the block again in the backward pass. decode_batch > 0 allocates a
+    KV cache for that many sequences.
     """
 
     def __init__(
-        self,
-        config: recipe.Gpt,
-        micro_batch: int,
-        *,
-        lane_sequences: int = 0,
-        recompute: bool = False,
-        training: bool = True,
-        decode_batch: int = 0,
-        flat_multiple: int = 1,
-        memory: Memory | None = None,
-    ) -> None:
-        self.memory = memory or Memory()
+        self, config: recipe.Gpt, micro_batch: int, *, lane_samples: int = 0, recompute: bool = False,
+        training: bool = True, decode_batch: int = 0, flat_multiple: int = 1, memory: Memory | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(self.table(config), flat_multiple, memory)
         self.config = config
         self.micro_batch = micro_batch
         self.recompute = recompute
         self.training = training
-        self.shapes = parameter_shapes(config)
-        self.size = parameter_count(config)
         padding = config.padded_vocab_size - config.vocab_size
-        if self.size - padding * config.channels != config.parameters:
+        if self.flat.used - padding * config.channels != config.parameters:
             raise AssertionError("parameter count differs from the paper's formula")
-        self.flat_size = -(-self.size // flat_multiple) * flat_multiple
-        self.parameters = self.new_flat()
-        self._views: dict[int, dict[str, Tensor]] = {}
-        self.weights = self.named(self.parameters)
-        self.observe: Observer | None = None
-        self._allocate(micro_batch, max(lane_sequences, micro_batch), decode_batch)
+        self._allocate(micro_batch, max(lane_samples, micro_batch), decode_batch)
+
+    # ------------------------------------------------------------------ what it is
+
+    @staticmethod
+    def table(config: recipe.Gpt) -> dict[str, Parameter]:
+        """The parameters; weight decay is for matrices only (Brown et al. 2020, appendix B)."""
+
+        def matrix(rows: int, columns: int) -> Parameter:
+            return Parameter((rows, columns), decay=True)
+
+        def vector(size: int) -> Parameter:
+            return Parameter((size,))
+
+        c = config.channels
+        table = {"wte.weight": matrix(config.padded_vocab_size, c), "wpe.weight": matrix(config.context, c)}
+        for i in range(config.layers):
+            table |= {
+                f"h.{i}.ln_1.weight": vector(c),
+                f"h.{i}.ln_1.bias": vector(c),
+                f"h.{i}.attn.qkv.weight": matrix(3 * c, c),
+                f"h.{i}.attn.qkv.bias": vector(3 * c),
+                f"h.{i}.attn.proj.weight": matrix(c, c),
+                f"h.{i}.attn.proj.bias": vector(c),
+                f"h.{i}.ln_2.weight": vector(c),
+                f"h.{i}.ln_2.bias": vector(c),
+                f"h.{i}.mlp.fc.weight": matrix(4 * c, c),
+                f"h.{i}.mlp.fc.bias": vector(4 * c),
+                f"h.{i}.mlp.proj.weight": matrix(c, 4 * c),
+                f"h.{i}.mlp.proj.bias": vector(c),
+            }
+        return table | {"ln_f.weight": vector(c), "ln_f.bias": vector(c)}
+
+    @staticmethod
+    def inputs(config: recipe.Gpt, samples: int) -> dict[str, Input]:
+        """Tokens, targets and slots [S, T], rows [R]; see embedding_slots."""
+        tokens = Input((samples, config.context))
+        rows = Input((min(config.vocab_size, samples * config.context),))
+        return {"tokens": tokens, "targets": tokens, "slots": tokens, "rows": rows}
+
+    @staticmethod
+    def lane(config: recipe.Gpt, arrays: Arrays) -> dict[str, Tensor]:
+        """From arrays tokens and targets [S, T]."""
+        tokens = arrays["tokens"]
+        slots, rows = embedding_slots(tokens, min(config.vocab_size, tokens.size))
+        values = {"tokens": tokens, "targets": arrays["targets"], "slots": slots, "rows": rows}
+        return {name: int32(value) for name, value in values.items()}
+
+    @staticmethod
+    def shown(config: recipe.Gpt, samples: int) -> dict[str, Shape]:
+        """Inputs, activations forward, their gradients d.<what> from the last op to the first; see the calls of
+        _see."""
+        t, c = config.context, config.channels
+        row, wide, qkv, logits = (
+            (samples, t, c),
+            (samples, t, 4 * c),
+            (samples, t, 3 * c),
+            (samples * t, config.padded_vocab_size),
+        )
+        found: dict[str, Shape] = {"tokens": (samples, t), "targets": (samples, t), "embedding": row}
+        for i in range(config.layers):
+            block = {"ln_1": row, "attn.qkv": qkv, "attn": row, "attn.proj": row, "middle": row, "ln_2": row}
+            block |= {"mlp.fc": wide, "mlp.gelu": wide, "mlp.proj": row, "out": row}
+            found |= {f"h.{i}.{name}": shape for name, shape in block.items()}
+        found |= {
+            "ln_f": row,
+            "logits": logits,
+            "losses": (samples * t,),
+            "d.logits": logits,
+            "d.ln_f": row,
+            "d.stream": row,
+        }
+        for i in reversed(range(config.layers)):
+            block = {"mlp.gelu": wide, "mlp.fc": wide, "ln_2": row, "middle": row, "attn": row, "attn.qkv": qkv}
+            found |= {f"d.h.{i}.{name}": shape for name, shape in (block | {"ln_1": row, "in": row}).items()}
+        return found
+
+    @staticmethod
+    def refuse(config: recipe.Gpt, devices: list[str]) -> None:
+        """Heads wider than the CUDA kernels hold."""
+        size = config.channels // config.heads
+        if "cuda" in devices and size > CUDA_HEAD_SIZE:
+            raise UserError(
+                f"--device {','.join(devices)}: heads of {size} ({config.channels} channels / {config.heads} heads), a "
+                f"GPU's kernels take up to {CUDA_HEAD_SIZE}; run with --device cpu, or give the recipe more heads"
+            )
 
     # ------------------------------------------------------------------ buffers
 
-    def new_flat(self) -> Tensor:
-        """A zeroed flat buffer in the layout of the parameters: for gradients."""
-        return self.memory.zeros(self.flat_size)
-
-    def named(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of a flat buffer by parameter name, in canonical order. Views of one buffer are made once."""
-        views = self._views.get(flat.data_ptr())
-        if views is None:
-            views, offset = {}, 0
-            for name, shape in self.shapes.items():
-                size = math.prod(shape)
-                views[name] = flat[offset : offset + size].view(shape)
-                offset += size
-            self._views[flat.data_ptr()] = views
-        return views
-
-    def _allocate(self, batch: int, lane_sequences: int, decode_batch: int) -> None:
+    def _allocate(self, batch: int, lane_samples: int, decode_batch: int) -> None:
         cfg = self.config
         t, c, h = cfg.context, cfg.channels, cfg.heads
 
@@ -186,43 +212,37 @@ class Gpt:
             self._dstream = buffer(batch, t, c)
             # The gradient of fc lives in the wide layer only until fc's own gradients are done.
             self._dqkv = self._wide.view(-1)[: batch * t * 3 * c].view(batch, t, 3 * c)
-            self.embedding_rows = min(cfg.vocab_size, lane_sequences * t)
-            self._dembedding = buffer(self.embedding_rows, c)
+            self._dembedding = buffer(*self.inputs(cfg, lane_samples)["rows"].shape, c)
         self._keys = [buffer(decode_batch, h, t, c // h) for _ in range(cfg.layers if decode_batch else 0)]
         self._values = [buffer(*cache.shape) for cache in self._keys]
 
-    def _see(self, name: str, tensor: Tensor) -> None:
-        if self.observe is not None:
-            self.observe(name, tensor)
-
     # ------------------------------------------------------------------ parameters
 
-    def initialise(self, seed: int, init: recipe.Gpt2Init) -> None:
+    def initialise(self, seed: int, init: Init) -> None:
         """GPT-2's initialisation: N(0, std) for matrices, std / sqrt(2 layers) for the two projections into the
-        residual stream (section 2.3), ones and zeros for LayerNorm, zero biases, zero padded vocabulary rows.
+        residual stream (section 2.3), ones and zeros for LayerNorm, zero biases, zero padded vocabulary rows. `normal`
+        is the same without the smaller projections.
 
         Element i of the flat space is normal number i of the stream INIT: independent of everything else.
         """
-        residual_std = init.std / math.sqrt(2 * self.config.layers)
-        offset = 0
-        for name, view in self.weights.items():
+        if not isinstance(init, recipe.Gpt2Init | NormalInit):
+            raise UserError(f"bits.init.kind {init.kind}: a gpt takes gpt2 or normal")
+        residual_std = init.std / math.sqrt(2 * self.config.layers) if init.kind == "gpt2" else init.std
+        for name, offset in self.flat.offsets.items():
+            view = self.weights[name]
             if view.dim() == 2:
                 std = residual_std if name.endswith("proj.weight") else init.std
                 ops.fill_normal(view, seed, int(Stream.INIT), offset, 0.0, std)
             else:
                 view.fill_(1.0 if ".weight" in name else 0.0)
-            offset += view.numel()
         self.weights["wte.weight"][self.config.vocab_size :].zero_()
 
     # ------------------------------------------------------------------ forward
 
-    def _layernorm(self, out: Tensor, mean: Tensor, rstd: Tensor, x: Tensor, name: str) -> None:
-        ops.layernorm_forward(out, mean, rstd, x, self.weights[name + ".weight"], self.weights[name + ".bias"])
-
     def _block_forward(self, i: int, x: Tensor, out: Tensor, position: int | None = None) -> None:
         """out[b, t, C] = block i of x; with a position, attention reads and extends the KV cache."""
         b, t = x.shape[:2]
-        w, a, prefix = self.weights, self._blocks[i], f"h.{i}."
+        a, prefix = self._blocks[i], f"h.{i}."
 
         def part(buffer: Tensor) -> Tensor:
             return buffer.view(-1)[: b * t * buffer.shape[-1]].view(b, t, -1)
@@ -234,7 +254,7 @@ class Gpt:
         normalised, branch, wide = part(self._normalised), part(self._branch), part(self._wide)
         self._layernorm(normalised, per_row(a.ln_1_mean), per_row(a.ln_1_rstd), x, prefix + "ln_1")
         self._see(prefix + "ln_1", normalised)
-        ops.matmul(qkv, normalised, w[prefix + "attn.qkv.weight"], w[prefix + "attn.qkv.bias"])
+        self._linear(qkv, normalised, prefix + "attn.qkv")
         self._see(prefix + "attn.qkv", qkv)
         if position is None:
             h = self.config.heads
@@ -244,17 +264,17 @@ class Gpt:
             keys, values = self._keys[i][:b], self._values[i][:b]
             ops.attention_cached(attended, keys, values, qkv, self.config.heads, position)
         self._see(prefix + "attn", attended)
-        ops.matmul(branch, attended, w[prefix + "attn.proj.weight"], w[prefix + "attn.proj.bias"])
+        self._linear(branch, attended, prefix + "attn.proj")
         self._see(prefix + "attn.proj", branch)
         ops.residual_forward(middle, x, branch)
         self._see(prefix + "middle", middle)
         self._layernorm(normalised, per_row(a.ln_2_mean), per_row(a.ln_2_rstd), middle, prefix + "ln_2")
         self._see(prefix + "ln_2", normalised)
-        ops.matmul(fc, normalised, w[prefix + "mlp.fc.weight"], w[prefix + "mlp.fc.bias"])
+        self._linear(fc, normalised, prefix + "mlp.fc")
         self._see(prefix + "mlp.fc", fc)
         ops.gelu_forward(wide, fc)
         self._see(prefix + "mlp.gelu", wide)
-        ops.matmul(branch, wide, w[prefix + "mlp.proj.weight"], w[prefix + "mlp.proj.bias"])
+        self._linear(branch, wide, prefix + "mlp.proj")
         self._see(prefix + "mlp.proj", branch)
         ops.residual_forward(out, middle, branch)
         self._see(prefix + "out", out)
@@ -298,25 +318,24 @@ class Gpt:
 
     # ------------------------------------------------------------------ backward
 
-    def begin_lane(self) -> None:
+    def begin_lane(self, lane: Inputs) -> None:
         """Start a lane: its input-embedding gradient, one row per distinct token, is zeroed."""
+        self._see("tokens", lane["tokens"])
+        self._see("targets", lane["targets"])
         self._dembedding.zero_()
 
     def accumulate(
-        self, tokens: Tensor, targets: Tensor, slots: Tensor, grads: Tensor, loss_scale: float,
-        done: Callable[[str], None] | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Forward and backward of one micro-batch [b, T] of the lane; returns the losses [b, T] (a buffer).
+        self, lane: Inputs, part: slice, grads: Tensor, loss_scale: float, done: Callable[[str], None] | None = None
+    ) -> Tensor:
+        """Forward and backward of the sequences `part` of the lane; returns their losses [b, T] (a buffer).
 
-        slots [b, T]: see embedding_slots. grads (flat, see new_flat) is continued: every sum over tokens goes on from what it
-        holds. loss_scale is the factor of each token's loss, 1 / (tokens of the whole step). done(name) is called when
-        the gradients of parameter `name` and all after it have this micro-batch in them. Only finish_lane completes
-        wte.weight's gradient.
+        done is called once per block, from the last to the first. Only finish_lane completes wte.weight's gradient.
         """
+        tokens, targets, slots = (lane[name][part] for name in ("tokens", "targets", "slots"))
         b, t = tokens.shape
         c = self.config.channels
         hidden = self._forward(tokens)
-        w, g = self.weights, self.named(grads)
+        w, g = self.weights, self.flat.views(grads)
         losses, flat_targets = self._losses.view(-1)[: b * t], targets.reshape(-1)
         dhidden = self._branch[:b]
         flat_hidden, flat_dhidden = hidden.view(-1, c), dhidden.view(-1, c)
@@ -332,10 +351,8 @@ class Gpt:
             ops.matmul(g["wte.weight"], logits, flat_hidden[first:last], layout="tn", accumulate=True)
         self._see("d.ln_f", dhidden)
         dstream = self._dstream[:b]
-        ops.layernorm_backward(
-            dstream, g["ln_f.weight"], g["ln_f.bias"], dhidden, None, self._streams[self.config.layers][:b],
-            w["ln_f.weight"], self._ln_f_mean[:b], self._ln_f_rstd[:b],
-        )  # fmt: skip
+        x = self._streams[self.config.layers][:b]
+        self._layernorm_backward(dstream, g, "ln_f", dhidden, None, x, self._ln_f_mean[:b], self._ln_f_rstd[:b])
         self._see("d.stream", dstream)
         for i in reversed(range(self.config.layers)):
             self._block_backward(i, dstream, g)
@@ -344,10 +361,10 @@ class Gpt:
         ops.embedding_backward(self._dembedding, g["wpe.weight"], dstream, slots)
         return losses.view(b, t)
 
-    def _block_backward(self, i: int, dstream: Tensor, g: dict[str, Tensor]) -> None:
+    def _block_backward(self, i: int, dstream: Tensor, g: Grads) -> None:
         """dstream [b, T, C]: the gradient of block i's output, replaced by that of its input."""
         b = dstream.shape[0]
-        w, a, prefix = self.weights, self._blocks[i], f"h.{i}."
+        a, prefix = self._blocks[i], f"h.{i}."
         x = self._streams[i][:b]
         if self.recompute:
             observe, self.observe = self.observe, None  # it was seen the first time
@@ -363,10 +380,9 @@ class Gpt:
         self._layernorm(normalised, a.ln_2_mean[:b], a.ln_2_rstd[:b], a.middle[:b], prefix + "ln_2")
         self._linear_backward(dbranch, g, prefix + "mlp.fc", wide, normalised)
         self._see("d." + prefix + "ln_2", dbranch)
-        ops.layernorm_backward(
-            dstream, g[prefix + "ln_2.weight"], g[prefix + "ln_2.bias"], dbranch, dstream, a.middle[:b],
-            w[prefix + "ln_2.weight"], a.ln_2_mean[:b], a.ln_2_rstd[:b],
-        )  # fmt: skip
+        self._layernorm_backward(
+            dstream, g, prefix + "ln_2", dbranch, dstream, a.middle[:b], a.ln_2_mean[:b], a.ln_2_rstd[:b]
+        )
         self._see("d." + prefix + "middle", dstream)
         self._linear_backward(dbranch, g, prefix + "attn.proj", dstream, attended)
         self._see("d." + prefix + "attn", dbranch)
@@ -375,25 +391,12 @@ class Gpt:
         self._layernorm(normalised, a.ln_1_mean[:b], a.ln_1_rstd[:b], x, prefix + "ln_1")
         self._linear_backward(dbranch, g, prefix + "attn.qkv", dqkv, normalised)
         self._see("d." + prefix + "ln_1", dbranch)
-        ops.layernorm_backward(
-            dstream, g[prefix + "ln_1.weight"], g[prefix + "ln_1.bias"], dbranch, dstream, x,
-            w[prefix + "ln_1.weight"], a.ln_1_mean[:b], a.ln_1_rstd[:b],
-        )  # fmt: skip
+        self._layernorm_backward(dstream, g, prefix + "ln_1", dbranch, dstream, x, a.ln_1_mean[:b], a.ln_1_rstd[:b])
         self._see("d." + prefix + "in", dstream)
 
-    def _linear_backward(self, dinp: Tensor, g: dict[str, Tensor], name: str, dout: Tensor, inp: Tensor) -> None:
-        """Gradients of out = inp W^T + bias: bias and W are continued, then dinp is written, which may be inp's buffer."""
-        rows_out, rows_inp = dout.view(-1, dout.shape[-1]), inp.view(-1, inp.shape[-1])
-        ops.bias_backward(g[name + ".bias"], dout)
-        ops.matmul(g[name + ".weight"], rows_out, rows_inp, layout="tn", accumulate=True)
-        ops.matmul(dinp.view(-1, dinp.shape[-1]), rows_out, self.weights[name + ".weight"], layout="nn")
-
-    def finish_lane(self, grads: Tensor, rows: Tensor) -> None:
-        """Add the input embedding's gradient to the lm head's, once per lane: the two uses of the tied matrix.
-
-        rows [R] int32: see embedding_slots.
-        """
-        ops.embedding_add(self.named(grads)["wte.weight"], self._dembedding, rows)
+    def finish_lane(self, lane: Inputs, grads: Tensor) -> None:
+        """Add the input embedding's gradient to the lm head's, once per lane: the two uses of the tied matrix."""
+        ops.embedding_add(self.flat.views(grads)["wte.weight"], self._dembedding, lane["rows"])
 
     # ------------------------------------------------------------------ decoding
 

@@ -6,14 +6,13 @@ time or the execution is in it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
-from pipeline.base.checkpoint import load, tensor_digest
+from pipeline.base.checkpoint import load, tensors_digest
 from pipeline.base.files import sha256_of
 from pipeline.recipe import Recipe, recipe_id
 from pipeline.recipe.paths import data_dir, tokens_dir, train_shards
@@ -42,9 +41,7 @@ class Entry:
 
 def checkpoint_digest(path: Path) -> str:
     """SHA-256 over name and digest of every tensor, by name."""
-    tensors = load(path).tensors
-    lines = [f"{name} {tensor_digest(tensors[name])}\n" for name in sorted(tensors)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return tensors_digest(load(path).tensors)
 
 
 def run_files(recipe: Recipe) -> list[str]:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from cuda_ops.errors import UserError
-from pipeline.base.checkpoint import Checkpoint
+from pipeline.base.checkpoint import Stored
+from pipeline.base.tensors import checked_finite
 from pipeline.machine.devices import device_of
-from pipeline.machine.execution import check_device
 from pipeline.machine.memory import Memory, OutOfMemory, gib
-from pipeline.models.gpt import Gpt
-from pipeline.recipe import Recipe, recipe_id
+from pipeline.models.model import Model, check_device, model_of
+from pipeline.recipe import Recipe
+from pipeline.training.state import checked
 
 
 def load_model(
-    recipe: Recipe, checkpoint: Checkpoint, path: Path, batch: int, decode_batch: int = 0, device: str = "cpu"
-) -> Gpt:
-    """The recipe's model with the weights of a checkpoint; batch sequences at a time."""
-    if checkpoint.recipe_id != recipe_id(recipe):
-        raise UserError(f"{path}: a checkpoint of recipe {checkpoint.recipe_id[:12]}, this is {recipe_id(recipe)[:12]}")
+    recipe: Recipe, checkpoint: Stored, path: Path, batch: int, decode_batch: int = 0, device: str = "cpu"
+) -> Model:
+    """The recipe's model with the weights of a checkpoint, which is checked whole; batch samples at a time."""
+    checked(checkpoint, recipe, path)
+    check_device(recipe.bits.model, device)
 
-    check_device(recipe, device)
-
-    def model_in(memory: Memory, batch: int, decode_batch: int) -> Gpt:
-        return Gpt(recipe.bits.model, batch, training=False, decode_batch=decode_batch, memory=memory)
+    def model_in(memory: Memory, batch: int, decode_batch: int) -> Model:
+        kind = model_of(recipe.bits.model)
+        return kind(recipe.bits.model, batch, training=False, decode_batch=decode_batch, memory=memory)
 
     try:
         model = model_in(Memory(device_of(device)), batch, decode_batch)
@@ -32,8 +32,9 @@ def load_model(
         model_in(whole, batch, decode_batch)
         model_in(least, 1, min(1, decode_batch))
         raise UserError(
-            f"out of memory: the model's buffers need {gib(whole.bytes)} ({error}); --batch-size 1 would need {gib(least.bytes)}"
+            f"out of memory: the model's buffers need {gib(whole.bytes)} ({error}); --batch-size 1 would need "
+            f"{gib(least.bytes)}"
         ) from None
     for name, weight in model.weights.items():
-        weight.copy_(checkpoint.tensors[name])
+        weight.copy_(checked_finite(checkpoint.tensors[name], path, name))
     return model

@@ -19,64 +19,46 @@ def lanes_of(rank: int, ranks: int, lanes: int) -> range:
     return range(rank * each, (rank + 1) * each)
 
 
-def lane_of_sample(sample: int, sequences: int, lanes: int) -> int:
-    """The lane of a sample of a step: contiguous blocks."""
-    return sample // (sequences // lanes)
-
-
 class LaneCounter:
-    """Adds the gradients of `count` = 2^m consecutive lanes in m + 1 buffers."""
+    """Adds the gradients of `count` = 2^m consecutive lanes in m + 1 buffers; the next lane after them begins anew."""
 
     def __init__(self, count: int, new_buffer: Callable[[], Tensor]) -> None:
+        self._count, self._lanes = count, 0  # lanes in all, lanes handed in
         self._buffers = [new_buffer() for _ in range(count.bit_length())]
-        self._waiting: list[tuple[int, Tensor]] = []  # (level, subtree), levels falling
-        self._free = list(self._buffers)
+        self._waiting: list[Tensor] = []  # subtrees, one per one bit of _lanes, the largest first
 
     def fresh(self) -> Tensor:
-        """A zeroed buffer for the next lane."""
-        buffer = self._free.pop()
-        buffer.zero_()
-        return buffer
+        """A zeroed buffer for the next lane; the total of the lanes before them is no longer there."""
+        if self._lanes == self._count:
+            self._lanes = 0
+            self._waiting.clear()
+        buffer = next(b for b in self._buffers if all(b is not waiting for waiting in self._waiting))
+        return buffer.zero_()
 
-    def push(self, gradient: Tensor) -> None:
-        """Hand in the gradient of the next lane; subtrees of equal size are joined, left + right."""
-        level = 0
-        while self._waiting and self._waiting[-1][0] == level:
-            _, left = self._waiting.pop()
-            ops.residual_forward(left, left, gradient)
-            self._free.append(gradient)
-            gradient, level = left, level + 1
-        self._waiting.append((level, gradient))
+    def push(self, gradient: Tensor, begin: int, end: int) -> Tensor:
+        """Hand in elements begin .. end - 1 of the next lane's gradient; returns the buffer where their sum is now.
 
-    def finish(self, gradient: Tensor, begin: int, end: int) -> Tensor:
-        """Join elements begin .. end - 1 of the last lane's gradient, as push would; returns the buffer they are now in.
-
-        When every element is joined, push(gradient) must not follow: total() is the returned buffer.
+        A lane may come in parts, from the last to the one that begins at 0, which completes it. Subtrees of equal size
+        are joined, left + right, as a binary counter carries. After the last lane the sum is that of all.
         """
-        part = gradient
-        for _, left in reversed(self._waiting):
-            ops.residual_forward(left[begin:end], left[begin:end], part[begin:end])
-            part = left
-        return part
+        carries = _trailing_ones(self._lanes)
+        total = gradient
+        for left in self._waiting[::-1][:carries]:
+            ops.residual_forward(left[begin:end], left[begin:end], total[begin:end])
+            total = left
+        if begin == 0:
+            self._waiting[len(self._waiting) - carries :] = [total]
+            self._lanes += 1
+        return total
 
-    def close(self) -> None:
-        """Forget the lanes; every buffer is free again."""
-        self._waiting.clear()
-        self._free = list(self._buffers)
 
-    def release(self, gradient: Tensor) -> None:
-        """Give a buffer from fresh() back without adding it."""
-        self._free.append(gradient)
-
-    def total(self) -> Tensor:
-        """The sum of all lanes pushed; valid until the next fresh()."""
-        ((_, gradient),) = self._waiting
-        self.close()
-        return gradient
+def _trailing_ones(n: int) -> int:
+    return (~n & (n + 1)).bit_length() - 1
 
 
 def tree_over_rows(rows: Tensor, out: Tensor | None = None) -> Tensor:
-    """Pairwise tree over the rows of [2^k, n] into out [n] (default: row 0), which is returned; the rows are used up."""
+    """Pairwise tree over the rows of [2^k, n] into out [n] (default: row 0), which is returned; the rows are used
+    up."""
     count, out = rows.shape[0], rows[0] if out is None else out
     if count == 1:
         return out.copy_(rows[0])

@@ -187,8 +187,8 @@ def lanes(ranks: int) -> Callable[[Array], Array]:
             for lane in range(rank * each, (rank + 1) * each):
                 gradient = counter.fresh()
                 gradient.copy_(tensor(terms[:, lane]))
-                counter.push(gradient)
-            sums.append(counter.total().clone())
+                total = counter.push(gradient, 0, len(terms))
+            sums.append(total.clone())
         return tree_over_rows(torch.stack(sums)).numpy()
 
     return add

@@ -295,10 +295,10 @@ def full_disk(tokens: Path, expected: str, steps: int) -> dict[str, str]:
 
 def load_size(tokens: Path, steps: int) -> int:
     """KiB of a checkpoint: parameters and two moments, and its frame."""
-    from pipeline.models.gpt import parameter_count
+    from pipeline.evidence.forensics import flat_of
     from pipeline.recipe import load_recipe
 
-    return parameter_count(load_recipe(TINY).bits.model) * 12 // 1024 + 16
+    return flat_of(load_recipe(TINY)).used * 12 // 1024 + 16
 
 
 def experiment(faults: int, steps: int, seed: int, folder: Path, tokens: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from cuda_ops import flags
-from pipeline.data.windows import Batches
+from pipeline.data.samples import samples_of
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
 from pipeline.recipe import load_recipe
@@ -39,13 +39,12 @@ def bits(x: float) -> str:
 def write_windows(path: Path, tokens: Path) -> list[str]:
     """The tokens of every step as int32 [steps, sequences, T + 1]; returns the arguments that describe the recipe."""
     b = load_recipe(RECIPE).bits
-    batches = Batches(load_recipe(RECIPE), tokens)
+    samples = samples_of(load_recipe(RECIPE), tokens)
     with open(path, "wb") as file:
         for step in range(1, b.steps + 1):
-            inputs, targets = batches.get(step, 0, b.batch.sequences)
-            file.write(
-                b"".join(i.numpy().tobytes() + t[-1:].numpy().tobytes() for i, t in zip(inputs, targets, strict=True))
-            )
+            arrays = samples.get(step, 0, b.batch.sequences)
+            rows = zip(arrays["tokens"], arrays["targets"], strict=True)
+            file.write(b"".join(i.tobytes() + t[-1:].tobytes() for i, t in rows))
     m, s = b.model, b.schedule
     return [str(x) for x in (b.seed, m.layers, m.heads, m.channels, m.context, m.vocab_size, m.padded_vocab_size,
                              b.batch.sequences, b.batch.lanes, b.steps, s.warmup_steps, s.peak, s.final_fraction)]  # fmt: skip

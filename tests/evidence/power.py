@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.torch_gpt import TorchGpt
 from cuda_ops import ops
-from pipeline.data.windows import Batches
+from pipeline.data.samples import samples_of
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
 from pipeline.recipe import Recipe, load_recipe
@@ -81,7 +81,7 @@ def stock(recipe: Recipe, tokens: Path, ranks: Ranks, threads: int, micro_batch:
     torch.set_num_threads(threads)
     first = Trainer(recipe, Execution(), Alone(), tokens)
     first.initialise()
-    bits, batches = recipe.bits, Batches(recipe, tokens)
+    bits, samples = recipe.bits, samples_of(recipe, tokens)
     gpt = TorchGpt(bits.model)
     gpt.load({name: w.clone() for name, w in first.model.weights.items()})
     model: nn.Module = DistributedDataParallel(Loss(gpt)) if ranks.size > 1 else Loss(gpt)
@@ -91,7 +91,8 @@ def stock(recipe: Recipe, tokens: Path, ranks: Ranks, threads: int, micro_batch:
     optimizer = torch.optim.AdamW(groups, bits.schedule.peak, (0.9, 0.95), 1e-8)
     own = bits.batch.sequences // ranks.size
     for step in range(1, bits.steps + 1):
-        x, y = batches.get(step, ranks.rank * own, own)
+        arrays = samples.get(step, ranks.rank * own, own)
+        x, y = (torch.from_numpy(arrays[name]) for name in ("tokens", "targets"))
         optimizer.zero_grad()
         for begin in range(0, own, micro_batch):
             part = slice(begin, min(begin + micro_batch, own))

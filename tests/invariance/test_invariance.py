@@ -197,9 +197,9 @@ def test_a_damaged_rolling_checkpoint_is_named_and_the_one_before_is_used(
 def stop_after(tiny: dict[str, Path], out: Path, step: int) -> Path:
     """The rolling state of a run that was killed after a step."""
     code = (
-        "import os, sys\nfrom pipeline import train\nsave = train.Segment.save_rolling\n"
+        "import os, sys\nfrom pipeline import train\nfrom pipeline.training.segment import Segment\nsave = Segment.save_rolling\n"
         f"def killed(self):\n  save(self)\n  if self.trainer.step == {step}: os.kill(os.getpid(), 9)\n"
-        "train.Segment.save_rolling = killed\n"
+        "Segment.save_rolling = killed\n"
         f"sys.argv[1:] = {[*command(tiny, out, '--rolling-steps', '1')[2:]]!r}\ntrain.main()\n"
     )
     run("-c", code, code=-9)
@@ -302,12 +302,13 @@ def test_controls_fire(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -
         from cuda_ops import ops
         from pipeline.training.lanes import LaneCounter
 
-        def left_fold(self: LaneCounter, gradient: torch.Tensor) -> None:
+        def left_fold(self: LaneCounter, gradient: torch.Tensor, begin: int, end: int) -> torch.Tensor:
+            self._lanes += 1
             if self._waiting:
-                ops.residual_forward(self._waiting[0][1], self._waiting[0][1], gradient)
-                self._free.append(gradient)
+                ops.residual_forward(self._waiting[0], self._waiting[0], gradient)
             else:
-                self._waiting.append((0, gradient))
+                self._waiting.append(gradient)
+            return self._waiting[0]
 
         patch.setattr(LaneCounter, "push", left_fold)
         assert in_process(tiny, Execution()) != good

@@ -1,7 +1,7 @@
 """pytest tests/models/test_gpt.py
 
-The GPT against the paper's parameter counts, against float64 gradients, and 100 training steps against a PyTorch model of the
-same weights and data.
+The GPT against the paper's parameter counts, against float64 gradients, and 100 training steps against a PyTorch model
+of the same weights and data.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from benchmarks.torch_gpt import TorchGpt
 from cuda_ops import ops
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
-from pipeline.models.gpt import Gpt, embedding_slots
+from pipeline.models.gpt import Gpt
 from pipeline.recipe import Gpt as Config
-from pipeline.recipe import Init, load_recipe
+from pipeline.recipe import Gpt2Init, load_recipe
 from pipeline.training.trainer import Trainer
 from tests.bits import assert_bits_equal
 
@@ -58,10 +58,10 @@ def batch(cfg: Config, b: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tenso
 
 def gradients(model: Gpt, tokens: torch.Tensor, targets: torch.Tensor, scale: float) -> torch.Tensor:
     grads = model.new_flat()
-    slots, rows = embedding_slots(tokens, model.embedding_rows)
-    model.begin_lane()
-    model.accumulate(tokens, targets, slots, grads, scale)
-    model.finish_lane(grads, rows)
+    lane = Gpt.lane(model.config, {"tokens": tokens.numpy(), "targets": targets.numpy()})
+    model.begin_lane(lane)
+    model.accumulate(lane, slice(0, len(tokens)), grads, scale)
+    model.finish_lane(lane, grads)
     return grads
 
 
@@ -69,10 +69,10 @@ def gradients(model: Gpt, tokens: torch.Tensor, targets: torch.Tensor, scale: fl
 def test_gradients_agree_with_float64(recompute: bool) -> None:
     cfg = config()
     model = Gpt(cfg, 3, recompute=recompute)
-    model.initialise(3, Init(std=0.2))
+    model.initialise(3, Gpt2Init(std=0.2))
     tokens, targets = batch(cfg, 3)
     scale = 1 / tokens.numel()
-    grads = model.named(gradients(model, tokens, targets, scale))
+    grads = model.flat.views(gradients(model, tokens, targets, scale))
     exact = TorchGpt(cfg).double()
     exact.load({name: weight.double() for name, weight in model.weights.items()})
     exact.loss(tokens.long(), targets.long()).backward()
@@ -100,7 +100,8 @@ def test_losses_of_a_hundred_steps_agree_with_pytorch(tiny: dict[str, Path], tmp
     optimizer = torch.optim.AdamW(groups, 1.0, (o.beta1, o.beta2), o.eps)
     for step in range(1, 101):
         line, _ = trainer.train_step()
-        tokens, targets = trainer.batches.get(step, 0, recipe.bits.batch.sequences)
+        arrays = trainer.samples.get(step, 0, recipe.bits.batch.sequences)
+        tokens, targets = (torch.from_numpy(arrays[name]) for name in ("tokens", "targets"))
         loss = other.loss(tokens.long(), targets.long())
         optimizer.zero_grad()
         loss.backward()
@@ -116,7 +117,7 @@ def test_losses_of_a_hundred_steps_agree_with_pytorch(tiny: dict[str, Path], tmp
 def test_decoding_gives_the_logits_of_the_full_forward() -> None:
     cfg = config()
     model = Gpt(cfg, 2, training=False, decode_batch=2)
-    model.initialise(1, Init())
+    model.initialise(1, Gpt2Init())
     tokens, _ = batch(cfg, 2)
     full = torch.empty(2, cfg.context, cfg.padded_vocab_size)
     hidden = model._forward(tokens).clone()
@@ -135,7 +136,7 @@ def test_pieces_of_logits_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     for size in (2**26, 4 * 64 * 7):
         monkeypatch.setattr("pipeline.models.gpt.LOGITS_BYTES", size)
         model = Gpt(cfg, 3)
-        model.initialise(2, Init())
+        model.initialise(2, Gpt2Init())
         results.append(gradients(model, tokens, targets, 0.01))
     assert_bits_equal(results[1], results[0], "gradients")
 
@@ -165,8 +166,9 @@ trainer = Trainer(recipe, Execution(micro_batch=4, recompute=True), Ranks(), Pat
 with Watch():
     trainer.initialise()
     for _ in range(2): trainer.train_step()
-    trainer.checkpoint()
-    if len(sys.argv) > 3: trainer.m * 2
+    state = trainer.checkpoint().tensors
+    for name in state: state[name]
+    if len(sys.argv) > 3: trainer.model.parameters * 2
 print(len([s for s in seen if s.startswith('samebits')]), 'ops')
 """
 

@@ -7,6 +7,7 @@ What it finds when runs part is in tests/evidence/test_sabotage.py.
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
-from pipeline.base.checkpoint import KEY
+from pipeline.base.tensors import KEY
 from pipeline.evidence.comparison import Comparison
 from pipeline.evidence.sides import Side
 from tests.conftest import ROOT, run
@@ -73,3 +74,27 @@ def test_a_checkpoint_without_its_metadata(tmp_path: Path, about: object, said: 
     path.write_bytes(safetensors.torch.save({"w": torch.zeros(1)}, None if about is None else {KEY: json.dumps(about)}))
     with pytest.raises(UserError, match=said):
         Side("A", path).read()
+
+
+def test_a_device_reaches_the_step_computed_again(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pipeline.compare's flags give it; a side on another device is another setting, computed for itself."""
+    from pipeline import compare
+    from pipeline.evidence import sides
+
+    commands: list[list[str]] = []
+
+    def ran(command: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(sides.subprocess, "run", ran)
+    args = compare.flags().parse_args([str(lines), str(lines), "--recipe", str(RECIPE), "--device-b", "cuda"])
+    a, b = compare.side(args, "a"), compare.side(args, "b")
+    assert not a.same_setting(b)
+    for one in (a, b):
+        one.replay(1, tmp_path / "trace")
+    assert ["--device" in command for command in commands] == [False, True]
+    assert commands[1][commands[1].index("--device") + 1] == "cuda"
+    args = compare.flags().parse_args([str(lines), str(lines), "--device", "tpu"])
+    with pytest.raises(UserError, match="--device tpu: neither cpu nor cuda"):
+        compare.side(args, "a")

@@ -25,9 +25,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.machine.devices import device_of
-from pipeline.machine.execution import CUDA_HEAD_SIZE, Execution
+from pipeline.machine.execution import Execution
 from pipeline.machine.graphs import Captured
 from pipeline.machine.ranks import Ranks
+from pipeline.models.gpt import CUDA_HEAD_SIZE
+from pipeline.models.model import check_device
 from pipeline.recipe import load_recipe
 from pipeline.training.trainer import Trainer, bytes_needed
 from tests.conftest import ROOT, run
@@ -286,15 +288,85 @@ def test_heads_that_a_gpu_cannot_hold_are_refused(tiny: dict[str, Path], tmp_pat
     assert int(limit) == CUDA_HEAD_SIZE
     wide = tmp_path / "wide.yaml"
     wide.write_text(tiny["recipe"].read_text().replace("channels: 32", "channels: 514"))  # of 2 heads
-    recipe = load_recipe(wide)
-    Execution().check(recipe)
+    model = load_recipe(wide).bits.model
+    check_device(model, "cpu")
     with pytest.raises(UserError, match=r"--device cuda: heads of 257 \(514 channels / 2 heads\).*up to 256"):
-        Execution(device="cuda").check(recipe)
+        check_device(model, "cuda")
+    flags = command(tiny | {"recipe": wide}, tmp_path, "--device", "cuda")
+    assert "heads of 257" in run(*flags, code=2), "the command refuses before anything runs"
     wide.write_text(wide.read_text().replace("channels: 514", "channels: 512"))
-    Execution(device="cuda").check(load_recipe(wide))
+    check_device(load_recipe(wide).bits.model, "cuda")
 
 
 # ---------------------------------------------------------------- launcher
+
+FAILS = """
+import time
+import torch.distributed as dist
+from pipeline import train
+from pipeline.training import trainer
+step = trainer.Trainer.train_step
+def fails(self, signal=0):
+    if self.step == 2 and self.ranks.rank == 1:
+        raise ERROR
+    return step(self, signal)
+trainer.Trainer.train_step = fails
+leave = dist.destroy_process_group
+def hangs():  # as NCCL's, while a peer sits in a collective
+    time.sleep(10000)
+dist.destroy_process_group = HOW
+from cuda_ops.errors import UserError, exit_on_user_error
+exit_on_user_error(train.main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        ("UserError('the disk of rank 1 is full')", 2, "error: the disk of rank 1 is full"),
+        ("trainer.NotFinite('step 3: rank 1')", 3, "error: not finite at step 3: rank 1"),
+        ("RuntimeError('a mistake of our own')", 1, "RuntimeError: a mistake of our own"),
+    ],
+)
+def test_a_rank_that_fails_ends_at_once_and_never_waits_for_its_peers(
+    tiny: dict[str, Path], tmp_path: Path, error: str, code: int, said: str
+) -> None:
+    """Rank 1 raises while rank 0 waits for it, and leaving the group would hang: its words and code come first."""
+    workers = by_hand_of(FAILS.replace("ERROR", error).replace("HOW", "hangs"), tiny, tmp_path)
+    _, errors = workers[1].communicate(timeout=120)
+    assert workers[1].returncode == code
+    assert said in errors
+    _, errors = workers[0].communicate(timeout=120)  # gloo sees at once that its peer is gone
+    assert workers[0].returncode != 0
+
+
+def test_ranks_that_succeed_leave_in_order(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """The control: on success the group is left, so a hanging one would be seen."""
+    counted = "lambda: (leave(), print('left'))"
+    workers = by_hand_of(FAILS.replace("raise ERROR", "pass").replace("HOW", counted), tiny, tmp_path)
+    assert [worker.communicate(timeout=300)[0].count("left") for worker in workers] == [1, 1]
+    assert [worker.returncode for worker in workers] == [0, 0]
+
+
+def by_hand_of(code: str, tiny: dict[str, Path], out: Path) -> list[subprocess.Popen[str]]:
+    """Two ranks of pipeline.train without a launcher."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [sys.executable, "-c", code, *command(tiny, out, "--ranks", "2")[2:]]
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    return [
+        subprocess.Popen(
+            arguments, env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
 
 
 def two_ranks(tiny: dict[str, Path], out: Path) -> tuple[subprocess.Popen[str], list[int]]:

@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 
 from pipeline.base import chain
-from pipeline.base.checkpoint import save
 from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
 from pipeline.evidence.trace import Collector, Trace, step_shapes
 from pipeline.machine.execution import Execution
@@ -36,7 +35,7 @@ def recorded(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         lines.append(trainer.train_step()[0].linked(trainer.link))
         trainer.link = lines[-1].link
         if trainer.step == 3:
-            save(out / "step_000003.safetensors", trainer.checkpoint())
+            trainer.save(out / "step_000003.safetensors")
     chain.write(out / "chain_000005.tsv", lines)
     return out
 
@@ -125,3 +124,11 @@ def test_mistakes_are_named(tiny: dict[str, Path], recorded: Path, monkeypatch: 
         monkeypatch.setattr(sys, "argv", base + flags)
         with pytest.raises(UserError, match=message):
             replay.main()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there(tiny: dict[str, Path], recorded: Path) -> None:
+    from cuda_ops.errors import UserError
+
+    with pytest.raises(UserError, match=r"cuda:0: .*use --device cpu"):
+        Rerun(load_recipe(tiny["recipe"]), tiny["tokens"], 4, checkpoints_of(recorded), device="cuda")

@@ -18,13 +18,13 @@ import torch
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
-from pipeline.base.checkpoint import load, save, tensor_digest
+from pipeline.base.checkpoint import load, tensor_digest
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
 from pipeline.recipe import Skip, canonical, load_recipe, recipe_id
 from pipeline.records.digests import published
 from pipeline.spikes import marks, work
-from pipeline.training.outliers import IN_A_ROW, WINDOW, Outliers
+from pipeline.training.outliers import IN_A_ROW, WINDOW, Outliers, Skipping
 from pipeline.training.trainer import Trainer
 from tests.conftest import ROOT, run
 
@@ -135,9 +135,9 @@ def test_skipping_has_one_digest_over_ranks_kills_and_resumes(skipping: dict[str
     # Killed after a step within the window's life, resumed on two ranks.
     out = tmp_path / "killed"
     code = (
-        "import os, sys\nfrom pipeline import train\nsave = train.Segment.save_rolling\n"
+        "import os, sys\nfrom pipeline import train\nfrom pipeline.training.segment import Segment\nsave = Segment.save_rolling\n"
         f"def killed(self):\n  save(self)\n  if self.trainer.step == {skipped[0]}: os.kill(os.getpid(), 9)\n"
-        "train.Segment.save_rolling = killed\n"
+        "Segment.save_rolling = killed\n"
         f"sys.argv[1:] = ['--recipe', {str(skipping['recipe'])!r}, '--tokens', {str(skipping['tokens'])!r}, '--steps-to', '{STEPS}', "
         f"'--out', {str(out / f'step_{STEPS:06d}.safetensors')!r}, '--chain', {str(out / f'chain_{STEPS:06d}.tsv')!r}, "
         f"'--state', {str(out / 'state')!r}, '--rolling-steps', '1']\ntrain.main()\n"
@@ -152,7 +152,7 @@ def test_skipping_has_one_digest_over_ranks_kills_and_resumes(skipping: dict[str
     trainer.initialise()
     while trainer.step < WINDOW:
         trainer.train_step()
-    trainer.outliers = {name: Outliers() for name in trainer.outliers}
+    trainer.skipping = Skipping(recipe.bits.skip)
     while trainer.step < STEPS:
         line, _ = trainer.train_step()
     assert line.fingerprint != lines[-1].fingerprint
@@ -171,7 +171,7 @@ def test_the_page_of_a_spike(skipping: dict[str, Path], tmp_path: Path) -> None:
         trainer.link = link = line.link
         lines.append(line)
         if line.step == WINDOW:
-            save(tmp_path / f"step_{WINDOW:06d}.safetensors", trainer.checkpoint())
+            trainer.save(tmp_path / f"step_{WINDOW:06d}.safetensors")
     chain.write(tmp_path / f"chain_{STEPS:06d}.tsv", lines)
     flags = ["--recipe", str(recipe_path), "--tokens", str(skipping["tokens"]), "--run", str(tmp_path)]
     assert "spikes" in run("-m", "pipeline.spikes", *flags, "--z", "0.3", "--replays", "1")
