@@ -235,8 +235,8 @@ def test_a_rerun_that_fails_costs_no_checkpoint(project: Path) -> None:
     kept = {path.name: sha256_of(path) for path in sorted(run.glob("*_00000*"))}
     assert len(kept) == 8
     fault = (
-        "    def run(self, facts: dict[str, Any]) -> int:\n",
-        '    def run(self, facts: dict[str, Any]) -> int:\n        raise UserError("a fault")\n',
+        "    runtime.set_threads(execution.threads_per_rank)\n",
+        '    runtime.set_threads(execution.threads_per_rank)\n    raise UserError("a fault")\n',
     )
     try:
         with edited(project / "pipeline" / "train.py", fault):
