@@ -31,7 +31,8 @@ ORDER = ("recipe", *STAGES)  # of the artefacts, as they come to be
 @dataclass
 class Side:
     """path: a run folder, a checkpoint, a chain, a list of digests or a trace. env: what differs in this side's
-    environment. device: where its steps are computed again. init: file of the initial weights, where bits.init reads one."""
+    environment. device: where its steps are computed again. init: file of the initial weights, where bits.init reads
+    one."""
 
     name: str
     path: Path
