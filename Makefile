@@ -5,6 +5,8 @@ RECIPE ?= fables
 CORES ?= all
 VENV := .venv
 BIN := $(VENV)/bin
+# RECIPE is a file, or a name of config/recipes.
+RECIPE_FILE = $(or $(wildcard $(RECIPE)),config/recipes/$(RECIPE).yaml)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # The first Python that is new enough; name another with PYTHON=...
@@ -26,7 +28,7 @@ help: ## what there is (bare `make` says it too)
 reproduction: $(VENV)/ready ## a recipe from nothing to a table of digests compared with the published ones
 	@snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet rules host \
 		--config recipe=$(RECIPE) -- reproduction
-	@python -m pipeline.verify --recipe config/recipes/$(RECIPE).yaml --brief
+	@python -m pipeline.verify --recipe $(RECIPE_FILE) --brief
 
 test: $(VENV)/ready ## every kind of proof, at most ten minutes on two quiet cores
 	@python -m pytest -m "not slow"

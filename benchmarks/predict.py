@@ -4,7 +4,7 @@
     python -m benchmarks.predict --batch 64
     python -m benchmarks.predict --write           into docs/kernels.md
 
-Products and attention: the instructions of the kernels' machine code (machine_code.py) over the issue slots of the card, in rounds of
+Products and attention: the instructions of the kernels' machine code (machine_code.py) over the issue slots of the card, in waves of
 tiles. The rest: bytes over a share of the bandwidth. Every constant that is no count is in `Card` and in the table's notes. Needs
 nvcc and cuobjdump, no GPU.
 """
@@ -89,12 +89,12 @@ def tiles_of(tile: str, m: int, n: int) -> int:
 
 
 def tile_name(m: int, n: int) -> str:
-    """The tile of matmul_tile_for: least work in quarters of rounds, a block that ends alone one more."""
+    """The tile of matmul_tile_for: least work in quarters of waves, a block that ends alone one more."""
 
     def cost(tile: str) -> int:
         rows, columns, _, blocks = sizes_of(tile)
-        rounds = -(-tiles_of(tile, m, n) // CARD.processors)
-        return (4 * rounds + (rounds % blocks == 1)) * rows * columns * TILES[tile]
+        waves = -(-tiles_of(tile, m, n) // CARD.processors)
+        return (4 * waves + (waves % blocks == 1)) * rows * columns * TILES[tile]
 
     return min(TILES, key=cost)
 
@@ -137,12 +137,12 @@ def product(layout: str, m: int, n: int, k: int) -> tuple[float, str]:
     if blocks_held(tile.kernel, 128) < blocks:
         raise UserError(f"{tile.name}: {tile.kernel.registers} registers leave no room for {blocks} blocks")
     count = tile.count(m, n)
-    rounds = -(-count // CARD.processors)
-    alone = 1 / CARD.alone - 1 if rounds % blocks == 1 else 0.0
-    seconds = CARD.seconds((rounds + alone) * 4 * tile.instructions(k), CARD.products)
+    waves = -(-count // CARD.processors)
+    alone = 1 / CARD.alone - 1 if waves % blocks == 1 else 0.0
+    seconds = CARD.seconds((waves + alone) * 4 * tile.instructions(k), CARD.products)
     peak = 2.0 * m * n * k / (CARD.processors * 256 * CARD.clock)
     share = tile.kernel.main_loop().ffma_share
-    why = f"{layout} {m}×{n}×{k}: {count} tiles {tile.sizes[0]}×{tile.sizes[1]}, {rounds} rounds{', last alone' if alone else ''}"
+    why = f"{layout} {m}×{n}×{k}: {count} tiles {tile.sizes[0]}×{tile.sizes[1]}, {waves} waves{', last alone' if alone else ''}"
     return seconds, f"{why}, FFMA {share:.2f}, {peak / seconds:.2f} of the peak"
 
 

@@ -37,6 +37,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("b", type=Path)
     parser.add_argument("--recipe", type=Path, help="of both sides (default: from provenance.json of each)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for steps computed again (default: cpu)")
+    parser.add_argument("--init", type=Path, help="file of the initial weights, where bits.init reads one")
     for side in ("a", "b"):
         group = parser.add_argument_group(f"side {side.upper()}, where it differs")
         group.add_argument(f"--recipe-{side}", type=Path)
@@ -71,6 +72,7 @@ def side(args: argparse.Namespace, name: str) -> Side:
         given["build"],
         env,
         device,
+        args.init,
     ).read()
 
 

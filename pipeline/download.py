@@ -25,9 +25,9 @@ from pipeline.base.files import atomic_write, write_json
 from pipeline.base.philox import Stream
 from pipeline.data import fables, images
 from pipeline.data.fetch import fetch, pins_of
-from pipeline.data.sources import pinned_file, questions_of, texts_of
+from pipeline.data.sources import texts_of
 from pipeline.recipe import GeneratedSource, HuggingFaceSource, ImageData, Recipe, TextData, load_recipe
-from pipeline.recipe.paths import DOCUMENTS, IMAGES, QUESTIONS, SOURCE, data_dir, questions_name, record_name
+from pipeline.recipe.paths import DOCUMENTS, IMAGES, QUESTIONS, SOURCE, data_dir
 from pipeline.recipe.strict import bits_of
 
 
@@ -76,11 +76,6 @@ def download_text(recipe: Recipe, data: TextData, out: Path, local: Path | None)
     if isinstance(source, GeneratedSource):
         asked = map(asdict, fables.questions(source.seed, source.questions, told))
     files = {DOCUMENTS: digest, QUESTIONS: write_lines(out / QUESTIONS, asked)[2]}
-    wanted = recipe.artifacts.choices
-    if wanted.source is not None:
-        path = pinned_file(wanted.source, "artifacts.scores.source", out / "raw" / wanted.stem)
-        _, _, found = write_lines(out / questions_name(wanted.stem), questions_of(path))
-        write_json(out / record_name(wanted.stem), {"sha256": found})
     return {"documents": count, "bytes": size, "sha256": digest, "files": files}
 
 

@@ -12,12 +12,9 @@ questions are never in memory together; only a text that is split by characters 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
-import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from cuda_ops.errors import UserError, exit_on_user_error
-from pipeline.base.files import atomic_write, sha256_of, write_json
+from pipeline.base.files import sha256_of, write_json
 from pipeline.data.corpus import Corpus, Part, split
 from pipeline.data.encode import encode
 from pipeline.data.fetch import vocabulary
 from pipeline.data.prompts import check_endings, check_prompts
+from pipeline.data.questions import write_questions
 from pipeline.data.shards import Spool, Written, cut, dtype_of, write_blocks
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 from pipeline.recipe import BpeTokenizer as BpeRecipe
@@ -43,9 +41,7 @@ from pipeline.recipe.paths import (
     TRAIN_STARTS,
     VALIDATION,
     VALIDATION_STARTS,
-    choices_name,
     data_dir,
-    record_name,
     tokens_dir,
     train_shards,
 )
@@ -95,39 +91,6 @@ def write_part(
         return Encoded(tokens.count, made)
 
 
-def write_list(path: Path, rows: Iterator[Any]) -> tuple[int, str]:
-    """A JSON list as write_json would write it, a row at a time; returns rows and SHA-256."""
-    digest, count = hashlib.sha256(), 0
-    with atomic_write(path) as file:
-
-        def write(text: str) -> None:
-            digest.update(text.encode())
-            file.write(text.encode())
-
-        for row in rows:
-            content = json.dumps(row, sort_keys=True, indent=2, ensure_ascii=False).replace("\n", "\n  ")
-            write(("[\n  " if count == 0 else ",\n  ") + content)
-            count += 1
-        write("\n]\n" if count else "[]\n")
-    return count, digest.hexdigest()
-
-
-def tokenised(question: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """A question's token ids; an ending is what the context's tokens are followed by in context + ending."""
-    head = [] if tokenizer.separator is None else [tokenizer.separator]
-    return {
-        "context": head + tokenizer.encode(question["context"]),
-        "endings": [tokenizer.encode(ending) for ending in question["endings"]],
-        "bytes": [len(ending.encode()) for ending in question["endings"]],
-        "label": question["label"],
-    }
-
-
-def write_questions(corpus: Corpus, out: Path, stem: str, tokenizer: Tokenizer) -> tuple[int, str]:
-    """<stem>.json from the corpus' <stem>.jsonl; returns questions and SHA-256."""
-    return write_list(out / choices_name(stem), (tokenised(question, tokenizer) for question in corpus.questions(stem)))
-
-
 def prepare(recipe_path: Path, data: Path | None, out: Path | None, threads: int, gpt2_folder: Path) -> str:
     """Run the stage; returns the line it prints."""
     recipe = load_recipe(recipe_path)
@@ -152,12 +115,9 @@ def prepare(recipe_path: Path, data: Path | None, out: Path | None, threads: int
         validation, "validation", [out / VALIDATION], out / VALIDATION_STARTS, tokenizer, threads, least
     )
     write_json(out / TOKENIZER, tokenizer.describe())
-    questions, asked = write_questions(corpus, out, "choices", tokenizer)
-    own = recipe.artifacts.choices.stem
-    if own != "choices":  # with a record of its own, for other recipes share the folder
-        write_json(out / record_name(own), {"sha256": write_questions(corpus, out, own, tokenizer)[1]})
-    if recipe.artifacts.wants("choices"):
-        check_endings(out / choices_name(own), model.context)
+    questions, asked = write_questions(out / CHOICES, corpus.questions(), tokenizer)
+    if recipe.artifacts.wants("choices") and recipe.artifacts.choices.source is None:
+        check_endings(out / CHOICES, model.context)
     made = learnt.files | tested.files
     counts: Counter[int] = Counter()
     size = 0

@@ -83,11 +83,16 @@ class Run:
         parts = self.parts(stage).items()
         return " ".join(f"{name}:{digest[:12]}" for name, digest in parts if name.startswith("ops.") == kernels)
 
-    def files(self, *stages: str, step: int | None = None, digested: bool = False) -> list[str]:
-        """What stages write: everything, or that of one step, or what has a digest."""
-        items = [item for stage in stages for item in catalogue.of_stage(self.recipe, stage, step)]
-        kept = [item for item in items if item.published or not digested]
-        return [str(path) for path in catalogue.files(kept, catalogue.folders(self.recipe))]
+    def files(self, stage: str) -> list[str]:
+        """What a stage writes."""
+        items = catalogue.of_stage(self.recipe, stage)
+        return [str(path) for path in catalogue.files(items, catalogue.folders(self.recipe))]
+
+    def questions(self, step: int) -> list[str]:
+        """What an evaluation reads beside the prepared corpus: questions with a source of their own, at the last
+        step.
+        """
+        return self.files("prepare_questions") if step == self.recipe.bits.steps else []
 
     def digested(self) -> list[str]:
         """Every file whose digest is published."""
@@ -134,6 +139,8 @@ class Runs(dict[str, Run]):
         super().__init__()
         given = config["recipe"]
         names = given if isinstance(given, list) else [given] if Path(given).exists() else given.split(",")
+        if config["data"] and len(names) > 1:
+            raise UserError(f"data={config['data']}: with one recipe, not with {len(names)}: {', '.join(names)}")
         self.asked = [self._add(name.strip(), config["data"]) for name in names]
         for name in self.asked:
             self._begin(name, [])
@@ -182,6 +189,15 @@ class Runs(dict[str, Run]):
     def of_corpus(self, corpus: str, prepared: str = "") -> Run:
         """One of the recipes that share a corpus, prepared in a way; what is compared of it is the same for each."""
         return next(run for run in self.values() if run.corpus == corpus and prepared in ("", run.prepared))
+
+    def of_questions(self, corpus: str, prepared: str, stem: str) -> Run:
+        """One of the recipes that ask the same questions of the same tokens."""
+        found = (run for run in self.values() if (run.corpus, run.prepared) == (corpus, prepared))
+        return next(run for run in found if run.recipe.artifacts.choices.stem == stem)
+
+    def questions(self) -> str:
+        """The names of questions with a source of their own, as a wildcard's constraint."""
+        return one_of(c.stem for run in self.values() if (c := run.recipe.artifacts.choices).source is not None)
 
     def corpora(self, kind: str) -> str:
         """The folders of corpora of a kind, as a wildcard's constraint."""

@@ -14,7 +14,7 @@ from pipeline.base.checked import checked
 from pipeline.data.encode import pieces
 from pipeline.data.prepared import read_json
 from pipeline.recipe import Split
-from pipeline.recipe.paths import DOCUMENTS, SOURCE, questions_name, record_name
+from pipeline.recipe.paths import DOCUMENTS, QUESTIONS, SOURCE
 
 Document = dict[str, Any]
 REMEDY = "python -m pipeline.download --recipe … makes it again"
@@ -43,17 +43,9 @@ class Corpus:
             for line in islice(file, begin, end):
                 yield json.loads(line)
 
-    def questions(self, stem: str) -> Iterator[dict[str, Any]]:
-        """The questions of <stem>.jsonl."""
-        name = questions_name(stem)
-        if name in self._digests:
-            path = self.file(name)
-        else:
-            record = self.folder / record_name(stem)
-            if not record.exists():
-                raise UserError(f"{record}: no such file; run python -m pipeline.download")
-            path = checked(self.folder / name, read_json(record, REMEDY)["sha256"], REMEDY)
-        with open(path, "rb") as file:
+    def questions(self) -> Iterator[dict[str, Any]]:
+        """The corpus' own questions."""
+        with open(self.file(QUESTIONS), "rb") as file:
             for line in file:
                 yield json.loads(line)
 

@@ -1,15 +1,14 @@
-"""Where documents and questions come from: a text generated here, a pinned file, a data set of Hugging Face `datasets`."""
+"""Where documents come from: a text generated here, a pinned file, a data set of Hugging Face `datasets`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 from cuda_ops.errors import UserError
 from pipeline.base.checked import checked
-from pipeline.data.documents import documents_of, json_lines, text_of
+from pipeline.data.documents import documents_of, text_of
 from pipeline.data.fetch import fetch
 from pipeline.recipe import FileSource, HuggingFaceSource, UrlSource
 
@@ -82,25 +81,3 @@ def hub_rows(source: HuggingFaceSource) -> Iterator[str]:
             f"Hugging Face data set {where}: after {row} rows: {error}. Without a network, copy its files here, use repo "
             "parquet or json, and pin them: python -m pipeline.pin FILES"
         ) from None
-
-
-def question_of(row: Any, where: str) -> dict[str, Any]:
-    """A question as it is kept: context, endings of any number, the number of the right one."""
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: {type(row).__name__}, expected {{context, endings, label}}")
-    context = text_of(row, "context", where)
-    endings, label = row.get("endings"), row.get("label")
-    if not isinstance(endings, list) or len(endings) < 2:
-        raise UserError(f"{where}: endings {endings!r}, expected a list of at least 2 texts")
-    for i, ending in enumerate(endings):
-        if not text_of({"endings": ending}, "endings", f"{where}: ending {i}"):
-            raise UserError(f"{where}: ending {i} is empty: it has no loss")
-    if type(label) is not int or not 0 <= label < len(endings):
-        raise UserError(f"{where}: label {label!r}, expected a number from 0 to {len(endings) - 1}")
-    return {"context": context, "endings": endings, "label": label}
-
-
-def questions_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The questions of a jsonl file, in its order."""
-    for where, row in json_lines(path):
-        yield question_of(row, where)

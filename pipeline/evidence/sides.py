@@ -31,7 +31,8 @@ ORDER = ("recipe", *STAGES)  # of the artefacts, as they come to be
 @dataclass
 class Side:
     """path: a run folder, a checkpoint, a chain, a list of digests or a trace. env: what differs in this side's
-    environment. device: where its steps are computed again."""
+    environment. device: where its steps are computed again. init: file of the initial weights, where bits.init reads
+    one."""
 
     name: str
     path: Path
@@ -41,6 +42,7 @@ class Side:
     build: Path | None = None
     env: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
+    init: Path | None = None
     digests: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     lines: dict[int, chain.Line] = field(default_factory=dict)
@@ -112,7 +114,7 @@ class Side:
 
     def same_setting(self, other: Side) -> bool:
         """Whether a step computed again would be computed alike."""
-        mine, its = ((s.recipe_path, s.tokens, s.code, s.build, s.env, s.device) for s in (self, other))
+        mine, its = ((s.recipe_path, s.tokens, s.code, s.build, s.env, s.device, s.init) for s in (self, other))
         return mine == its
 
     def start(self, step: int) -> str:
@@ -138,6 +140,7 @@ class Side:
         command += (
             ["--device", self.device] if self.device != "cpu" else []
         )  # code that knows no GPU need not know the flag
+        command += ["--init", str(self.init.resolve())] if self.init else []
         start = max((k for k in self.checkpoints if k < step), default=0)
         print(f"side {self.name}: computing step {step} again, {step - 1 - start} steps on the way", file=sys.stderr)
         env = os.environ | {"PYTHONPATH": str(self.code)} | self.env

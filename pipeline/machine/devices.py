@@ -59,8 +59,8 @@ def device_errors(what: str) -> Iterator[None]:
         index = device_message()
         if index:
             raise Fatal(
-                f"the GPU stopped while {what}: {index}. The tokens are damaged: prepare_text makes them again. The last "
-                "checkpoint is kept"
+                f"the GPU stopped while {what}: {index}. The prepared data are damaged: the stage that makes them "
+                "(prepare_text, prepare_images or prepare_questions) makes them again. The last checkpoint is kept"
             ) from None
         raise Fatal(
             f"the GPU stopped while {what}: {words[0]}. It reports late: any kernel queued before may be the cause. "

@@ -1,7 +1,7 @@
 """Check a recipe and say what it is.
 
 python -m pipeline.recipe config/recipes/fables.yaml
-fables  recipe_id 1ade…  875,264 parameters, 1000 steps of 16 x 128 tokens in 4 lanes
+fables  recipe_id 9fd8…  875,264 parameters, 1000 steps of 16 x 128 tokens in 4 lanes
 python -m pipeline.recipe --schema     the JSON schema of a recipe, as workflow/schemas/recipe.schema.json holds it
 """
 

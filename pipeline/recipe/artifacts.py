@@ -46,7 +46,7 @@ class ChoicesScore(Strict):
 
     @property
     def stem(self) -> str:
-        """Name of the files that hold the questions, <stem>.jsonl in the corpus' folder and <stem>.json in the tokens'."""
+        """Name of the file that holds the tokenised questions, <stem>.json in the tokens' folder."""
         return "choices" if self.source is None else f"choices-{digest_of(self.source)[:8]}"
 
 

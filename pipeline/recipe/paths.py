@@ -51,18 +51,13 @@ def run_dir(recipe: Recipe) -> Path:
     return RESULTS / "runs" / recipe.name
 
 
-def questions_name(stem: str) -> str:
-    """Questions of a corpus; QUESTIONS are its own."""
-    return f"{stem}.jsonl"
-
-
 def choices_name(stem: str) -> str:
-    """Questions of a prepared corpus; CHOICES are its own."""
+    """Tokenised questions; CHOICES are those of the corpus."""
     return f"{stem}.json"
 
 
 def record_name(stem: str) -> str:
-    """The record beside questions that are not the corpus' own, there and here."""
+    """The record beside questions that are not the corpus' own."""
     return f"{stem}.source.json"
 
 

@@ -16,7 +16,8 @@ from pipeline.recipe import Recipe, TextData, paths
 Folder = Literal["data", "tokens", "run"]
 # In the order they run.
 STAGES = (
-    "download", "prepare_text", "prepare_images", "train", "evaluate", "sample", "digest", "verify", "spikes", "report",
+    "download", "prepare_text", "prepare_images", "prepare_questions", "train", "evaluate", "sample", "digest", "verify",
+    "spikes", "report",
 )  # fmt: skip
 Digest = Literal[
     "bytes", "tensors", "chain", "none"
@@ -30,7 +31,6 @@ class Artefact:
     folder: Folder
     digest: Digest = "none"  # "none": it holds times, or follows from what has a digest
     step: int = 0  # of the step it belongs to, if any
-    page: bool = False  # whether `snakemake --report` holds it
 
     @property
     def key(self) -> str:
@@ -72,6 +72,15 @@ def _prepared(recipe: Recipe) -> list[Artefact]:
     ]
 
 
+def _asked(recipe: Recipe) -> list[Artefact]:
+    """Questions with a source of their own; what is published is how they were answered."""
+    choices = recipe.artifacts.choices
+    if choices.source is None:
+        return []
+    names = paths.choices_name(choices.stem), paths.record_name(choices.stem)
+    return [Artefact("prepare_questions", name, "tokens") for name in names]
+
+
 def _trained(step: int) -> list[Artefact]:
     return [
         Artefact("train", paths.checkpoint_name(step), "run", "tensors", step),
@@ -84,21 +93,21 @@ def _evaluated(step: int) -> Artefact:
     return Artefact("evaluate", paths.eval_name(step), "run", "bytes", step)
 
 
-SAMPLED = Artefact("sample", paths.SAMPLES, "run", "bytes", page=True)
+SAMPLED = Artefact("sample", paths.SAMPLES, "run", "bytes")
 
 
 def catalogue(recipe: Recipe) -> list[Artefact]:
     """Every artefact of a run, in the order they come to be."""
-    found = _prepared(recipe)
+    found = _prepared(recipe) + _asked(recipe)
     for step in recipe.checkpoints:
         found += _trained(step)
     found += map(_evaluated, recipe.checkpoints)
     if recipe.artifacts.samples is not None:
         found.append(SAMPLED)
     found += [Artefact("digest", name, "run") for name in (paths.DIGESTS, paths.SUMS, paths.PROVENANCE)]
-    found.append(Artefact("verify", paths.VERIFICATION, "run", page=True))
+    found.append(Artefact("verify", paths.VERIFICATION, "run"))
     found.append(Artefact("spikes", paths.SPIKES, "run"))
-    found.append(Artefact("report", paths.REPORT, "run", page=True))
+    found.append(Artefact("report", paths.REPORT, "run"))
     return found
 
 

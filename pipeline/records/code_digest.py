@@ -29,7 +29,9 @@ PACKAGES = ("pipeline", "cuda_ops")
 BEARING = ("base", "data", "models", "training", "scoring")
 OPS = "cuda_ops.ops"
 # Modules of data/ that read one kind of data only, though no kind is called so.
-READS = dict.fromkeys(("documents", "tokenizers", "fables", "encode", "windows", "questions"), "text")
+READS = dict.fromkeys(
+    ("sources", "documents", "fables", "tokenizers", "bpe", "encode", "prompts", "questions", "windows"), "text"
+)
 
 
 def module_path(name: str) -> Path | None:

@@ -14,6 +14,8 @@ from pipeline.scoring.loss import batched, losses_of
 if TYPE_CHECKING:
     from pipeline.models.model import Generator
 
+REMEDY = "python -m pipeline.prepare_questions --recipe … makes it again"  # of questions with a source of their own
+
 
 def questions_in(prepared: Prepared, stem: str) -> list[dict[str, Any]]:
     """The tokenised questions of <stem>.json, checked: the corpus' own, or those with a record beside them."""
@@ -22,9 +24,9 @@ def questions_in(prepared: Prepared, stem: str) -> list[dict[str, Any]]:
         return list(prepared.json(name))
     record = prepared.folder / record_name(stem)
     if not record.exists():
-        raise UserError(f"{record}: no such file; {prepared.remedy}")
-    path = checked(prepared.folder / name, read_json(record, prepared.remedy)["sha256"], prepared.remedy)
-    return list(read_json(path, prepared.remedy))
+        raise UserError(f"{record}: no such file; {REMEDY}")
+    path = checked(prepared.folder / name, read_json(record, REMEDY)["sha256"], REMEDY)
+    return list(read_json(path, REMEDY))
 
 
 def choices(model: Generator, questions: list[dict[str, Any]], batch: int) -> dict[str, Any]:

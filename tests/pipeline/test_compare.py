@@ -17,6 +17,7 @@ import torch
 from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.base.tensors import KEY
+from pipeline.compare import flags, side
 from pipeline.evidence.comparison import Comparison
 from pipeline.evidence.sides import Side
 from tests.conftest import ROOT, run
@@ -47,6 +48,25 @@ def test_equal_lines_of_other_recipes_are_not_equal(lines: Path, tmp_path: Path,
         "-m", "pipeline.compare", str(lines), str(lines), "--recipe-a", str(RECIPE), "--recipe-b", str(changed), code=1 if key else 0
     )  # fmt: skip
     assert ("equal:" in output) == (not key)
+
+
+def test_a_side_begins_from_the_weights_that_are_given(
+    lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--init of compare reaches the replay of each side, as a path that holds in the side's folder."""
+    commands = []
+
+    def started(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("pipeline.evidence.sides.subprocess.run", started)
+    monkeypatch.chdir(tmp_path)
+    for given in (["--init", "begin.safetensors"], []):
+        args = flags().parse_args([str(lines), str(lines), "--recipe", str(RECIPE), *given])
+        side(args, "b").replay(2, tmp_path / "trace")
+    assert commands[0][-2:] == ["--init", str(tmp_path / "begin.safetensors")]
+    assert "--init" not in commands[1]
 
 
 @pytest.mark.parametrize(

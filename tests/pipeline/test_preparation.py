@@ -282,7 +282,7 @@ def test_what_a_stage_reads_is_checked(name: str, tiny: dict[str, Path], tmp_pat
             Prepared(tokens).file(file)
         corpus = Corpus(tmp_path / "data")
         list(corpus.documents())
-        list(corpus.questions("choices"))
+        list(corpus.questions())
 
     read_all()
     path = tmp_path / name

@@ -91,6 +91,10 @@ def test_questions_of_a_source_of_their_own(tiny: dict[str, Path], tmp_path: Pat
     flags = ["--recipe", str(path)]
     run("-m", "pipeline.download", *flags, "--out", str(tmp_path / "data"))
     run("-m", "pipeline.prepare_text", *flags, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "tokens"))
+    with pytest.raises(UserError, match=r"no such file; python -m pipeline\.prepare_questions"):
+        questions_in(Prepared(tmp_path / "tokens"), recipe.artifacts.choices.stem)
+    said = run("-m", "pipeline.prepare_questions", *flags, "--tokens", str(tmp_path / "tokens"))
+    assert said.strip().endswith(f"{recipe.artifacts.choices.stem}.json: 2 questions")
     for name in ("tokens.json", "choices.json", "train_000000.bin"):
         assert (tmp_path / "tokens" / name).read_bytes() == (tiny["tokens"] / name).read_bytes()
     found = questions_in(Prepared(tmp_path / "tokens"), recipe.artifacts.choices.stem)
@@ -108,7 +112,7 @@ def test_questions_of_a_source_of_their_own(tiny: dict[str, Path], tmp_path: Pat
         ('{"context": "a", "endings": ["b", "c"], "label": 2}', "line 1: label 2, expected a number from 0 to 1"),
         ('{"endings": ["b", "c"], "label": 1}', "line 1: no column 'context'"),
     ):
-        from pipeline.data.sources import questions_of
+        from pipeline.data.questions import questions_of
 
         asked.write_text(line + "\n")
         with pytest.raises(UserError, match=message):

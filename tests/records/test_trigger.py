@@ -19,7 +19,18 @@ from pipeline.records import code_digest
 from pipeline.records.code_digest import BEARING, bearing_modules, parts, trigger
 from tests.conftest import ROOT, run
 
-STAGES = ("download", "prepare_text", "train", "evaluate", "sample", "spikes", "digest", "verify", "report")
+STAGES = (
+    "download",
+    "prepare_text",
+    "prepare_questions",
+    "train",
+    "evaluate",
+    "sample",
+    "spikes",
+    "digest",
+    "verify",
+    "report",
+)
 FABLES = ROOT / "config" / "recipes" / "fables.yaml"
 # What trains fables, by what the modules are for; the test beside it adds what Python imports when it trains.
 TRAINING = {
@@ -203,6 +214,16 @@ def test_another_kind_is_no_part_of_it(copy: Path, fables: Recipe) -> None:
     assert not {"models.gpt", "data.windows", "data.tokenizers"} & set(parts("pipeline.train", images))
     assert moved(fables, models / "twolayer.py", lambda text: text + "Y = 1\n") == set()
     assert "train" in moved(images, models / "twolayer.py", lambda text: text + "Y = 1\n", ("train",))
+
+
+def test_modules_that_read_one_kind_of_data_only(copy: Path) -> None:
+    """Each is there, and no stage of a recipe over images is triggered by one; what both kinds read is in it."""
+    names = set(code_digest.READS)
+    assert names < {path.stem for path in (copy / "pipeline" / "data").glob("*.py")}
+    images = parse_recipe(IMAGES, "images")
+    for stage in ("download", "prepare_images", "train", "evaluate"):
+        assert not {f"data.{name}" for name in names} & set(parts(f"pipeline.{stage}", images)), stage
+    assert {"data.corpus", "data.images", "data.shards"} <= set(parts("pipeline.prepare_images", images))
 
 
 IMAGES = {

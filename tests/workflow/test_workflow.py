@@ -299,6 +299,7 @@ def test_recipes_share_a_corpus_and_never_rerun_each_other(project: Path) -> Non
             output = snakemake(project, "-n", "-p", recipe="later")
         assert "results/runs/other/step_000001.safetensors.sha256" in output
         assert re.search(r"--previous none --init results/runs/other/step_000001.safetensors ", output)
+        assert re.search(r"pipeline\.spikes .* --init results/runs/other/step_000001.safetensors ", output)
         assert len(re.findall(r"^rule train:", output, re.MULTILINE)) == 2
         assert not re.search(r"^rule (report|verify):\n    input: results/runs/other", output, re.MULTILINE)
         content["bits"]["init"]["step"] = 2
@@ -307,6 +308,34 @@ def test_recipes_share_a_corpus_and_never_rerun_each_other(project: Path) -> Non
         later.unlink()
     finally:
         path.unlink()
+
+
+def test_a_question_source_plans_its_making_and_evaluation_alone(project: Path) -> None:
+    """Nothing of the corpus or of training, whether the recipe stands alone or beside one with the same questions."""
+    asked = project / "asked.jsonl"
+    asked.write_text('{"context": "Ada", "endings": [" was sad.", " was happy."], "label": 0}\n')
+    source = f"{{kind: file, path: asked.jsonl, sha256: {sha256_of(asked)}, format: jsonl}}"
+    recipe = project / "config" / "recipes" / "tiny.yaml"
+    other = recipe.with_name("other.yaml")
+    expected = {"prepare_questions", "evaluate", "digest", "verify", "report"}
+    try:
+        with edited(recipe, ("{kind: choices}", f"{{kind: choices, source: {source}}}")):
+            output = snakemake(project, "-n", "-p")
+            assert rules_of(output) == expected
+            made = re.findall(r"output: (\S+/choices-[0-9a-f]{8}\.json) \(update\), (\S+\.source\.json) ", output)
+            assert len(made) == 1
+            last = re.search(r"rule evaluate:\n    input: (.*)\n    output: \S+eval_000006\.json", output)
+            assert last
+            assert set(made[0]) <= set(last[1].split(", "))
+            other.write_text(recipe.read_text().replace("name: tiny\n", "name: other\n"))
+            output = snakemake(project, "-n", recipe="tiny,other")
+            assert rules_of(output) == expected | FROM_TRAINING
+            assert not re.search(r"^rule train:\n    input: .*\n    output: results/runs/tiny", output, re.MULTILINE)
+            assert len(re.findall(r"^rule prepare_questions:", output, re.MULTILINE)) == 1
+        assert would_run(project) == set()
+    finally:
+        asked.unlink()
+        other.unlink(missing_ok=True)
 
 
 def test_a_published_digest_that_differs_fails_and_names_the_first(project: Path) -> None:
@@ -343,12 +372,13 @@ def test_a_published_digest_that_differs_fails_and_names_the_first(project: Path
         ((), {"recipe": "nothing"}, "no such recipe; see config/recipes/"),
         ((), {"config": ("recepi=x",)}, "--config recepi: unknown key; known are recipe, data; did you mean recipe?"),
         ((), {"config": ("data=missing.txt",)}, "data=missing.txt: no such file"),
+        ((), {"recipe": "tiny,fables", "config": ("data=README.md",)}, "with one recipe, not with 2: tiny, fables"),
         (("--set-resources", "train:ranks=3"), {}, "--ranks 3 does not divide the recipe's 4 lanes"),
         (("--set-resources", "train:rank=2"), {}, "--set-resources train:rank: did you mean ranks?"),
         (("--set-resources", "trian:ranks=2"), {}, "--set-resources trian: there is no such rule; did you mean train?"),
         (("--set-resources", "train:micro_batch=x"), {}, "a value is of the wrong type"),
     ],
-    ids=["recipe", "key", "data", "ranks", "resource", "rule", "type"],
+    ids=["recipe", "key", "data", "recipes", "ranks", "resource", "rule", "type"],
 )
 def test_mistakes_are_named_before_the_graph(
     project: Path, flags: tuple[str, ...], options: dict[str, Any], said: str

@@ -52,6 +52,11 @@ def tokens_of(wildcards, input):
     return run_of(wildcards).tokens
 
 
+def init_flags(recipe, step):
+    """The flag that names the other recipe's checkpoint a segment begins from, if any."""
+    return [text for path in RUNS.start(recipe, step) for text in ("--init", path)]
+
+
 def code(stage):
     """What of a stage's Python must make it run again."""
     return lambda wildcards: run_of(wildcards).trigger(stage, kernels=False)
@@ -64,6 +69,10 @@ def kernels(stage):
 
 def of_corpus(wildcards):
     return RUNS.of_corpus(wildcards.corpus, wildcards.get("prepared", ""))
+
+
+def of_questions(wildcards):
+    return RUNS.of_questions(wildcards.corpus, wildcards.prepared, wildcards.questions)
 
 
 def corpus_recipe(wildcards, input):

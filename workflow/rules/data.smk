@@ -85,6 +85,35 @@ for nth, (shards, folders) in enumerate(RUNS.by_shards("text").items()):
             " --threads {threads} > {log:q} 2>&1"
 
 
+# Questions with a source of their own: apart from the corpus' own, so that training does not wait for them.
+rule prepare_questions:
+    input:
+        tokens=f"{TOKENS}/{at.SUMMARY}",
+        tokenizer=f"{TOKENS}/{at.TOKENIZER}",
+        vocabulary=vocabulary_of,
+    output:
+        update(f"{TOKENS}/{at.choices_name('{questions}')}"),
+        update(f"{TOKENS}/{at.record_name('{questions}')}"),
+    log:
+        f"{LOGS}/data/{{corpus}}/{{prepared}}.{{questions}}.log",
+    wildcard_constraints:
+        corpus=RUNS.corpora("text"),
+        questions=RUNS.questions(),
+    params:
+        recipe=lambda wildcards, input: of_questions(wildcards).path,
+        data=lambda wildcards, input: of_questions(wildcards).data,
+        tokens=folder,
+        bits=lambda wildcards: digest_of(
+            of_questions(wildcards).recipe.artifacts.choices.source
+        ),
+        code=lambda wildcards: of_questions(wildcards).trigger(
+            "prepare_questions", kernels=False
+        ),
+    shell:
+        "python -m pipeline.prepare_questions --recipe {params.recipe:q} --data {params.data:q}"
+        " --tokens {params.tokens:q} > {log:q} 2>&1"
+
+
 rule prepare_images:
     input:
         images=f"{CORPUS}/{at.IMAGES}",

@@ -5,6 +5,7 @@ rule evaluate:
     input:
         checkpoint=f"{RUN}/{at.sidecar_name('{step}')}",
         tokens=lambda wildcards: run_of(wildcards).summary,
+        questions=lambda wildcards: run_of(wildcards).questions(int(wildcards.step)),
     output:
         update(f"{RUN}/{at.eval_name('{step}')}"),
     log:

@@ -12,6 +12,7 @@ rule spikes:
             if not path.endswith(".safetensors")
         ],
         tokens=lambda wildcards: run_of(wildcards).summary,
+        init=lambda wildcards: RUNS.start(wildcards.recipe, 0, ".sha256"),
     output:
         update(f"{RUN}/{at.SPIKES}"),
     log:
@@ -21,13 +22,14 @@ rule spikes:
         recipe=recipe_of,
         tokens=tokens_of,
         run=folder,
+        init=lambda wildcards, input: init_flags(wildcards.recipe, 0),
         replays=1,
         most_flops=5e11,
         code=code("spikes"),
         kernels=kernels("spikes"),
     shell:
         "python -m pipeline.spikes --recipe {params.recipe:q} --run {params.run:q} --tokens {params.tokens:q}"
-        " --replays {params.replays} --most-flops {params.most_flops} --out {output:q} > {log:q} 2>&1"
+        " {params.init:q} --replays {params.replays} --most-flops {params.most_flops} --out {output:q} > {log:q} 2>&1"
 
 
 rule report:

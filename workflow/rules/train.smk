@@ -32,11 +32,7 @@ rule train:
         previous=lambda wildcards, input: run_of(wildcards).previous(
             int(wildcards.step)
         ),
-        init=lambda wildcards, input: [
-            text
-            for path in RUNS.start(wildcards.recipe, int(wildcards.step))
-            for text in ("--init", path)
-        ],
+        init=lambda wildcards, input: init_flags(wildcards.recipe, int(wildcards.step)),
         step=lambda wildcards, input: int(wildcards.step),
         cluster=cluster,
         bits=lambda wildcards: run_of(wildcards).id,

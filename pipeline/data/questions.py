@@ -1,0 +1,67 @@
+"""Questions: read from JSON lines, kept as token ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cuda_ops.errors import UserError
+from pipeline.base.files import atomic_write
+from pipeline.data.documents import json_lines, text_of
+from pipeline.data.tokenizers import Tokenizer
+
+
+def question_of(row: Any, where: str) -> dict[str, Any]:
+    """A question as it is kept: context, endings of any number, the number of the right one."""
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: {type(row).__name__}, expected {{context, endings, label}}")
+    context = text_of(row, "context", where)
+    endings, label = row.get("endings"), row.get("label")
+    if not isinstance(endings, list) or len(endings) < 2:
+        raise UserError(f"{where}: endings {endings!r}, expected a list of at least 2 texts")
+    for i, ending in enumerate(endings):
+        if not text_of({"endings": ending}, "endings", f"{where}: ending {i}"):
+            raise UserError(f"{where}: ending {i} is empty: it has no loss")
+    if type(label) is not int or not 0 <= label < len(endings):
+        raise UserError(f"{where}: label {label!r}, expected a number from 0 to {len(endings) - 1}")
+    return {"context": context, "endings": endings, "label": label}
+
+
+def questions_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The questions of a jsonl file, in its order."""
+    for where, row in json_lines(path):
+        yield question_of(row, where)
+
+
+def tokenised(question: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """A question's token ids; an ending is what the context's tokens are followed by in context + ending."""
+    head = [] if tokenizer.separator is None else [tokenizer.separator]
+    return {
+        "context": head + tokenizer.encode(question["context"]),
+        "endings": [tokenizer.encode(ending) for ending in question["endings"]],
+        "bytes": [len(ending.encode()) for ending in question["endings"]],
+        "label": question["label"],
+    }
+
+
+def write_questions(path: Path, questions: Iterable[dict[str, Any]], tokenizer: Tokenizer) -> tuple[int, str]:
+    """Tokenised questions as a JSON list, as write_json would write it, a question at a time; returns how many and the
+    file's SHA-256.
+    """
+    digest, count = hashlib.sha256(), 0
+    with atomic_write(path) as file:
+
+        def write(text: str) -> None:
+            digest.update(text.encode())
+            file.write(text.encode())
+
+        for question in questions:
+            row = tokenised(question, tokenizer)
+            content = json.dumps(row, sort_keys=True, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+            write(("[\n  " if count == 0 else ",\n  ") + content)
+            count += 1
+        write("\n]\n" if count else "[]\n")
+    return count, digest.hexdigest()

@@ -1,0 +1,58 @@
+"""Questions of a source of their own (artifacts.scores: [{kind: choices, source: …}]) to token ids.
+
+    python -m pipeline.prepare_questions --recipe my.yaml
+    results/data/fables-…/bpe512-…/choices-1f2e3d4c.json: 400 questions
+
+Writes choices-<digest of the source>.json into the folder of the prepared corpus, by its tokenizer, and a record of its
+SHA-256 beside it: recipes share the folder, so tokens.json knows nothing of them. A URL is fetched into raw/ of the corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.base.files import write_json
+from pipeline.data.prompts import check_endings
+from pipeline.data.questions import questions_of, write_questions
+from pipeline.data.sources import pinned_file
+from pipeline.data.tokenizers import load_tokenizer
+from pipeline.recipe import Gpt, load_recipe
+from pipeline.recipe.paths import GPT2_BPE, choices_name, data_dir, record_name, tokens_dir
+
+
+def prepare(recipe_path: Path, data: Path | None, tokens: Path | None, gpt2_folder: Path, local: Path | None) -> str:
+    """Run the stage; returns the line it prints."""
+    recipe = load_recipe(recipe_path)
+    wanted, model = recipe.artifacts.choices, recipe.bits.model
+    if wanted.source is None or not isinstance(model, Gpt):
+        raise UserError(
+            f"{recipe_path}: artifacts.scores has no {{kind: choices, source: …}}; the corpus' own questions are "
+            "prepared by python -m pipeline.prepare_text"
+        )
+    data, tokens = data or data_dir(recipe), tokens or tokens_dir(recipe)
+    path = pinned_file(wanted.source, "artifacts.scores.source", data / "raw" / wanted.stem, local)
+    out = tokens / choices_name(wanted.stem)
+    count, digest = write_questions(out, questions_of(path), load_tokenizer(tokens, gpt2_folder))
+    if count == 0:
+        raise UserError(f"{path}: there is no question in it; artifacts.scores.source names it")
+    check_endings(out, model.context)
+    write_json(tokens / record_name(wanted.stem), {"sha256": digest})
+    return f"{out}: {count:,} questions"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Questions of a source of their own to token ids.")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder of the corpus (default: from the recipe)")
+    parser.add_argument("--tokens", type=Path, help="folder of the tokenizer, written to (default: from the recipe)")
+    parser.add_argument("--gpt2", type=Path, default=GPT2_BPE, help="folder of GPT-2's vocabulary files")
+    parser.add_argument("--local", type=Path, help="a local copy of the file behind the URL")
+    args = parser.parse_args()
+    print(prepare(args.recipe, args.data, args.tokens, args.gpt2, args.local))
+    return 0
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
