@@ -1,4 +1,4 @@
-"""Score a checkpoint: loss over the whole validation split, multiple-choice questions, accuracy (pipeline/scoring/).
+"""Score a checkpoint: loss over the whole validation split, multiple-choice questions, accuracy (pipeline/scoring/table.py).
 
 python -m pipeline.evaluate --recipe config/recipes/fables.yaml --checkpoint results/runs/fables/step_001000.safetensors
 step 1000: 0.2503 nats/token, 0.1031 bits/byte, acc 1.000, acc_norm 1.000
@@ -9,76 +9,48 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import cast
 
 from cuda_ops.errors import exit_on_user_error
 from pipeline.base.files import write_json
-from pipeline.data.prepared import Prepared
-from pipeline.data.shards import read_shard
 from pipeline.machine.devices import device_errors
-from pipeline.recipe import ImageData, Recipe, load_recipe
+from pipeline.recipe import Recipe, load_recipe
 from pipeline.recipe.paths import (
     RECEIPTS,
-    VALIDATION,
-    VALIDATION_STARTS,
     eval_name,
     receipt_name,
     run_dir,
     step_of,
     tokens_dir,
 )
+from pipeline.records.contents import Evaluation
 from pipeline.records.receipt import receipt
 
 
-def evaluate(recipe: Recipe, checkpoint: Path, folder: Path, batch: int, device: str = "cpu") -> dict[str, Any]:
+def evaluate(recipe: Recipe, checkpoint: Path, folder: Path, batch: int, device: str = "cpu") -> Evaluation:
     """The content of eval_<n>.json; folder: what the preparation wrote."""
     from pipeline.base.checkpoint import load
     from pipeline.scoring.model import load_model
+    from pipeline.scoring.table import Subject, scores
 
     state = load(checkpoint)
-    model: Any = load_model(recipe, state, checkpoint, batch, device=device)
-    score = score_images if isinstance(recipe.bits.data, ImageData) else score_text
-    last = state.step == recipe.bits.steps
-    return {"step": state.step} | score(recipe, model, folder, batch, last)
+    model = load_model(recipe, state, checkpoint, batch, device=device)
+    subject = Subject(recipe, model, folder, batch, last=state.step == recipe.bits.steps)
+    return cast(Evaluation, {"step": state.step} | scores(subject))
 
 
-def score_text(recipe: Recipe, model: Any, folder: Path, batch: int, last: bool) -> dict[str, Any]:
-    from pipeline.scoring.choices import choices, questions_in
-    from pipeline.scoring.loss import token_loss
-
-    prepared = Prepared(folder)
-    tokens = read_shard(prepared.file(VALIDATION))
-    aligned = recipe.bits.data.order == "documents"
-    starts = np.load(prepared.file(VALIDATION_STARTS)) if aligned else None
-    size = prepared.about["validation"]["bytes"]
-    result = {"validation": token_loss(model, model.config.context, tokens, starts, size, batch)}
-    if last and recipe.artifacts.wants("choices"):
-        result["choices"] = choices(model, questions_in(prepared, recipe.artifacts.choices.stem), batch)
-    return result
-
-
-def score_images(recipe: Recipe, model: Any, folder: Path, batch: int, last: bool) -> dict[str, Any]:
-    from pipeline.data.images import read_shard as read_images
-    from pipeline.scoring.images import scores
-
-    assert isinstance(recipe.bits.data, ImageData)
-    path = Prepared(folder, "prepare_images").file(VALIDATION)
-    return scores(model, read_images(path, recipe.bits.data.source), batch, recipe.artifacts.wants("accuracy"))
-
-
-def summary(result: dict[str, Any]) -> str:
+def summary(result: Evaluation) -> str:
     """One line of what was found."""
-    loss = result["validation"]
+    loss, words = result["validation"], f"step {result['step']}: "
     if "images" in loss:
-        line = f"step {result['step']}: {loss['nats_per_image']:.4f} nats/image"
-        return line + (f", accuracy {result['accuracy']['share']:.4f}" if "accuracy" in result else "")
-    bits = loss["nats_per_byte"] / math.log(2)
-    line = f"step {result['step']}: {loss['nats_per_token']:.4f} nats/token, {bits:.4f} bits/byte"
+        words += f"{loss['nats_per_image']:.4f} nats/image"
+    else:
+        words += f"{loss['nats_per_token']:.4f} nats/token, {loss['nats_per_byte'] / math.log(2):.4f} bits/byte"
     if "choices" in result:
-        line += f", acc {result['choices']['acc']:.3f}, acc_norm {result['choices']['acc_norm']:.3f}"
-    return line
+        words += f", acc {result['choices']['acc']:.3f}, acc_norm {result['choices']['acc_norm']:.3f}"
+    if "accuracy" in result:
+        words += f", accuracy {result['accuracy']['share']:.4f}"
+    return words
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from pipeline.evidence.rerun import checkpoints_of
 from pipeline.evidence.sides import Side
 from pipeline.evidence.trace import Trace, bytes_digest, step_shapes
 from pipeline.recipe.paths import checkpoint_name
+from pipeline.records.catalogue import PREPARING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +111,7 @@ class Comparison:
             r.causes += [f"other recipe: {line}" for line in found]
         elif a.recipe_id and b.recipe_id and a.recipe_id != b.recipe_id:
             r.causes.append("other recipe; give --recipe-a and --recipe-b to see which key")
-        data = [key for key in both if mine[key] != its[key] and key.split("/")[0] in ("download", "prepare_text")]
+        data = [key for key in both if mine[key] != its[key] and key.split("/")[0] in PREPARING]
         r.causes += [f"other data: {key}" for key in data[:1]]
         r.equal = not r.artefact and not r.step and not r.causes
 

@@ -29,10 +29,9 @@ def of_run(run: Run) -> list[Fact]:
     found: list[Fact] = []
     if run.evals:
         loss = run.loss(run.evals[-1])
-        if loss is not None:
-            found.append(("validation loss", f"{loss:.4f}", f"nats per {unit}, whole split"))
-            if run.floor:
-                found.append(("entropy floor", f"{run.floor:.4f}", f"the loss is {loss - run.floor:.4f} above it"))
+        found.append(("validation loss", f"{loss:.4f}", f"nats per {unit}, whole split"))
+        if run.floor:
+            found.append(("entropy floor", f"{run.floor:.4f}", f"the loss is {loss - run.floor:.4f} above it"))
         for kind, (share, note) in run.shares().items():
             found.append((kind, f"{100 * share:.1f}%", note))
     found += of_model(bits.model)

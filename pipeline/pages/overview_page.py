@@ -15,11 +15,12 @@ from pipeline.recipe.paths import REPORT
 
 def speed(run: Run) -> str:
     """Units per second while training, all segments together."""
-    trained = [r for r in run.receipts if "tokens_per_second" in r and str(r["stage"]).startswith("train")]
+    key = f"{run.unit}s_per_second"
+    trained = [r for r in run.receipts if key in r and str(r["stage"]).startswith("train")]
     seconds = sum(r["seconds"] for r in trained)
     if not seconds:
         return ""
-    return f"{sum(r['tokens_per_second'] * r['seconds'] for r in trained) / seconds:,.0f} {run.unit}s"
+    return f"{sum(r[key] * r['seconds'] for r in trained) / seconds:,.0f} {run.unit}s"
 
 
 def row(run: Run, out: Path) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def curves(runs: list[Run]) -> Section:
                 [line.step * each for line in run.lines], charts.smooth([line.loss for line in run.lines])
             )
             axes.plot(x, y, style, color=colour, linewidth=1.5, label=run.recipe.name)
-            points = [(e["step"] * each, run.loss(e)) for e in run.evals if run.loss(e) is not None]
+            points = [(e["step"] * each, run.loss(e)) for e in run.evals]
             if points:
                 axes.plot(*zip(*points, strict=True), "x", color=colour, markersize=5, markeredgewidth=1.4)
         shown = [line.loss for run in runs for line in run.lines]

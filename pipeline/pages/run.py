@@ -13,6 +13,7 @@ from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.recipe import Recipe, recipe_id
 from pipeline.recipe.paths import DIGESTS, RECEIPTS, SAMPLES, SPIKES, SUMMARY, SUMS, run_dir, tokens_dir
+from pipeline.records import contents
 from pipeline.records.catalogue import chains, files, folders, of_stage
 from pipeline.records.digests import EXPECTED, published
 from pipeline.records.receipt import read_receipts
@@ -36,9 +37,9 @@ class Run:
     tokens: Path
     about: dict[str, Any]  # what preparation counted
     lines: list[chain.Line]
-    evals: list[dict[str, Any]]
-    spikes: dict[str, Any] | None
-    samples: list[dict[str, Any]]
+    evals: list[contents.Evaluation]
+    spikes: contents.Spikes | None
+    samples: list[contents.Sample]
     digests: list[Digest]
     receipts: list[dict[str, Any]]
 
@@ -66,19 +67,22 @@ class Run:
         nats = math.fsum(n * math.log(int(k)) for k, n in split.get("choices", {}).items())
         return nats / split[f"{self.unit}s"] if nats else 0.0
 
-    def loss(self, evaluation: dict[str, Any]) -> float | None:
-        """Validation loss of an evaluation, if it was asked for."""
-        value = evaluation.get("validation", {}).get(f"nats_per_{self.unit}")
-        return None if value is None else float(value)
+    def loss(self, evaluation: contents.Evaluation) -> float:
+        """Validation loss of an evaluation, in nats per unit."""
+        found = evaluation["validation"]
+        return found["nats_per_image"] if "images" in found else found["nats_per_token"]
 
     def shares(self) -> dict[str, tuple[float, str]]:
         """The scores of the last evaluation that are shares of what was right, with a note."""
-        last, found = self.evals[-1] if self.evals else {}, {}
+        found: dict[str, tuple[float, str]] = {}
+        if not self.evals:
+            return found
+        last = self.evals[-1]
         if "choices" in last:
             norm = last["choices"]["acc_norm"]
-            found["multiple choice"] = (float(last["choices"]["acc"]), f"acc; acc_norm {100 * norm:.1f}%")
+            found["multiple choice"] = (last["choices"]["acc"], f"acc; acc_norm {100 * norm:.1f}%")
         if "accuracy" in last:
-            found["accuracy"] = (float(last["accuracy"]["accuracy"]), f"of {last['accuracy']['images']:,} images")
+            found["accuracy"] = (last["accuracy"]["share"], f"of {last['accuracy']['images']:,} images")
         return found
 
     def flags(self, *others: str) -> str:
@@ -105,7 +109,7 @@ def read_json(path: Path) -> Any:
 
 def digests_of(recipe: Recipe, folder: Path) -> list[Digest]:
     """The run's digests beside the published ones, and beside the files' own."""
-    found: dict[str, str] = read_json(folder / DIGESTS)
+    found: contents.Digests = read_json(folder / DIGESTS)
     expected = published(recipe.name, EXPECTED)
     sums: dict[str, str] = {}
     if (folder / SUMS).exists():

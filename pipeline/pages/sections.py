@@ -21,7 +21,7 @@ def curves(run: Run) -> Section | None:
     if not run.lines:
         return None
     steps = [line.step for line in run.lines]
-    spikes = run.spikes["spikes"] if run.spikes else []
+    spikes: list[Any] = list(run.spikes["spikes"]) if run.spikes else []
 
     def series(axes: Any, name: str, colour: str, label: str | None = None) -> None:
         x, y = charts.thin(steps, [getattr(line, name) for line in run.lines])
@@ -37,7 +37,7 @@ def curves(run: Run) -> Section | None:
                 [["loss", "loss"], ["norm", "rate"]], height_ratios=[2.4, 1]
             ).values()
         series(loss, "loss", BLUE, "training, each step")
-        validation = [(e["step"], run.loss(e)) for e in run.evals if run.loss(e) is not None]
+        validation = [(e["step"], run.loss(e)) for e in run.evals]
         if validation:
             loss.plot(
                 *zip(*validation, strict=True),
@@ -90,14 +90,13 @@ def spikes(run: Run) -> Section | None:
 
 def loss(run: Run) -> Section | None:
     """Validation loss at every checkpoint."""
-    rows = []
-    for evaluation in run.evals:
-        value = run.loss(evaluation)
-        if value is not None:
-            bits = evaluation["validation"].get("nats_per_byte", math.nan) / math.log(2)
-            rows.append({"step": evaluation["step"], "loss": value, "bits": bits})
-    if not rows:
+    if not run.evals:
         return None
+    rows: list[dict[str, float]] = []
+    for evaluation in run.evals:
+        found = evaluation["validation"]
+        bits = math.nan if "images" in found else found["nats_per_byte"] / math.log(2)
+        rows.append({"step": evaluation["step"], "loss": run.loss(evaluation), "bits": bits})
     per_byte = all(math.isfinite(row["bits"]) for row in rows)
     return Section("Validation loss", fill("loss", rows=rows, floor=run.floor, unit=run.unit, per_byte=per_byte))
 
@@ -127,7 +126,7 @@ def accuracy(run: Run) -> Section | None:
     if not found:
         return None
     classes = getattr(run.recipe.bits.model, "classes", 0)
-    bars = [(f"step {evaluation['step']:,}", evaluation["accuracy"]["accuracy"]) for evaluation in found]
+    bars = [(f"step {evaluation['step']:,}", evaluation["accuracy"]["share"]) for evaluation in found]
     words = f"Share of the {found[-1]['accuracy']['images']:,} validation images whose own class has the largest logit."
     return Section("Accuracy", fill("share", chance=1 / classes if classes else 0.0, bars=bars, words=words, source=""))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.recipe.data import FileSource, UrlSource
 from pipeline.recipe.strict import Positive, Seed, Strict, digest_of
@@ -64,7 +64,20 @@ class Artifacts(Strict):
 
     checkpoints: tuple[Positive, ...] = Field(default=(), description="steps; the last step always has one")
     samples: Samples | None = Field(default=None, description="left out: no texts are drawn")
-    scores: tuple[Score, ...] = (LossScore(kind="loss"),)
+    scores: tuple[Score, ...] = Field(
+        default=(LossScore(kind="loss"),), description="each kind at most once, loss always"
+    )
+
+    @field_validator("scores")
+    @classmethod
+    def one_of_each(cls, scores: tuple[Score, ...]) -> tuple[Score, ...]:
+        kinds = [score.kind for score in scores]
+        twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+        if twice:
+            raise ValueError(f"{twice} is asked for {kinds.count(twice)} times; keep one")
+        if "loss" not in kinds:
+            raise ValueError("every evaluation has the loss; add {kind: loss}, or leave scores out")
+        return scores
 
     @property
     def choices(self) -> ChoicesScore:

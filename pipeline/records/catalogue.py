@@ -19,6 +19,7 @@ STAGES = (
     "download", "prepare_text", "prepare_images", "prepare_questions", "train", "evaluate", "sample", "digest", "verify",
     "spikes", "report",
 )  # fmt: skip
+PREPARING = STAGES[: STAGES.index("train")]  # those whose results training reads
 Digest = Literal[
     "bytes", "tensors", "chain", "none"
 ]  # of the file; over the tensors by name; bytes, once each link follows

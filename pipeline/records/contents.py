@@ -1,23 +1,34 @@
-"""What the JSON files of a run hold, key by key; tests/pipeline/test_contents.py holds the files of a run to it.
+"""What the JSON files of a run hold, key by key; tests/pipeline/test_contents.py holds the files of two runs to it.
 
-A file read as one of these is typed from there on: `about: Tokens = json.loads(…)`. Digests are 64 lower-case hex digits, times are
+What evaluate.py writes and pages/run.py reads is typed by these forms; they check nothing at run time. Digests are 64 lower-case hex digits, times are
 seconds, sums of losses are hex floats, so that no bit is lost on the way through decimal.
 """
 
 from __future__ import annotations
 
-from typing import Any, NotRequired
+from typing import Any, NotRequired, final
 
 from typing_extensions import TypedDict  # pydantic, which holds files to these forms, wants its own before 3.12
 
 
 class Source(TypedDict):
-    """source.json: where a corpus came from. `sha256` is that of documents.jsonl."""
+    """source.json of a text: where it came from. `sha256` is that of documents.jsonl, `bytes` those of its texts."""
 
     source: dict[str, Any]  # bits.data.source of the recipe, without a local path
     documents: int
     bytes: int
     sha256: str
+    files: dict[str, str]  # SHA-256 by file name
+
+
+class ImageSource(TypedDict):
+    """source.json of images. `sha256` and `bytes` are those of images.bin."""
+
+    source: dict[str, Any]
+    images: int
+    bytes: int
+    sha256: str
+    files: dict[str, str]
 
 
 class TrainingSplit(TypedDict):
@@ -41,13 +52,37 @@ class Tokens(TypedDict):
     validation: ValidationSplit
     questions: int
     sha256: dict[str, str]
+    largest: dict[str, int]  # token of each shard
 
 
+class ImageSplit(TypedDict):
+    images: int
+
+
+class ImageTokens(TypedDict):
+    """tokens.json of images: what training reads has one name for every kind of data."""
+
+    train: ImageSplit
+    validation: ImageSplit
+    height: int
+    width: int
+    classes: int
+    sha256: dict[str, str]
+
+
+@final  # so that "images" in a loss tells the two apart
 class Loss(TypedDict):
     tokens: int
     nats: str  # hex float: the exact sum over all tokens, rounded once
     nats_per_token: float
     nats_per_byte: float
+
+
+@final
+class ImageLoss(TypedDict):
+    images: int
+    nats: str  # as above, over all images
+    nats_per_image: float
 
 
 class Choices(TypedDict):
@@ -57,12 +92,19 @@ class Choices(TypedDict):
     nats: list[list[str]]  # question, ending
 
 
+class Accuracy(TypedDict):
+    images: int
+    right: int
+    share: float
+
+
 class Evaluation(TypedDict):
-    """eval_<step>.json."""
+    """eval_<step>.json; questions are answered at the last checkpoint only."""
 
     step: int
-    validation: Loss
+    validation: Loss | ImageLoss
     choices: NotRequired[Choices]
+    accuracy: NotRequired[Accuracy]
 
 
 class Sample(TypedDict):

@@ -1,7 +1,7 @@
 """Where results come from, as an in-toto Statement v1 with a SLSA Provenance v1 predicate (in-toto.io, slsa.dev).
 
 Subjects are the files of the run by SHA-256. What defines them stands in externalParameters (the recipe) and
-resolvedDependencies (data pins, token shards, sources of the ops, flags, code of the trainer); the toolchain and the
+resolvedDependencies (data pins, what preparation wrote, sources of the ops, flags, code of the trainer); the toolchain and the
 machine stand in runDetails and may not matter. Times and hosts differ, so the statement is in neither digests.json nor
 SHA256SUMS. It is not signed: sign it with a tool of your own.
 """
@@ -17,7 +17,7 @@ from cuda_ops.errors import UserError
 from pipeline.base.files import sha256_of
 from pipeline.recipe import Recipe, as_written, digest_of, recipe_id
 from pipeline.recipe.paths import DIGESTS, RECEIPTS, SUMS
-from pipeline.records.catalogue import run_files
+from pipeline.records.catalogue import PREPARING, run_files
 from pipeline.records.receipt import made_by, read_receipts
 
 STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
@@ -46,7 +46,7 @@ def dependencies(recipe: Recipe, found: dict[str, str]) -> list[dict[str, Any]]:
             {"name": "source of the data", "uri": "urn:samebits:source", "digest": {"sha256": digest_of(source)}}
         )
     for key, digest in found.items():
-        if key.split("/")[0] in ("download", "prepare_text"):
+        if key.split("/")[0] in PREPARING:
             items.append({"name": key, "uri": f"urn:samebits:{key}", "digest": {"sha256": digest}})
     return items
 

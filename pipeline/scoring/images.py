@@ -6,7 +6,7 @@ The fp32 losses of the images are added exactly (math.fsum), so no batch size, t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,28 +32,32 @@ class Classifier(Protocol):
         ...
 
 
-def scores(model: Classifier, records: NDArray[np.uint8], batch: int, accuracy: bool) -> dict[str, Any]:
-    """`validation`, and `accuracy` if it is asked for, over records [n, 1 + pixels] of label and pixels.
-
-    The class found is that of the largest logit, the first on ties.
-    """
+def lanes(
+    model: Classifier, records: NDArray[np.uint8], batch: int, what: str
+) -> Iterator[tuple[dict[str, Tensor], NDArray[np.int32]]]:
+    """The model's inputs and the labels [n] of records [n, 1 + pixels] of label and pixels, a batch at a time."""
     from tqdm import tqdm
 
-    parts: list[float] = []
-    right = 0
-    for begin in tqdm(range(0, len(records), batch), desc="validation", unit="batch", disable=None):
+    for begin in tqdm(range(0, len(records), batch), desc=what, unit="batch", disable=None):
         group = np.asarray(records[begin : begin + batch])
         labels = group[:, 0].astype(np.int32)
         lane = model.lane(model.config, {"pixels": np.ascontiguousarray(group[:, 1:]), "labels": labels})
-        inputs = {name: values.to(model.memory.device) for name, values in lane.items()}
+        yield {name: values.to(model.memory.device) for name, values in lane.items()}, labels
+
+
+def loss(model: Classifier, records: NDArray[np.uint8], batch: int) -> dict[str, Any]:
+    """Summed and mean cross-entropy over records [n, 1 + pixels]."""
+    parts: list[float] = []
+    for inputs, _ in lanes(model, records, batch, "validation"):
         parts += model.losses(inputs["pixels"], inputs["labels"]).cpu().view(-1).tolist()
-        if accuracy:
-            logits = model.logits(inputs["pixels"]).cpu().view(len(group), -1).numpy()
-            right += int((logits.argmax(axis=1) == labels).sum())  # numpy's argmax is the first of the largest
     total = math.fsum(parts)
-    result: dict[str, Any] = {
-        "validation": {"images": len(parts), "nats": total.hex(), "nats_per_image": total / len(parts)}
-    }
-    if accuracy:
-        result["accuracy"] = {"images": len(parts), "right": right, "share": right / len(parts)}
-    return result
+    return {"images": len(parts), "nats": total.hex(), "nats_per_image": total / len(parts)}
+
+
+def accuracy(model: Classifier, records: NDArray[np.uint8], batch: int) -> dict[str, Any]:
+    """How many of records [n, 1 + pixels] are found: the class of the largest logit, the first on ties."""
+    right = 0
+    for inputs, labels in lanes(model, records, batch, "accuracy"):
+        logits = model.logits(inputs["pixels"]).cpu().view(len(labels), -1).numpy()
+        right += int((logits.argmax(axis=1) == labels).sum())  # numpy's argmax is the first of the largest
+    return {"images": len(records), "right": right, "share": right / len(records)}

@@ -69,6 +69,19 @@ def test_a_side_begins_from_the_weights_that_are_given(
     assert "--init" not in commands[1]
 
 
+@pytest.mark.parametrize("key", ["download/images.bin", "prepare_images/train_000000.bin", "prepare_text/bpe.json"])
+def test_other_data_are_a_cause(tmp_path: Path, key: str) -> None:
+    """Of images as of texts; another checkpoint is none."""
+    sides = []
+    for name, digest in (("A", "0"), ("B", "1")):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({key: digest * 64, "train/step_000006.safetensors": digest * 64}))
+        sides.append(Side(name, path).read())
+    found = Comparison(*sides)
+    found.run(None)
+    assert (found.result.artefact, found.result.causes) == (key, [f"other data: {key}"])
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from pipeline.records import contents
-from tests.conftest import run
+from tests.conftest import ROOT, run
 
 
 def check(form: Any, path: Path, more: bool = False) -> Any:
@@ -41,6 +41,35 @@ def finished(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     run("-m", "pipeline.sample", *shared, "--checkpoint", checkpoint, "--out", str(out / "samples.json"))
     run("-m", "pipeline.spikes", *shared, "--run", str(out), "--z", "0.01")
     return out
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over few images, from the generator to an evaluation."""
+    out = tmp_path_factory.mktemp("images")
+    recipe = out / "patterns.yaml"
+    text = (ROOT / "tests" / "recipes" / "patterns.yaml").read_text().replace("checkpoints: [30]", "checkpoints: []")
+    recipe.write_text(text.replace("training: 3000", "training: 300").replace("steps: 60", "steps: 6"))
+    shared = ["--recipe", str(recipe)]
+    checkpoint, chain = str(out / "step_000006.safetensors"), str(out / "chain_000006.tsv")
+    run("-m", "pipeline.download", *shared, "--out", str(out))
+    run("-m", "pipeline.prepare_images", *shared, "--data", str(out), "--out", str(out))
+    shared += ["--tokens", str(out)]
+    train = ["--steps-to", "6", "--out", checkpoint, "--chain", chain, "--state", str(out / "state")]
+    run("-m", "pipeline.train", *shared, *train)
+    run("-m", "pipeline.evaluate", *shared, "--checkpoint", checkpoint, "--out", str(out / "eval_000006.json"))
+    return out
+
+
+def test_files_of_images(images: Path) -> None:
+    check(contents.ImageSource, images / "source.json")
+    about = check(contents.ImageTokens, images / "tokens.json")
+    assert (about["train"], about["validation"]) == ({"images": 300}, {"images": 500})
+    found = check(contents.Evaluation, images / "eval_000006.json")
+    assert set(found) == {"step", "validation", "accuracy"}
+    assert found["accuracy"]["share"] == found["accuracy"]["right"] / 500
+    for path in (images / "receipts").glob("*.json"):
+        check(contents.Receipt, path, more=True)
 
 
 def test_files_of_the_data(tiny: dict[str, Path]) -> None:

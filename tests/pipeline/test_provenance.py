@@ -19,7 +19,7 @@ from pipeline.base.files import sha256_of, write_json
 from pipeline.recipe import as_written, load_recipe, parse_recipe, recipe_id
 from pipeline.records.catalogue import digested, run_files
 from pipeline.records.digests import digest_file
-from pipeline.records.provenance import statement
+from pipeline.records.provenance import dependencies, statement
 from tests.conftest import ROOT, run
 
 VERIFIER = ROOT / "docs" / "verify_standalone.py"
@@ -78,6 +78,16 @@ def test_the_statement(tiny: dict[str, Path], finished: Path) -> None:
     other = statement(recipe, finished)
     assert other["subject"] == content["subject"]
     assert other["predicate"]["buildDefinition"] == definition
+
+
+def test_everything_that_preparation_wrote_is_a_dependency() -> None:
+    """Of texts and images alike: whatever of the catalogue has a digest before training begins, and nothing after."""
+    for name in ("tiny", "patterns"):
+        recipe = load_recipe(ROOT / "tests" / "recipes" / f"{name}.yaml")
+        keys = [item.key for item in digested(recipe)]
+        named = {item["name"] for item in dependencies(recipe, dict.fromkeys(keys, "0" * 64))}
+        assert named & set(keys) == {key for key in keys if not key.startswith(("train/", "evaluate/", "sample/"))}
+        assert f"prepare_{'text' if name == 'tiny' else 'images'}/train_000000.bin" in named
 
 
 def test_no_local_path_is_in_it_and_compare_reads_it_back(

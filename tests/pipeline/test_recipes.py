@@ -109,6 +109,27 @@ def test_a_near_miss_is_named(old: str, new: str, expected: str) -> None:
     assert expected in message(old, new)
 
 
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ("[]", "artifacts.scores: every evaluation has the loss; add {kind: loss}, or leave scores out, given []"),
+        ("[{kind: choices}]", "artifacts.scores: every evaluation has the loss; add {kind: loss}, or leave scores out"),
+        (
+            "[{kind: loss}, {kind: choices}, {kind: choices}]",
+            "artifacts.scores: choices is asked for 2 times; keep one, given [{'kind': 'loss'}, {'kind': 'choices'}, ",
+        ),
+        ("[{kind: loss}, {kind: loss}, {kind: loss}]", "artifacts.scores: loss is asked for 3 times; keep one"),
+    ],
+)
+def test_each_score_is_asked_for_once_and_the_loss_always(scores: str, expected: str) -> None:
+    assert expected in message("[{kind: loss}, {kind: choices}]", scores)
+    for remedy in ("[{kind: loss}, {kind: choices}]", "[{kind: choices}, {kind: loss}]", "[{kind: loss}]"):
+        text = TINY.replace("[{kind: loss}, {kind: choices}]", remedy)
+        assert parse_recipe(values(text, "r"), "r").artifacts.wants("loss")
+    left_out = TINY.replace("  scores: [{kind: loss}, {kind: choices}]\n", "")
+    assert [score.kind for score in parse_recipe(values(left_out, "r"), "r").artifacts.scores] == ["loss"]
+
+
 def test_what_is_no_recipe_file_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Is a directory; a recipe is a YAML file"):
         load_recipe(tmp_path)

@@ -16,10 +16,12 @@ import shutil
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from pipeline.base import chain
-from pipeline.base.files import sha256_of
+from pipeline.base.files import sha256_of, write_json
+from pipeline.data.images import write_shard
 from pipeline.evidence.comparison import Result
 from pipeline.evidence.differences import Difference
 from pipeline.pages import charts, compare_page
@@ -27,9 +29,13 @@ from pipeline.pages.overview_page import overview_page
 from pipeline.pages.run import Run, load_run
 from pipeline.pages.run_page import run_page
 from pipeline.pages.sections import SCORES
-from pipeline.recipe import artifacts, load_recipe, parse_recipe
+from pipeline.recipe import ImageData, Recipe, artifacts, load_recipe, parse_recipe
 from pipeline.recipe.load import as_written
+from pipeline.recipe.paths import SUMMARY, VALIDATION
+from pipeline.scoring.table import SCORES as SCORED
+from pipeline.scoring.table import Subject, scores
 from tests.conftest import run
+from tests.pipeline.test_scores import Means
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +134,7 @@ def test_a_page_of_images_with_an_accuracy(tmp_path: Path) -> None:
     assert "nats per image" in page
     assert "token" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
     assert "87.5%" in page
+    assert "2.5000" in page  # the loss of Means is the label and a half
     assert "The line marks chance, 25.0%." in page
     assert "twolayer: 64 inputs, 16 hidden, 4 classes" in page
     check_self_contained(page)
@@ -135,7 +142,7 @@ def test_a_page_of_images_with_an_accuracy(tmp_path: Path) -> None:
 
 def test_every_score_has_a_section() -> None:
     kinds = {model.model_fields["kind"].annotation.__args__[0] for model in get_args(get_args(artifacts.Score)[0])}
-    assert kinds == set(SCORES)
+    assert kinds == set(SCORES) == {kind for scores_of_data in SCORED.values() for kind in scores_of_data}
 
 
 def test_what_is_missing_is_named(finished: Run, tmp_path: Path) -> None:
@@ -151,6 +158,16 @@ def test_what_is_missing_is_named(finished: Run, tmp_path: Path) -> None:
 
 def line(step: int, loss: float = 1.0) -> chain.Line:
     return chain.Line(step, loss, 1e-3, 1.0, step, "0" * 64)
+
+
+def scored(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """What evaluation finds on 80 images of class 2, whose own pixel is the brightest in all but ten."""
+    records = np.zeros((80, 1 + 64), dtype=np.uint8)
+    records[:, 0], records[10:, 1 + 2] = 2, 9
+    assert isinstance(recipe.bits.data, ImageData)
+    written = write_shard(folder / VALIDATION, records, recipe.bits.data.source)
+    write_json(folder / SUMMARY, {"sha256": {VALIDATION: written.sha256}})
+    return scores(Subject(recipe, Means(), folder, 16, last=True))
 
 
 def images(folder: Path, steps: int = 40) -> Run:
@@ -176,13 +193,10 @@ def images(folder: Path, steps: int = 40) -> Run:
         "bits": bits,
         "artifacts": {"scores": [{"kind": "loss"}, {"kind": "accuracy"}]},
     }
-    evaluation = {
-        "step": steps,
-        "validation": {"images": 80, "nats_per_image": 0.5},
-        "accuracy": {"images": 80, "accuracy": 0.875},
-    }
+    recipe = parse_recipe(content, "net")
+    evaluation: Any = {"step": steps} | scored(recipe, folder)
     return Run(
-        parse_recipe(content, "net"), Path("net.yaml"), folder, folder, {"train": {"images": 100}},
+        recipe, Path("net.yaml"), folder, folder, {"train": {"images": 100}},
         [line(step, 2.0 / step) for step in range(1, steps + 1)], [evaluation], None, [], [], [],
     )  # fmt: skip
 

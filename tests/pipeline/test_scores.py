@@ -18,7 +18,7 @@ from cuda_ops.errors import UserError
 from pipeline.data.prepared import Prepared
 from pipeline.recipe import load_recipe, recipe_id
 from pipeline.scoring.choices import choices, questions_in
-from pipeline.scoring.images import scores
+from pipeline.scoring.images import accuracy, loss
 from tests.conftest import run
 
 
@@ -67,10 +67,8 @@ class Means:
 def test_accuracy_is_the_first_largest_logit_and_losses_add_exactly() -> None:
     records = np.array([[0, 9, 1], [1, 2, 3], [0, 5, 5], [1, 5, 5], [1, 9, 0]], dtype=np.uint8)  # right: 0, 1, 2
     for batch in (1, 2, 5, 9):
-        result = scores(Means(), records, batch, accuracy=True)
-        assert result["accuracy"] == {"images": 5, "right": 3, "share": 0.6}
-        assert result["validation"] == {"images": 5, "nats": (5.5).hex(), "nats_per_image": 1.1}
-    assert "accuracy" not in scores(Means(), records, 2, accuracy=False)
+        assert accuracy(Means(), records, batch) == {"images": 5, "right": 3, "share": 0.6}
+        assert loss(Means(), records, batch) == {"images": 5, "nats": (5.5).hex(), "nats_per_image": 1.1}
 
 
 def test_questions_of_a_source_of_their_own(tiny: dict[str, Path], tmp_path: Path) -> None:

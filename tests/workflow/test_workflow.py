@@ -97,6 +97,32 @@ def test_a_second_run_does_nothing(project: Path) -> None:
     assert sums.stdout.count("OK") == 8
 
 
+def test_a_net_over_images_goes_the_whole_road(project: Path) -> None:
+    """From the generator to the page and the verdict, by its own rules; then there is nothing to do."""
+    path = project / "config" / "recipes" / "patterns.yaml"
+    text = (project / "tests" / "recipes" / "patterns.yaml").read_text().replace("training: 3000", "training: 300")
+    path.write_text(text.replace("checkpoints: [30]", "checkpoints: []").replace("steps: 60", "steps: 20"))
+    try:
+        output = snakemake(project, recipe="patterns")
+        images = {"download_images", "prepare_images"}
+        assert rules_of(output) == images | (FROM_TRAINING - {"sample"})
+        assert "patterns: 7 digests, none published yet" in output
+        run = project / "results" / "runs" / "patterns"
+        found = json.loads((run / "eval_000020.json").read_text())["accuracy"]
+        assert found["images"] == 500
+        assert found["share"] > 1 / 8  # better than chance: it has learnt
+        page = (run / "report.html").read_text()
+        assert "<h2>Accuracy</h2>" in page
+        assert f"{100 * found['share']:.1f}%" in page
+        definition = json.loads((run / "provenance.json").read_text())["predicate"]["buildDefinition"]
+        named = {item["name"] for item in definition["resolvedDependencies"]}
+        assert {"download/images.bin", "prepare_images/train_000000.bin", "prepare_images/val_000000.bin"} <= named
+        assert would_run(project, recipe="patterns") == set()
+        assert would_run(project) == set()
+    finally:
+        path.unlink()
+
+
 def test_execution_reruns_nothing(project: Path) -> None:
     for flags in (
         [

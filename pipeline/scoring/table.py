@@ -1,0 +1,83 @@
+"""The scores by kind of data and of score: what a recipe asks for is looked up here, and evaluation writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.prepared import Prepared
+from pipeline.recipe import ImageData, Recipe
+from pipeline.recipe.paths import VALIDATION, VALIDATION_STARTS
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored, and on what. folder: what the preparation wrote; batch: samples at a time; last: of the run."""
+
+    recipe: Recipe
+    model: Any
+    folder: Path
+    batch: int
+    last: bool
+
+    @cached_property
+    def images(self) -> NDArray[np.uint8]:
+        """Records of the validation split [n, 1 + pixels]."""
+        from pipeline.data.images import read_shard
+
+        assert isinstance(self.recipe.bits.data, ImageData)
+        return read_shard(Prepared(self.folder, "prepare_images").file(VALIDATION), self.recipe.bits.data.source)
+
+
+def text_loss(of: Subject) -> dict[str, Any]:
+    from pipeline.data.shards import read_shard
+    from pipeline.scoring.loss import token_loss
+
+    prepared = Prepared(of.folder)
+    tokens = read_shard(prepared.file(VALIDATION))
+    aligned = of.recipe.bits.data.order == "documents"
+    starts = np.load(prepared.file(VALIDATION_STARTS)) if aligned else None
+    size = prepared.about["validation"]["bytes"]
+    return token_loss(of.model, of.model.config.context, tokens, starts, size, of.batch)
+
+
+def text_choices(of: Subject) -> dict[str, Any] | None:
+    from pipeline.scoring.choices import choices, questions_in
+
+    if not of.last:
+        return None
+    return choices(of.model, questions_in(Prepared(of.folder), of.recipe.artifacts.choices.stem), of.batch)
+
+
+def image_loss(of: Subject) -> dict[str, Any]:
+    from pipeline.scoring.images import loss
+
+    return loss(of.model, of.images, of.batch)
+
+
+def image_accuracy(of: Subject) -> dict[str, Any]:
+    from pipeline.scoring.images import accuracy
+
+    return accuracy(of.model, of.images, of.batch)
+
+
+# What a score writes under its key of eval_<step>.json; None: nothing at this checkpoint.
+Score = Callable[[Subject], dict[str, Any] | None]
+SCORES: dict[str, dict[str, Score]] = {
+    "text": {"loss": text_loss, "choices": text_choices},
+    "images": {"loss": image_loss, "accuracy": image_accuracy},
+}
+KEYS = {"loss": "validation"}  # the others are called as their kind is
+
+
+def scores(of: Subject) -> dict[str, Any]:
+    """Every score that the recipe asks for, by its key."""
+    known = SCORES[of.recipe.bits.data.kind]
+    found = {KEYS.get(score.kind, score.kind): known[score.kind](of) for score in of.recipe.artifacts.scores}
+    return {key: value for key, value in found.items() if value is not None}
