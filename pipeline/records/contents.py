@@ -1,4 +1,4 @@
-"""What the JSON files of a run hold, key by key; tests/pipeline/test_contents.py holds the files of two runs to it.
+"""What the JSON files of a run hold, key by key; tests/records/test_contents.py holds the files of two runs to it.
 
 What evaluate.py writes and pages/run.py reads is typed by these forms; they check nothing at run time. Digests are 64 lower-case hex digits, times are
 seconds, sums of losses are hex floats, so that no bit is lost on the way through decimal.

@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_verify.py
+"""pytest tests/records/test_verify.py
 
 verify on real files: published, not published, altered since, and what is wrong with its flags.
 """

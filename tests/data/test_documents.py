@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_documents.py
+"""pytest tests/data/test_documents.py
 
 Text as users have it: each kind of fault is one message with file and true row, and what is valid is read as it is.
 """

@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_gpu_proof.py
+"""pytest tests/evidence/test_gpu_proof.py
 
 The GPU proof's own path where there is no GPU: `--device cpu --brief` goes it in two commands that make one page, a
 difference is named, and a part that fails or hangs does not stop the others, nor do its processes outlive it; what a
@@ -32,7 +32,7 @@ from pipeline.pages.proof_page import page
 from pipeline.recipe import load_recipe
 from pipeline.records.digests import EXPECTED, published
 from tests.conftest import ROOT, run
-from tests.pipeline.test_devices import alive
+from tests.machine.test_devices import alive
 
 FABLES = EXPECTED / "chains" / "fables.tsv"
 

@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_scores.py
+"""pytest tests/scoring/test_scores.py
 
 Scores added by hand: questions of any number of endings, losses and accuracy of images.
 """

@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_data.py
+"""pytest tests/data/test_data.py
 
 Corpus, downloads and tokenizers: known answers, round trips, bad input, and the same bytes in any environment.
 """

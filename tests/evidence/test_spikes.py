@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_spikes.py
+"""pytest tests/evidence/test_spikes.py
 
 Outliers by z-score against NumPy; a recipe that skips them keeps one digest over ranks, kills and resumes; recipes that do not are what they were.
 """

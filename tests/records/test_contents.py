@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_contents.py
+"""pytest tests/records/test_contents.py
 
 The JSON files of a whole small run hold what pipeline/records/contents.py says, no key more and no key less.
 """

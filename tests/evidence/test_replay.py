@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_replay.py
+"""pytest tests/evidence/test_replay.py
 
 A step again: the same line from any checkpoint and micro-batch, every tensor of it as the list says, and a check that can fail.
 """

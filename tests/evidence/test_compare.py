@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_compare.py
+"""pytest tests/evidence/test_compare.py
 
 What pipeline.compare reads: equal lines of other recipes are no equality, and a file that is not what it should be is an error that names it.
 What it finds when runs part is in tests/evidence/test_sabotage.py.

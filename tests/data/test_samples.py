@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_samples.py
+"""pytest tests/data/test_samples.py
 
 What a step reads: shards by offset, orders, images. Orders are compared with their definition, shards with plain arrays.
 """

@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_preparation.py
+"""pytest tests/data/test_preparation.py
 
 Text to tokens: pieces and processes change no token, merges are those of the definition, what changed on the disk is refused,
 what cannot work is said before training, and memory does not grow with the text.
@@ -29,7 +29,7 @@ from pipeline.data.prompts import check_endings, check_prompts
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 from pipeline.recipe import load_recipe
 from tests.conftest import ROOT, run
-from tests.pipeline.test_data import NASTY, gpt2
+from tests.data.test_data import NASTY, gpt2
 
 __all__ = ["gpt2"]  # the fixture
 

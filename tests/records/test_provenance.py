@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_provenance.py
+"""pytest tests/records/test_provenance.py
 
 The in-toto statement of a run, and the verifier that uses the standard library alone: both on a real run, and on damaged ones.
 """

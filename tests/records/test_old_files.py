@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_old_files.py
+"""pytest tests/records/test_old_files.py
 
 Old files beside new ones: a run whose artifacts.checkpoints were others before. What is current goes by digests.json and
 the recipe; what belongs to no current artefact is named once, and read by nobody.

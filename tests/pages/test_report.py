@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_report.py
+"""pytest tests/pages/test_report.py
 
 The pages of a run and of many runs: whole, loading nothing from anywhere, with a section for each thing that there is
 and none for what there is not: a text without questions or samples, images with an accuracy; commands that exist; no
@@ -35,7 +35,7 @@ from pipeline.recipe.paths import SUMMARY, VALIDATION
 from pipeline.scoring.table import SCORES as SCORED
 from pipeline.scoring.table import Subject, scores
 from tests.conftest import run
-from tests.pipeline.test_scores import Means
+from tests.scoring.test_scores import Means
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_devices.py
+"""pytest tests/machine/test_devices.py
 
 What training on GPUs rests on, as far as it can be seen without one: a recorded step replayed gives the bits of the step itself;
 the gradient exchanged in ranges those of the whole; one job whose ranks run the CPU's kernels and the CUDA sources (on a CPU) those of

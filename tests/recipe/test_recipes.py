@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_recipes.py
+"""pytest tests/recipe/test_recipes.py
 
 What a user writes: one reading or one message with the key, the value and what is allowed.
 """

@@ -1,4 +1,4 @@
-"""pytest tests/pipeline/test_stages.py
+"""pytest tests/training/test_stages.py
 
 Schedule, checkpoints, chain, lanes, evaluation, sampling, recipes and execution: known values, invariance, bad input.
 """
