@@ -45,7 +45,7 @@ quick: $(VENV)/ready ## format, types, layout and a few ops: half a minute, for 
 format: $(VENV)/ready ## write every file as the linters want it
 	@ruff check --quiet --fix . ; ruff format --quiet .
 	@clang-format -i $(CXX_FILES)
-	@snakefmt --quiet Snakefile workflow
+	@snakefmt Snakefile workflow
 
 gpu-proof: $(VENV)/ready ## where there is a GPU: the published bits on it, and its speed (docs/gpu.md)
 	@python -m pipeline.gpu_proof
