@@ -162,7 +162,7 @@ def layer_cases(config: Config, tokens: int) -> list[Case]:
             "gelu backward", wide, layers, lambda: ops.gelu_backward(out, dwide, wide),
             lambda: torch.ops.aten.gelu_backward(dwide, wide, approximate="tanh"),
         ),
-        memory_case("residual", x, 2 * layers, lambda: ops.add(y, x, g), lambda: torch.add(x, g, out=y)),
+        memory_case("add", x, 2 * layers, lambda: ops.add(y, x, g), lambda: torch.add(x, g, out=y)),
         memory_case("bias backward", wide, layers, lambda: ops.bias_backward(dbias, wide), lambda: wide.sum((0, 1))),
     ]  # fmt: skip
 

@@ -33,7 +33,7 @@ class Traffic:
 # docs/kernels.md, Predictions: reads + writes.
 TRAFFIC = {
     "embedding": Traffic(4 + 4, 0.8),  # a row of each table is read; the tables' own rows come again from the cache
-    "embedding backward": Traffic(4, 0.5),
+    "embedding backward": Traffic(8 + 4, 0.5),
     "embedding add": Traffic(8 + 4, 0.8),
     "layernorm forward": Traffic(4 + 4, 0.8),
     "layernorm backward": Traffic(
@@ -41,7 +41,7 @@ TRAFFIC = {
     ),  # gradient and input twice (columns, then rows), the residual's gradient; out
     "gelu forward": Traffic(4 + 4, 0.9),
     "gelu backward": Traffic(8 + 4, 0.9),
-    "residual": Traffic(8 + 4, 0.9),
+    "add": Traffic(8 + 4, 0.9),
     "bias backward": Traffic(4, 0.8),
     "cross entropy + gradient": Traffic(12 + 4, 0.7),  # maximum, sum, gradient
     "adamw": Traffic(16 + 12, 0.9),
