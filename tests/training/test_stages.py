@@ -101,7 +101,9 @@ def test_a_full_disk_keeps_the_earlier_file(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
         f"exit_on_user_error(lambda: write_bytes(Path({str(path)!r}), bytes(1 << 20)))\n"
     )
-    assert "no space left on the device; nothing earlier was lost" in run("-c", code, code=2)
+    output = run("-c", code, code=2)
+    assert "no space left" in output
+    assert "Nothing earlier was lost" in output
     assert path.read_bytes() == b"earlier"
     assert [p.name for p in tmp_path.iterdir()] == ["kept.bin"]
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
