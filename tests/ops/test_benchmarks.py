@@ -94,7 +94,7 @@ def test_the_cost_of_the_evidence_is_measured() -> None:
     output = run("-m", "benchmarks.evidence", "--configs", "4x128", "--steps", "1", code=None)
     (line,) = [line for line in output.splitlines() if line.startswith("| 4x128")]
     shares = [float(cell.strip().rstrip("%")) for cell in line.split("|")[4:7]]
-    assert all(0 < share < 100 for share in shares), line
+    assert all(0 <= share < 100 for share in shares), line  # 0.000% on a busy machine
 
 
 def test_decoding_is_timed_with_or_without_transformers() -> None:
