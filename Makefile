@@ -17,8 +17,6 @@ CXX_FILES = $(shell find cuda_ops tests benchmarks -name '*.cpp' -o -name '*.h' 
 # Of the ops, one of each kind: element by element, sums over rows and columns, products, chains.
 QUICK_TESTS = tests/test_layout.py tests/test_pages.py $(wildcard $(patsubst %,tests/ops/test_%.py,gelu layernorm bias matmul attention))
 
-FIRST_HALF = $(addprefix tests/,ops models training base records machine)
-
 .DEFAULT_GOAL := help
 .PHONY: help reproduction test test-all quick format lint gpu-proof evidence lock clean-results
 
@@ -35,12 +33,8 @@ reproduction: $(VENV)/ready ## a recipe from nothing to a table of digests compa
 test: $(VENV)/ready ## every kind of proof, at most ten minutes on two quiet cores
 	@python -m pytest -m "not slow"
 
-# Two halves at once: most tests keep one core busy. What both need is built before.
 test-all: $(VENV)/ready ## every test, the slow ones too; what a change must pass (.ci/run)
-	@mkdir -p results && python -m pipeline.compile && python -m tests.cuda_on_cpu.build results/cuda_on_cpu
-	@python -m pytest $(FIRST_HALF) > results/tests.log 2>&1 & first=$$!; \
-	python -m pytest tests $(addprefix --ignore=,$(FIRST_HALF)); second=$$?; \
-	wait $$first; first=$$?; cat results/tests.log; exit $$((first + second))
+	@python -m pytest
 
 # The library is built if it is missing or stale; nothing else is.
 quick: $(VENV)/ready ## format, types, layout and a few ops: half a minute, for every save
