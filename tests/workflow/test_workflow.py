@@ -353,7 +353,7 @@ def test_a_question_source_plans_its_making_and_evaluation_alone(project: Path) 
             last = re.search(r"rule evaluate:\n    input: (.*)\n    output: \S+eval_000006\.json", output)
             assert last
             assert set(made[0]) <= set(last[1].split(", "))
-            other.write_text(recipe.read_text().replace("name: tiny\n", "name: other\n"))
+            other.write_text(recipe.read_text().replace("name: tiny\n", "name: other\n", 1))
             output = snakemake(project, "-n", recipe="tiny,other")
             assert rules_of(output) == expected | FROM_TRAINING
             assert not re.search(r"^rule train:\n    input: .*\n    output: results/runs/tiny", output, re.MULTILINE)
