@@ -15,6 +15,7 @@
 #include "../../cuda_ops/cpu/kernels.h"
 #include "../../cuda_ops/cpu/threads.h"
 #include "../../cuda_ops/numerics/fingerprint.h"
+#include "../../cuda_ops/numerics/unary.h"
 
 using namespace samebits::SAMEBITS_ISA;
 
