@@ -101,7 +101,7 @@ class Launcher:
                 for child in living.values():
                     child.send_signal(self.passed)
             codes = {rank: child.returncode for rank, child in self.children.items() if child.returncode}
-            if codes and not all(code > 128 for code in codes.values()):  # those have stopped as they were asked
+            if not all(self._asked(code) for code in codes.values()):
                 return self._failed()
             hung = self.judge()
             if hung:
@@ -113,7 +113,13 @@ class Launcher:
         codes = {rank: child.returncode for rank, child in self.children.items() if child.returncode}
         if not codes:
             return 0
-        return next(iter(codes.values())) if all(code > 128 for code in codes.values()) else self._failed()
+        if not all(self._asked(code) for code in codes.values()):
+            return self._failed()
+        return 128 + self.passed if self.passed else next(iter(codes.values()))
+
+    def _asked(self, code: int) -> bool:
+        """Whether a rank has stopped as it was asked; one that was still starting ends by the signal itself."""
+        return code > 128 or code == -self.passed < 0
 
     def _failed(self) -> int:
         """A rank has ended badly: name the first that did so by itself, end the others."""
