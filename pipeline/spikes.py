@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from pipeline.training.outliers import WINDOW, Outliers
 
 if TYPE_CHECKING:
     from pipeline.data.samples import Samples
+
+SHOWN_TOKENS = 32  # of each sample; the whole window is step, sample and offset away
 
 
 def marks(lines: list[chain.Line], limit: float) -> list[dict[str, Any]]:
@@ -45,10 +48,26 @@ def marks(lines: list[chain.Line], limit: float) -> list[dict[str, Any]]:
     return found
 
 
-def samples_at(recipe: Recipe, samples: Samples, step: int) -> list[dict[str, Any]]:
-    """What each sample of a step began with: its lane, its offset in the training split, token ids and text."""
+def decoder(recipe: Recipe, folder: Path) -> Callable[[list[int]], str] | None:
+    """What makes text of the training split's token ids; None if it is no text."""
+    if recipe.bits.data.kind != "text":
+        return None
+    from pipeline.data.tokenizers import load_tokenizer
+
+    return load_tokenizer(folder).decode
+
+
+def samples_at(
+    recipe: Recipe, samples: Samples, decode: Callable[[list[int]], str] | None, step: int
+) -> list[dict[str, Any]]:
+    """Each sample of a step: its lane, its offset in the training split; of text the first ids, and its whole window
+    as text."""
     each = recipe.bits.batch.sequences // recipe.bits.batch.lanes
-    return [{"lane": i // each, **samples.about(step, i)} for i in range(recipe.bits.batch.sequences)]
+    found = [{"lane": i // each, **samples.about(step, i)} for i in range(recipe.bits.batch.sequences)]
+    if decode:
+        for sample in found:
+            sample |= {"tokens": sample["tokens"][:SHOWN_TOKENS], "text": decode(sample["tokens"])}
+    return found
 
 
 def gradient_norms(again: Rerun) -> tuple[dict[str, float], list[float], list[float]]:
@@ -124,9 +143,9 @@ def main() -> int:
     if found:
         from pipeline.data.samples import samples_of
 
-        samples = samples_of(recipe, tokens)
+        samples, decode = samples_of(recipe, tokens), decoder(recipe, tokens)
         for spike in found:
-            spike["samples"] = samples_at(recipe, samples, spike["step"])
+            spike["samples"] = samples_at(recipe, samples, decode, spike["step"])
     largest = sorted(found, key=lambda spike: (-max(spike["z"].values()), spike["step"]))
     near = [
         spike for spike in largest if args.most_flops is None or work(recipe, run, spike["step"]) <= args.most_flops

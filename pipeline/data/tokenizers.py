@@ -14,7 +14,7 @@ from cuda_ops.errors import UserError
 from pipeline.base.files import sha256_of
 from pipeline.data.bpe import FIRST, LONG, count_words, learn, merge_word, words_of
 from pipeline.data.prepared import Prepared
-from pipeline.recipe.paths import GPT2_BPE, TOKENIZER
+from pipeline.recipe.paths import GPT2_BPE, TOKENIZER, VOCABULARY
 
 END_OF_TEXT = "<|endoftext|>"
 MOST_CACHED = 1 << 16  # words whose tokens are remembered
@@ -113,7 +113,7 @@ class Gpt2Tokenizer:
     def __init__(self, folder: Path) -> None:
         import tiktoken
 
-        self.files = {name: sha256_of(folder / name) for name in ("encoder.json", "vocab.bpe")}
+        self.files = {name: sha256_of(folder / name) for name in VOCABULARY}
         self._encoding = tiktoken.Encoding(
             "gpt2",
             pat_str=GPT2_PATTERN,
@@ -138,13 +138,13 @@ def _gpt2_ranks(folder: Path) -> dict[bytes, int]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     byte_of = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
-    vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    vocabulary = json.loads((folder / VOCABULARY[0]).read_text(encoding="utf-8"))
     ranks = {
         bytes(byte_of[character] for character in word): rank
         for word, rank in vocabulary.items()
         if word != END_OF_TEXT
     }
-    merges = (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
+    merges = (folder / VOCABULARY[1]).read_text(encoding="utf-8").split("\n")[1:-1]
     for i, line in enumerate(merges):
         word = "".join(line.split())
         if vocabulary[word] != 256 + i:

@@ -8,7 +8,6 @@ Shards are read by offset where a window lies; opening them reads none through.
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,8 @@ from pipeline.base.philox import Philox, Stream
 from pipeline.data.order import Order
 from pipeline.data.prepared import Prepared
 from pipeline.data.shards import Shards
-from pipeline.data.tokenizers import Tokenizer, load_tokenizer
 from pipeline.recipe import Gpt, Recipe, TextData
 from pipeline.recipe.paths import TRAIN_STARTS, train_shards
-
-SHOWN_TOKENS = 32  # of each sample, to people; the whole window is step, sample and offset away
 
 
 class TextSamples:
@@ -90,12 +86,7 @@ class TextSamples:
         rows = self._rows(step, first, count)
         return {"tokens": np.ascontiguousarray(rows[:, :-1]), "targets": np.ascontiguousarray(rows[:, 1:])}
 
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self.folder)
-
     def about(self, step: int, index: int) -> dict[str, Any]:
-        """Where a sample of a step comes from, for people: offset in the training split, first token ids, text."""
-        row = self._rows(step, index, 1)[0, :-1].tolist()
+        """Where a sample of a step comes from, for people: offset in the training split, the window's token ids."""
         offset = self.offset((step - 1) * self.sequences + index)
-        return {"offset": offset, "tokens": row[:SHOWN_TOKENS], "text": self._tokenizer.decode(row)}
+        return {"offset": offset, "tokens": self._rows(step, index, 1)[0, :-1].tolist()}

@@ -64,7 +64,7 @@ class Branch:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
 
-class Captured(Generic[T]):
+class Replayed(Generic[T]):
     """Calls `function`; with a graph, records its third call and replays that from then on.
 
     A replay reads the tensors that the recorded call was given and returns what that call returned, so both must be

@@ -111,6 +111,13 @@ class Generator(Model, Protocol):
         """Logits [b, Vp] after the last of tokens [b, t], which stand at position .. position + t - 1."""
 
 
+class Classifier(Model, Protocol):
+    """A model of labelled images."""
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """[n, classes] of pixels [n, …]; a buffer that the next call overwrites."""
+
+
 def model_of(config: Config) -> type[Model]:
     """The class of a recipe's model: pipeline/models/<kind>.py has it under the name of its schema."""
     found: type[Model] = getattr(import_module(f"pipeline.models.{config.kind}"), type(config).__name__)

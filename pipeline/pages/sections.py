@@ -13,6 +13,7 @@ from pipeline.pages.charts import BLUE, GREEN, GREY, ORANGE
 from pipeline.pages.render import Section, fill
 from pipeline.pages.run import Run
 from pipeline.recipe import as_written
+from pipeline.recipe.paths import eval_name
 from pipeline.training.outliers import WINDOW
 
 
@@ -115,7 +116,7 @@ def choices(run: Run) -> Section | None:
         fill(
             "share", chance=chance, bars=[("least loss (acc)", found["acc"]), ("least loss per byte (acc_norm)", found["acc_norm"])],
             words=f"{found['questions']} questions with {number} endings each, one of which follows; step {step}.",
-            source=f"The loss of every ending is in eval_{step:06d}.json.",
+            source=f"The loss of every ending is in {eval_name(step)}.",
         ),
     )  # fmt: skip
 

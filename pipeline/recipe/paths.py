@@ -1,4 +1,4 @@
-"""Where things lie and what they are called: every path is a function of the recipe, none of the machine.
+"""Where things lie and what they are called: by the recipe or fixed, never by the machine.
 
 A folder is named by all that shapes its content and by nothing else, so recipes over one corpus share it. What becomes
 of each file (by which stage, with which digest) is the catalogue's matter: pipeline/records/catalogue.py.

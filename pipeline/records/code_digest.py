@@ -1,9 +1,5 @@
 """Digests of code: of all that a stage runs, for the record; of what of it may change a bit, for what must run again.
 
-    python -m pipeline.records.code_digest pipeline.train --recipe config/recipes/fables.yaml
-    pipeline.train  6d0c…  (24 modules)
-    trigger 1c5e…: train 83fa…, base.chain 0b1d…, …, ops.attention 5f0c…, …
-
 What must run again (`trigger`): the stage's own file; of what it imports, however deep, the rooms that bear bits
 (BEARING), with the recipe's own kinds of model, data and score only; and the stems of the ops that these name.
 Comments, docstrings, messages and types are no code there. `recipe/` acts through `bits:`; machine/, records/,
@@ -12,15 +8,14 @@ evidence/ and pages/ never.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import hashlib
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-from cuda_ops.errors import UserError, exit_on_user_error
-from pipeline.recipe import Bits, Recipe, load_recipe
+from cuda_ops.errors import UserError
+from pipeline.recipe import Bits, Recipe
 from pipeline.recipe.artifacts import Score
 from pipeline.records.bare import bare, without_docstrings, written
 
@@ -270,21 +265,3 @@ def trigger(stage: str, recipe: Recipe) -> str:
     """SHA-256 over the parts: two equal triggers, and the stage would give the same bits from the same inputs."""
     lines = [f"{name} {digest}\n" for name, digest in parts(stage, recipe).items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Digests of the code that a stage runs.")
-    parser.add_argument("stage", nargs="+")
-    parser.add_argument("--recipe", type=Path, help="also what must make the stage run again for this recipe")
-    args = parser.parse_args()
-    for stage in args.stage:
-        print(f"{stage}  {code_digest(stage)}  ({len(modules_of(stage))} modules)")
-        if args.recipe:
-            recipe = load_recipe(args.recipe)
-            listed = ", ".join(f"{name} {digest[:8]}" for name, digest in parts(stage, recipe).items())
-            print(f"trigger {trigger(stage, recipe)[:12]}: {listed}")
-    return 0
-
-
-if __name__ == "__main__":
-    exit_on_user_error(main)

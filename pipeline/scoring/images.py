@@ -6,30 +6,14 @@ The fp32 losses of the images are added exactly (math.fsum), so no batch size, t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-class Classifier(Protocol):
-    """What is asked of a model of images; lane makes its inputs of pixels, uint8 [n, pixels], and labels, int32 [n]."""
-
-    config: Any
-    memory: Any
-
-    @staticmethod
-    def lane(config: Any, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]: ...
-
-    def logits(self, pixels: Tensor) -> Tensor:
-        """[n, classes]"""
-        ...
-
-    def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in nats [n]."""
-        ...
+from pipeline.models.model import Classifier
 
 
 def lanes(

@@ -24,7 +24,7 @@ from pipeline.base.checkpoint import Checkpoint, Stored, save
 from pipeline.data.samples import samples_of
 from pipeline.machine.devices import name_of
 from pipeline.machine.execution import Execution
-from pipeline.machine.graphs import Captured, CudaGraph
+from pipeline.machine.graphs import CudaGraph, Replayed
 from pipeline.machine.memory import Memory, OutOfMemory, gib
 from pipeline.machine.ranks import Ranks
 from pipeline.models.model import Inputs, Observer, model_of
@@ -86,12 +86,12 @@ class Trainer:
         self.all_losses = memory.zeros(bits.batch.lanes)
         self.totals = memory.zeros(2)  # of the losses, of the gradient's squares
         self.results = memory.zeros(2, dtype=torch.int64)  # loss and norm as two fp32, the shard's fingerprint
-        self.report = self.results[:1].view(torch.float32)
+        self.loss_and_norm = self.results[:1].view(torch.float32)
         inputs = kind.inputs(bits.model, self.lane_samples)
         self.feed = Feed(self._inputs, inputs, len(self.own_lanes), memory)
         graph = execution.graph and memory.device.type == "cuda" and ranks.size == 1
-        self.descend = Captured(self._descend, CudaGraph if graph else None)
-        self.update = Captured(self._update, CudaGraph if graph else None)
+        self.descend = Replayed(self._descend, CudaGraph if graph else None)
+        self.update = Replayed(self._update, CudaGraph if graph else None)
         self.signals = torch.zeros(ranks.size, 2, dtype=torch.int64)
         self.loss_scale = fp32(1.0 / bits.units)
         self.skipping = Skipping(bits.skip)
@@ -166,7 +166,7 @@ class Trainer:
         ops.norm_partials(self.partials, gradient)
         self.ranks.gather(self.all_partials, self.partials)
         ops.tree_sum(self.totals[1:], self.all_partials)
-        self.optimizer.scale(self.report, self.totals, self.loss_scale)
+        self.optimizer.scale(self.loss_and_norm, self.totals, self.loss_scale)
         return gradient
 
     def _update(self, gradient: Tensor) -> None:
@@ -183,8 +183,8 @@ class Trainer:
         gradient = self.descend()
         if self.observe:
             self._see_flat("gradient/", gradient)
-            self.observe("loss", self.report[:1])
-            self.observe("norm", self.report[1:])
+            self.observe("loss", self.loss_and_norm[:1])
+            self.observe("norm", self.loss_and_norm[1:])
         if not (self.skipping and self._skips()):
             self.update(gradient)
         own = self.model.parameters[self.first : min(self.last, self.model.flat.used)]
@@ -218,7 +218,7 @@ class Trainer:
 
     def _skips(self) -> bool:
         """Whether the recipe asks that this step, an outlier, changes no weight; the same at every rank."""
-        loss, norm = self.report.tolist()
+        loss, norm = self.loss_and_norm.tolist()
         return self.skipping.skips(loss=loss, norm=norm)
 
     def _agree(self, fingerprint: int, signal: int) -> tuple[int, int]:

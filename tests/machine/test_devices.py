@@ -26,7 +26,7 @@ from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.machine.devices import device_of
 from pipeline.machine.execution import Execution
-from pipeline.machine.graphs import Captured
+from pipeline.machine.graphs import Replayed
 from pipeline.machine.ranks import Ranks
 from pipeline.models.gpt import CUDA_HEAD_SIZE
 from pipeline.models.model import check_device
@@ -63,7 +63,7 @@ class Recording(TorchDispatchMode):
             op(*args, **kwargs)
 
 
-def captured(tiny: dict[str, Path], steps: int, spoil: bool = False) -> str:
+def with_replays(tiny: dict[str, Path], steps: int, spoil: bool = False) -> str:
     """The chain's link after some steps, from the third on by replay."""
     trainer = Trainer(load_recipe(tiny["recipe"]), Execution(micro_batch=3), Ranks(), tiny["tokens"])
     recordings: list[Recording] = []
@@ -72,7 +72,7 @@ def captured(tiny: dict[str, Path], steps: int, spoil: bool = False) -> str:
         recordings.append(Recording())
         return recordings[-1]
 
-    trainer.descend, trainer.update = (Captured(f, new_graph) for f in (trainer._descend, trainer._update))
+    trainer.descend, trainer.update = (Replayed(f, new_graph) for f in (trainer._descend, trainer._update))
     trainer.initialise()
     link = chain.START
     for _ in range(steps):
@@ -88,8 +88,8 @@ def captured(tiny: dict[str, Path], steps: int, spoil: bool = False) -> str:
 
 def test_a_recorded_step_replayed_gives_the_bits_of_the_step(tiny: dict[str, Path]) -> None:
     good = in_process(tiny, Execution(), steps=5)
-    assert captured(tiny, 5) == good
-    assert captured(tiny, 5, spoil=True) != good
+    assert with_replays(tiny, 5) == good
+    assert with_replays(tiny, 5, spoil=True) != good
 
 
 def test_capture_refuses_what_a_graph_cannot_hold() -> None:
@@ -97,7 +97,7 @@ def test_capture_refuses_what_a_graph_cannot_hold() -> None:
     with pytest.raises(AssertionError, match="waits, allocates or computes"):
         recording.record(lambda: print(torch.ones(1).item()))
     calls: list[int] = []
-    eager = Captured(lambda: calls.append(1), None)
+    eager = Replayed(lambda: calls.append(1), None)
     for _ in range(5):
         eager()
     assert len(calls) == 5

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,12 +23,27 @@ import yaml
 
 from pipeline.base.files import sha256_of
 from pipeline.recipe import load_recipe
+from pipeline.recipe.paths import chain_name, checkpoint_name
 from tests.conftest import ROOT
 from tests.workflow.lint import findings
 
 EVERYTHING = {"download", "prepare_text", "train", "evaluate", "sample", "digest", "verify", "spikes", "report"}
 FROM_TRAINING = EVERYTHING - {"download", "prepare_text"}
 FROM_SAMPLES = {"sample", "digest", "verify", "report"}
+
+# A training that is asked to stop within a step.
+STOPPED = """
+import os, signal
+from pipeline import train
+from pipeline.training.trainer import Trainer
+step = Trainer.train_step
+def stopping(self, flags=0):
+    if self.step + 1 == {step}:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, flags)
+Trainer.train_step = stopping
+raise SystemExit(train.main())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -235,25 +251,37 @@ def test_the_same_recipe_elsewhere_is_the_same_run(project: Path) -> None:
 
 
 def test_rolling_checkpoints_outlive_an_edit_that_changes_no_bit(project: Path) -> None:
-    def key() -> str:
-        command = (
-            "from pipeline.train import state_key; from pipeline.recipe import load_recipe;"
-            "from pipeline.recipe.paths import tokens_dir; recipe = load_recipe('config/recipes/tiny.yaml');"
-            "print(state_key(recipe, tokens_dir(recipe)))"
-        )
-        return subprocess.run(
-            [sys.executable, "-c", command], cwd=project, capture_output=True, text=True, check=True,
-            env=os.environ | {"PYTHONPATH": str(project), "SAMEBITS_BUILD": "results/build"},
-        ).stdout  # fmt: skip
+    """A run that is stopped goes on after a harmless edit, to the bits of the run that was not; another begins anew."""
+    out = project / "results" / "again"
+    recipe = load_recipe(project / "config" / "recipes" / "tiny.yaml")
+    first = recipe.artifacts.checkpoints[0]
+    names = (checkpoint_name(first), chain_name(first))
 
-    before = key()
+    def train(stopped_at: int = 0) -> str:
+        code = (
+            STOPPED.format(step=stopped_at)
+            if stopped_at
+            else "from pipeline import train\nraise SystemExit(train.main())"
+        )
+        flags = ["--recipe", "config/recipes/tiny.yaml", "--steps-to", str(first), "--state", str(out / "state")]
+        flags += ["--out", str(out / names[0]), "--chain", str(out / names[1])]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *flags], cwd=project, capture_output=True, text=True, check=False,
+            env=os.environ | {"PYTHONPATH": str(project), "SAMEBITS_BUILD": "results/build"},
+        )  # fmt: skip
+        assert done.returncode == (128 + signal.SIGTERM if stopped_at else 0), done.stderr
+        return done.stdout + done.stderr
+
+    assert "stopped after step 3" in train(stopped_at=3)
+    with edited(project / "pipeline" / "training" / "schedule.py", "\nADDED = 1\n"):
+        assert "resuming" not in train(stopped_at=1)
     with (
         edited(project / "pipeline" / "data" / "shards.py", ("no such shard;", "there is no such shard;")),
         edited(project / "pipeline" / "machine" / "memory.py", "\nADDED = 1\n"),
     ):
-        assert key() == before
-    with edited(project / "pipeline" / "training" / "schedule.py", "\nADDED = 1\n"):
-        assert key() != before
+        assert "resuming from step 3 " in train()
+    run = project / "results" / "runs" / "tiny"
+    assert [sha256_of(out / name) for name in names] == [sha256_of(run / name) for name in names]
 
 
 def test_a_rerun_that_fails_costs_no_checkpoint(project: Path) -> None:
