@@ -3,10 +3,15 @@
 
 RECIPE ?= fables
 CORES ?= all
+# Test processes; a file of tests stays in one.
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 # RECIPE is a file, or a name of config/recipes.
 RECIPE_FILE = $(or $(wildcard $(RECIPE)),config/recipes/$(RECIPE).yaml)
+# Every stage is a process: modules are compiled once, where an image says they should not be too.
+unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # The first Python that is new enough; name another with PYTHON=...
@@ -31,10 +36,10 @@ reproduction: $(VENV)/ready ## a recipe from nothing to a table of digests compa
 	@python -m pipeline.verify --recipe $(RECIPE_FILE) --brief
 
 test: $(VENV)/ready ## every kind of proof, at most ten minutes on two quiet cores
-	@python -m pytest -m "not slow"
+	@python -m pytest $(PARALLEL) -m "not slow"
 
 test-all: $(VENV)/ready ## every test, the slow ones too; what a change must pass (.ci/run)
-	@python -m pytest
+	@python -m pytest $(PARALLEL)
 
 # The library is built if it is missing or stale; nothing else is.
 quick: $(VENV)/ready ## format, types, layout and a few ops: half a minute, for every save
@@ -76,7 +81,7 @@ $(VENV)/ready: requirements.lock requirements-uv.lock
 	@echo "installing the packages of requirements.lock into $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-uv.lock
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	@touch $@
 
 lock: $(VENV)/ready ## resolve requirements.in again, with hashes

@@ -5,6 +5,7 @@ An op's stem names its files: cpu/x.cpp, kernels/x.cu, bindings/x.cpp, ops/x.py.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -23,9 +24,9 @@ from cuda_ops.toolkit import Toolkit, choose
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "samebits_ops.so"
 DIGEST = "ops.digest"
-STEMS = "stems.json"
 BINDINGS = "bindings.cpp"
 COMPILE_COMMANDS = "compile_commands.json"
+LOCK = ".building"
 
 # Included by the files of a stem, but no part of its digest: they declare, refuse, or pick a table of kernels.
 PLUMBING = {
@@ -242,8 +243,20 @@ class Ninja:
         return "\n".join([*self.lines, f"build {LIBRARY}: link {' '.join(self.objects)}", f"default {LIBRARY}", ""])
 
     def run(self, out: Path, jobs: int | None = None) -> None:
-        """Write out/build.ninja and build what changed; raises UserError with the compiler's words if it fails."""
+        """Write out/build.ninja and build what changed; raises UserError with the compiler's words if it fails.
+
+        One process at a time builds in a folder; another waits, and then finds everything made.
+        """
         out.mkdir(parents=True, exist_ok=True)
+        with open(out / LOCK, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"another process builds in {out}: waiting for it", file=sys.stderr, flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            self._run(out, jobs)
+
+    def _run(self, out: Path, jobs: int | None) -> None:
         for name, text in {**self.written, "build.ninja": self.text()}.items():
             if not (out / name).exists() or (out / name).read_text(encoding="utf-8") != text:
                 (out / name).write_text(text, encoding="utf-8")
@@ -281,7 +294,7 @@ def build(
     """Compile into out/samebits_ops.so; returns the digest and one line on CUDA.
 
     archs is as for toolkit.choose; sanitize: the CPU kernels look for wrong addresses and undefined behaviour. Only
-    what changed is compiled again. Writes ops.digest, stems.json (stem_digests) and compile_commands.json beside it.
+    what changed is compiled again. Writes ops.digest and compile_commands.json beside it.
     Raises UserError with the compiler's words if it fails.
     """
     chosen, line = choose(archs)
@@ -293,5 +306,4 @@ def build(
         ninja.cuda_kernels()
     ninja.run(out.resolve(), jobs)
     (out / DIGEST).write_text(f"{digest}\n", encoding="ascii")
-    (out / STEMS).write_text(json.dumps(stem_digests(), indent=1) + "\n", encoding="ascii")
     return digest, line

@@ -4,8 +4,8 @@
     results/build/samebits_ops.so  sources 5f0c21d7a9be  g++ -O3, levels baseline v3 v4
     CPU only: no GPU that the CUDA kernels are written for is present
 
-Writes samebits_ops.so; ops.digest, the SHA-256 of sources and arithmetic flags, and stems.json, one digest per op's stem,
-which are the same on every machine; compile_commands.json for editors.
+Writes samebits_ops.so; ops.digest, the SHA-256 of sources and arithmetic flags, the same on every machine;
+compile_commands.json for editors.
 
     python -m pipeline.compile --sanitize --out results/sanitized
 

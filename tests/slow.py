@@ -56,6 +56,13 @@ SLOW = {
 }
 
 
+# Files that take longest, longest first.
+LONG_FILES = (
+    "test_workflow.py", "test_sabotage.py", "test_invariance.py", "test_ptx_audit.py", "test_gpu_proof.py", "test_launch.py",
+    "test_sanitized.py", "test_stages.py", "test_shim.py",
+)  # fmt: skip
+
+
 def is_slow(name: str) -> bool:
     """Whether a test, by its name with parameters, is slow."""
     return name in SLOW or name.split("[")[0] in SLOW

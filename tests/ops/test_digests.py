@@ -6,9 +6,11 @@ compile stage writes beside the library.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,10 +90,22 @@ def test_every_source_is_a_stem_s_or_declared_none() -> None:
     assert set(build.PLUMBING) <= rest
 
 
+def test_one_process_builds_in_a_folder_and_another_waits(capfd: pytest.CaptureFixture[str]) -> None:
+    compile_ops()
+    folder = ROOT / "results" / "build"
+    with ThreadPoolExecutor() as pool, open(folder / build.LOCK) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = pool.submit(build.build, folder)
+        with pytest.raises(TimeoutError):
+            other.result(timeout=3)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert other.result()[0] == build.source_digest()
+    assert f"another process builds in {folder}: waiting for it" in capfd.readouterr().err
+
+
 def test_what_is_beside_the_library() -> None:
     compile_ops()
     folder = ROOT / "results" / "build"
-    assert json.loads((folder / build.STEMS).read_text()) == build.stem_digests()
     assert (folder / build.DIGEST).read_text().strip() == build.source_digest()
     listed = json.loads((folder / build.COMPILE_COMMANDS).read_text())
     files = {Path(entry["directory"], entry["file"]) for entry in listed}
