@@ -120,6 +120,15 @@ def test_a_kernel_moves_the_stages_that_use_it(copy: Path, fables: Recipe) -> No
         assert moved(fables, copy / "cuda_ops" / "ops" / f"{stem}.py", lambda text: text + "\nADDED = 1\n") == stages
 
 
+def test_a_tokenizer_moves_no_training(copy: Path, fables: Recipe) -> None:
+    """Training reads token ids; text of them is for pages."""
+    for name in ("tokenizers", "bpe"):
+        source = copy / "pipeline" / "data" / f"{name}.py"
+        assert {"prepare_text", "sample"} <= moved(fables, source, lambda text: text + "\nADDED = 1\n") <= {
+            "prepare_text", "prepare_questions", "sample", "evaluate", "spikes"
+        }  # fmt: skip
+
+
 class Reworded(ast.NodeTransformer):
     """Other words wherever a user reads them: docstrings, exceptions, print."""
 
