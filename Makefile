@@ -31,8 +31,7 @@ help: ## what there is (bare `make` says it too)
 	@echo "  RECIPE=$(RECIPE)        a name of config/recipes or a file; CORES=$(CORES); PYTHON=$(PYTHON)"
 
 reproduction: $(VENV)/ready ## a recipe from nothing to a table of digests compared with the published ones
-	@snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet rules host \
-		--config recipe=$(RECIPE) -- reproduction
+	@snakemake --cores $(CORES) --config recipe=$(RECIPE) -- reproduction
 	@python -m pipeline.verify --recipe $(RECIPE_FILE) --brief
 
 test: $(VENV)/ready ## every kind of proof, at most ten minutes on two quiet cores

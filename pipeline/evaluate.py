@@ -1,13 +1,12 @@
 """Score a checkpoint: loss over the whole validation split, multiple-choice questions, accuracy (pipeline/scoring/table.py).
 
 python -m pipeline.evaluate --recipe config/recipes/fables.yaml --checkpoint results/runs/fables/step_001000.safetensors
-step 1000: 0.2503 nats/token, 0.1031 bits/byte, acc 1.000, acc_norm 1.000
+results/runs/fables/eval_001000.json: 0.2503 nats/token, 0.1031 bits/byte, acc 1.000, acc_norm 1.000
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import cast
 
@@ -23,7 +22,7 @@ from pipeline.recipe.paths import (
     step_of,
     tokens_dir,
 )
-from pipeline.records.contents import Evaluation
+from pipeline.records.contents import Evaluation, in_words
 from pipeline.records.receipt import receipt
 
 
@@ -37,20 +36,6 @@ def evaluate(recipe: Recipe, checkpoint: Path, folder: Path, batch: int, device:
     model = load_model(recipe, state, checkpoint, batch, device=device)
     subject = Subject(recipe, model, folder, batch, last=state.step == recipe.bits.steps)
     return cast(Evaluation, {"step": state.step} | scores(subject))
-
-
-def summary(result: Evaluation) -> str:
-    """One line of what was found."""
-    loss, words = result["validation"], f"step {result['step']}: "
-    if "images" in loss:
-        words += f"{loss['nats_per_image']:.4f} nats/image"
-    else:
-        words += f"{loss['nats_per_token']:.4f} nats/token, {loss['nats_per_byte'] / math.log(2):.4f} bits/byte"
-    if "choices" in result:
-        words += f", acc {result['choices']['acc']:.3f}, acc_norm {result['choices']['acc_norm']:.3f}"
-    if "accuracy" in result:
-        words += f", accuracy {result['accuracy']['share']:.4f}"
-    return words
 
 
 def main() -> int:
@@ -75,7 +60,7 @@ def main() -> int:
         runtime.set_threads(args.threads)
         result = evaluate(recipe, args.checkpoint, args.tokens or tokens_dir(recipe), args.batch_size, args.device)
         write_json(out, result)
-    print(summary(result))
+    print(f"{out}: {in_words(result)}")
     return 0
 
 

@@ -1,9 +1,9 @@
 """Train one segment of a run: from the previous checkpoint, or from nothing, to a step.
 
-    python -m pipeline.train --recipe config/recipes/fables.yaml --steps-to 200 --previous none \\
-        --out results/runs/fables/step_000200.safetensors --chain results/runs/fables/chain_000200.tsv
-    step 200/1000  loss 0.6132  norm 0.52  lr 2.8e-03  21,000 tokens/s  eta 58 s
-    results/runs/fables/step_000200.safetensors  file sha256 1c5e…  link of the last step 77ab…
+    python -m pipeline.train --recipe config/recipes/fables.yaml --steps-to 250 --previous none \\
+        --out results/runs/fables/step_000250.safetensors --chain results/runs/fables/chain_000250.tsv
+    step 200/1000  loss 0.6132  norm 0.52  lr 2.8e-03  21,000 tokens/s  eta 15 s, of the run 61 s
+    results/runs/fables/step_000250.safetensors  file sha256 1c5e…  link of the last step 77ab…
 
 Kill it at any instant and run it again, on any number of ranks: it goes on from the last rolling checkpoint and ends
 with the same bits. Exit code 2: something to mend, with one message. 3: the loss or a gradient was not finite. 130,
@@ -16,17 +16,16 @@ import argparse
 import hashlib
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from cuda_ops.errors import UserError, exit_on_user_error
-from pipeline.base import chain
 from pipeline.base.files import sha256_of
 from pipeline.machine.devices import device_errors
 from pipeline.machine.execution import Execution
 from pipeline.machine.launch import launch
 from pipeline.machine.memory import is_out_of_memory
+from pipeline.machine.progress import Progress
 from pipeline.machine.ranks import Ranks
 from pipeline.machine.stops import Stops
 from pipeline.models.model import check_device
@@ -42,37 +41,6 @@ def state_key(recipe: Recipe, tokens: Path) -> str:
     """What a rolling checkpoint depends on: the bits, the tokens, and what must make training run again."""
     parts = [recipe_id(recipe), sha256_of(tokens / SUMMARY), trigger("pipeline.train", recipe)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
-
-
-class Progress:
-    """A line in place on a terminal; every two seconds, a line in a log."""
-
-    def __init__(self, recipe: Recipe, until: int, shown: bool) -> None:
-        self.units, self.unit = recipe.bits.units, recipe.bits.model.unit
-        self.steps, self.until, self.shown = recipe.bits.steps, until, shown
-        self.began = self.last = time.perf_counter()
-        self.done = 0
-
-    @property
-    def rate(self) -> float:
-        """Tokens, or images, per second of this process's steps so far."""
-        return self.done * self.units / max(1e-9, time.perf_counter() - self.began)
-
-    def __call__(self, line: chain.Line) -> None:
-        self.done += 1
-        now = time.perf_counter()
-        final = line.step == self.until
-        tty = sys.stderr.isatty()
-        if not self.shown or not (final or now - self.last > (0.1 if tty else 2.0)):
-            return
-        self.last = now
-        eta = (self.until - line.step) * self.units / max(1e-9, self.rate)
-        text = (
-            f"step {line.step}/{self.steps}  loss {line.loss:.4f}  norm {line.norm:.2f}  lr {line.lr:.1e}  "
-            f"{self.rate:,.0f} {self.unit}s/s  eta {eta:.0f} s"
-        )
-        end = "\n" if final or not tty else ""
-        print(("\r\x1b[K" if tty else "") + text, end=end, file=sys.stderr, flush=True)
 
 
 def say(words: str) -> None:
@@ -95,7 +63,10 @@ def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks:
     progress = Progress(recipe, args.steps_to, ranks.first)
     if not segment.run(lambda: bool(stops.number), progress):
         if ranks.first:
-            say(f"\nstopped after step {trainer.step}; the same command goes on from there")
+            say(
+                ("\n" if sys.stderr.isatty() else "")
+                + f"stopped after step {trainer.step}; the same command goes on from there"
+            )
         return 128 + (stops.number or signal.SIGTERM)
     digest = segment.finish(args.out, args.chain)
     if ranks.first:

@@ -9,6 +9,7 @@ second.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -18,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from screen import plain_words
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -27,6 +29,7 @@ from pipeline.data import own
 from pipeline.recipe import Recipe, digest_of, load_recipe, paths, recipe_id
 from pipeline.recipe.training import CheckpointInit
 from pipeline.records import catalogue, code_digest
+from pipeline.records.contents import in_words
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "config" / "recipes"
@@ -41,6 +44,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("SAMEBITS_BUILD", str(paths.BUILD))
     # Every output is marked update(); that a rule which fails at its first run has no old file to put back is no news.
     logger.addFilter(lambda record: "no backup found" not in str(record.msg))
+    plain_words()
 
 
 def stale_library() -> bool:
@@ -125,6 +129,13 @@ class Run:
         """The checkpoint of another recipe that this one begins from."""
         init = self.recipe.bits.init
         return init if isinstance(init, CheckpointInit) else None
+
+    def outcome(self) -> str:
+        """The end of a run in one line: the last scores, and where the page is; nothing if it was not asked for."""
+        scores, page = Path(self.file(paths.eval_name(self.recipe.bits.steps))), Path(self.file(paths.REPORT))
+        if not (scores.exists() and page.exists()):
+            return ""
+        return f"{self.recipe.name}: {in_words(json.loads(scores.read_text(encoding='utf-8')))}; page {page}"
 
     def expected(self) -> list[str]:
         """The published digests, if there are any."""

@@ -75,7 +75,10 @@ def verify(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
     if not sidecar(path).exists():
-        raise UserError(f"{path}: its {sidecar(path).name} is missing, so it cannot be trusted; delete it")
+        raise UserError(
+            f"{path}: its {sidecar(path).name} is missing, which says whether it is whole; "
+            f"bring it too, or, if you trust the file, write it: sha256sum {path.name} > {sidecar(path).name}"
+        )
     expected, found = sidecar(path).read_text(errors="replace")[:64], sha256_of(path)
     if expected != found:
         raise UserError(

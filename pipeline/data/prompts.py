@@ -23,8 +23,11 @@ def prompt_tokens(tokenizer: Tokenizer, text: str, key: str) -> list[int]:
     return tokens
 
 
-def check_prompts(recipe: Recipe, tokenizer: Tokenizer) -> list[list[int]]:
-    """The tokens of every prompt; a UserError if one cannot be drawn from, so that it comes before training."""
+def check_prompts(recipe: Recipe, tokenizer: Tokenizer, key: str = "artifacts.samples.prompts[{}]") -> list[list[int]]:
+    """The tokens of every prompt; a UserError if one cannot be drawn from, so that it comes before training.
+
+    key: what a message calls a prompt, with its number.
+    """
     samples, model = recipe.artifacts.samples, recipe.bits.model
     if samples is None or not isinstance(model, Gpt):
         return []
@@ -34,11 +37,10 @@ def check_prompts(recipe: Recipe, tokenizer: Tokenizer) -> list[list[int]]:
         )
     found = []
     for i, text in enumerate(samples.prompts):
-        key = f"artifacts.samples.prompts[{i}]"
-        found.append(prompt_tokens(tokenizer, text, key))
+        found.append(prompt_tokens(tokenizer, text, key.format(i)))
         if len(found[-1]) > model.context:
             raise UserError(
-                f"{key} has {len(found[-1])} tokens, bits.model.context is {model.context}: give a shorter prompt"
+                f"{key.format(i)} has {len(found[-1])} tokens, bits.model.context is {model.context}: give a shorter prompt"
             )
     return found
 

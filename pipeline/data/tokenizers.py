@@ -28,6 +28,7 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Iterable[int]) -> str: ...
+    def bytes_of(self, token: int) -> bytes: ...  # UTF-8, of a part of a character too
     def describe(self) -> dict[str, Any]: ...
 
 
@@ -55,6 +56,9 @@ class CharTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(self.characters[i] for i in ids)
+
+    def bytes_of(self, token: int) -> bytes:
+        return self.characters[token].encode()
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "char", "characters": self.characters}
@@ -92,9 +96,10 @@ class BpeTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        ids = list(ids)
-        pieces = [END_OF_TEXT.encode() if i == self.separator else self._bytes[i] for i in ids]
-        return b"".join(pieces).decode(errors="replace")
+        return b"".join(map(self.bytes_of, ids)).decode(errors="replace")
+
+    def bytes_of(self, token: int) -> bytes:
+        return END_OF_TEXT.encode() if token == self.separator else self._bytes[token]
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "bpe", "merges": [list(pair) for pair in self.merges]}
@@ -127,6 +132,9 @@ class Gpt2Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._encoding.decode(list(ids))
+
+    def bytes_of(self, token: int) -> bytes:
+        return self._encoding.decode_single_token_bytes(token)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "gpt2", "files": self.files}

@@ -17,10 +17,11 @@ from pipeline.base.files import sha256_of
 from pipeline.base.tensors import TensorFile
 from pipeline.evidence.rerun import checkpoints_of, lines_of
 from pipeline.evidence.trace import Trace
-from pipeline.recipe import Recipe, load_recipe, parse_recipe
+from pipeline.recipe import Recipe, load_recipe
 from pipeline.recipe.paths import DIGESTS, PROVENANCE, RECEIPTS, checkpoint_name, step_of
 from pipeline.records.catalogue import STAGES
 from pipeline.records.digests import checkpoint_digest, digests_in
+from pipeline.records.origin import recipe_in
 from pipeline.records.present import present
 from pipeline.records.receipt import read_receipts
 
@@ -74,7 +75,7 @@ class Side:
     def _read_folder(self) -> None:
         self.digests = digests_in(self.path / DIGESTS)
         if (self.path / PROVENANCE).exists():
-            self.recipe = _recipe_in(self.path / PROVENANCE)
+            self.recipe = recipe_in(self.path / PROVENANCE)
         here = present(self.path)
         self.lines, self.checkpoints, self.note = lines_of(self.path), here.paths("tensors"), here.note()
         if not self.lines and not self.checkpoints and not self.digests:
@@ -170,19 +171,6 @@ def _rank(key: str) -> tuple[int, int, str]:
 
 def _key(step: int) -> str:
     return f"train/{checkpoint_name(step)}"
-
-
-def _recipe_in(path: Path) -> Recipe:
-    """The recipe that a provenance.json names."""
-    content: Any = _json(path)
-    for key in ("predicate", "buildDefinition", "externalParameters", "recipe"):
-        content = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: no predicate.buildDefinition.externalParameters.recipe in it: not a statement of a run; remove it and "
-            "give --recipe"
-        )
-    return parse_recipe(content, str(path))
 
 
 def _json(path: Path) -> dict[str, Any]:

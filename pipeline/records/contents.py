@@ -6,6 +6,7 @@ seconds, sums of losses are hex floats, so that no bit is lost on the way throug
 
 from __future__ import annotations
 
+import math
 from typing import Any, NotRequired, final
 
 from typing_extensions import TypedDict  # pydantic, which holds files to these forms, wants its own before 3.12
@@ -105,6 +106,20 @@ class Evaluation(TypedDict):
     validation: Loss | ImageLoss
     choices: NotRequired[Choices]
     accuracy: NotRequired[Accuracy]
+
+
+def in_words(result: Evaluation) -> str:
+    """The scores of a checkpoint in one line."""
+    loss = result["validation"]
+    if "images" in loss:
+        words = f"{loss['nats_per_image']:.4f} nats/image"
+    else:
+        words = f"{loss['nats_per_token']:.4f} nats/token, {loss['nats_per_byte'] / math.log(2):.4f} bits/byte"
+    if "choices" in result:
+        words += f", acc {result['choices']['acc']:.3f}, acc_norm {result['choices']['acc_norm']:.3f}"
+    if "accuracy" in result:
+        words += f", accuracy {result['accuracy']['share']:.4f}"
+    return words
 
 
 class Sample(TypedDict):

@@ -7,24 +7,23 @@ forward pass; where the context is full, its second half is read again as a new 
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pipeline.base.philox import Stream
-from pipeline.data.prompts import check_prompts
 from pipeline.data.tokenizers import Tokenizer
-from pipeline.recipe import Recipe, Samples
+from pipeline.recipe import Samples
 
 if TYPE_CHECKING:
     from pipeline.models.model import Generator
 
 
-def draw(
-    model: Generator, prompt: list[int], samples: Samples, first: int, draws: int, separator: int | None
-) -> list[list[int]]:
-    """New tokens of `draws` draws of one prompt, decoded together; the first draw is number `first` of the run."""
+def drawing(model: Generator, prompt: list[int], samples: Samples, first: int, draws: int) -> Iterator[list[int]]:
+    """One token of each of `draws` draws of one prompt at a time; the first draw is number `first` of the run."""
     from cuda_ops import ops
 
     context, vocab = model.config.context, model.config.vocab_size
@@ -42,11 +41,19 @@ def draw(
         logits = model.decode(pending, position)
         position += pending.shape[1]
         ops.sample(chosen, logits, uniforms[:, n].contiguous(), vocab, samples.temperature, samples.top_k)
-        for row, token in zip(rows, chosen.tolist(), strict=True):
+        tokens: list[int] = chosen.tolist()
+        for row, token in zip(rows, tokens, strict=True):
             row.append(token)
+        yield tokens
         pending = chosen.view(-1, 1).clone()
-    new = [row[len(prompt) :] for row in rows]
-    return [row[: row.index(separator)] if separator in row else row for row in new]
+
+
+def draw(
+    model: Generator, prompt: list[int], samples: Samples, first: int, draws: int, separator: int | None
+) -> list[list[int]]:
+    """New tokens of `draws` draws of one prompt, decoded together."""
+    rows = [list(row) for row in zip(*drawing(model, prompt, samples, first, draws), strict=True)]
+    return [row[: row.index(separator)] if separator in row else row for row in rows]
 
 
 def _tail(rows: list[list[int]], count: int) -> Tensor:
@@ -54,13 +61,40 @@ def _tail(rows: list[list[int]], count: int) -> Tensor:
 
 
 def draw_all(
-    recipe: Recipe, samples: Samples, tokenizer: Tokenizer, model: Generator, batch: int
+    samples: Samples, prompts: list[list[int]], tokenizer: Tokenizer, model: Generator, batch: int
 ) -> list[dict[str, Any]]:
-    """Every prompt's draws, `batch` at a time: the content of samples.json."""
+    """Every prompt's draws, `batch` at a time: the content of samples.json. prompts: the tokens of each."""
     results: list[dict[str, Any]] = []
-    for p, prompt in enumerate(check_prompts(recipe, tokenizer)):
+    for p, prompt in enumerate(prompts):
         for d in range(0, samples.draws, batch):
             count = min(batch, samples.draws - d)
             for ids in draw(model, prompt, samples, p * samples.draws + d, count, tokenizer.separator):
-                results.append({"prompt": samples.prompts[p], "tokens": ids, "text": tokenizer.decode(ids)})
+                results.append(result(samples.prompts[p], ids, tokenizer))
+    return results
+
+
+def result(prompt: str, ids: list[int], tokenizer: Tokenizer) -> dict[str, Any]:
+    """An element of samples.json."""
+    return {"prompt": prompt, "tokens": ids, "text": tokenizer.decode(ids)}
+
+
+def stream(
+    samples: Samples, prompts: list[list[int]], tokenizer: Tokenizer, model: Generator, show: Callable[[str, int], None]
+) -> list[dict[str, Any]]:
+    """As draw_all, a draw at a time: show(text, number of the draw) gets each text in pieces, as its tokens come.
+
+    The bytes of half a character wait for the other half, so that the pieces together are the text.
+    """
+    results: list[dict[str, Any]] = []
+    for p, prompt in enumerate(prompts):
+        for number in range(p * samples.draws, (p + 1) * samples.draws):
+            decoder = getincrementaldecoder("utf-8")(errors="replace")
+            ids: list[int] = []
+            for (token,) in drawing(model, prompt, samples, number, 1):
+                if token == tokenizer.separator:
+                    break
+                ids.append(token)
+                show(decoder.decode(tokenizer.bytes_of(token)), number)
+            show(decoder.decode(b"", final=True), number)
+            results.append(result(samples.prompts[p], ids, tokenizer))
     return results

@@ -30,6 +30,7 @@ from tests.workflow.lint import findings
 EVERYTHING = {"download", "prepare_text", "train", "evaluate", "sample", "digest", "verify", "spikes", "report"}
 FROM_TRAINING = EVERYTHING - {"download", "prepare_text"}
 FROM_SAMPLES = {"sample", "digest", "verify", "report"}
+LOUD = ("--workflow-profile", "none")  # Snakemake's own words
 
 # A training that is asked to stop within a step.
 STOPPED = """
@@ -57,8 +58,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("samebits_ops.so", "ops.digest"):
         shutil.copy2(ROOT / "results" / "build" / name, build / name)
     shutil.copy(copy / "tests" / "recipes" / "tiny.yaml", copy / "config" / "recipes" / "tiny.yaml")
-    output = snakemake(copy)
-    assert "tiny: 12 digests, none published yet" in output
+    (copy / "first.txt").write_text(snakemake(copy))
     return copy
 
 
@@ -70,11 +70,10 @@ def snakemake(
     env = {k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")}
     done = subprocess.run(
         [*command, "--config", f"recipe={recipe}", *config, "--", target],
-        cwd=cwd or project, capture_output=True, text=True, env=env, check=False,
+        cwd=cwd or project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False,
     )  # fmt: skip
-    output = done.stdout + done.stderr
-    assert done.returncode == code, output[-4000:]
-    return output
+    assert done.returncode == code, done.stdout[-4000:]
+    return done.stdout
 
 
 def would_run(project: Path, *flags: str, **options: Any) -> set[str]:
@@ -100,8 +99,68 @@ def edited(path: Path, edit: tuple[str, str] | str) -> Iterator[None]:
         path.write_text(text)
 
 
+def test_the_screen_has_a_line_per_stage_and_the_end(project: Path) -> None:
+    """Plain `snakemake` says what `make reproduction` says; an unpublished run has no table of itself."""
+    makefile = (project / "Makefile").read_text()
+    assert "@snakemake --cores $(CORES) --config recipe=$(RECIPE) -- reproduction\n" in makefile
+    lines = (project / "first.txt").read_text().splitlines()
+    assert lines[0].startswith("Using workflow specific profile profiles/default")
+    assert lines[-1].startswith("Elapsed time")
+    lines = [line for line in lines[1:-1] if not line.startswith("step ")]  # training's progress
+    run = "results/runs/tiny/"
+    beginnings = [
+        "results/data/tiny-", "results/data/tiny-", f"{run}step_000003.safetensors  file sha256",
+        f"{run}step_000006.safetensors  file sha256", f"{run}eval_000003.json: ", f"{run}eval_000006.json: ",
+        f"{run}samples.json: 2 samples", f"{run}spikes.json: 0 spikes", f"{run}digests.json: 12 digests",
+        "tiny: 12 digests, none published yet", f"{run}report.html: ",
+    ]  # fmt: skip
+    assert len(lines) == len(beginnings) + 1, lines
+    for beginning in beginnings:
+        assert any(line.startswith(beginning) for line in lines), beginning
+    loss = json.loads((project / run / "eval_000006.json").read_text())["validation"]["nats_per_token"]
+    assert re.fullmatch(rf"tiny: {loss:.4f} nats/token, .* acc .*; page {run}report.html", lines[-1])
+    logs = {path.name: path.read_text() for path in (project / "results" / "logs" / "tiny").iterdir()}
+    assert all(any(line in log for log in logs.values()) for line in lines if line.startswith(run))
+    assert "rule train:" in next((project / ".snakemake" / "log").glob("*.log")).read_text()
+
+
+def test_a_stop_of_the_whole_group_saves_and_is_one_line(project: Path) -> None:
+    """SIGTERM to every process, as Slurm, docker and a CI's cancel send it: nobody is left who could write the log but
+    the stage.
+    """
+    recipe = (project / "config" / "recipes" / "tiny.yaml").read_text()
+    path = project / "config" / "recipes" / "long.yaml"
+    path.write_text(recipe.replace("name: tiny\n", "name: long\n", 1).replace("steps: 6", "steps: 999000"))
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "recipe=long", "--", "reproduction"]
+    child = subprocess.Popen(
+        [*command[:-2], "--set-resources", "train:rolling=100000", "--", "reproduction"],
+        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")},
+    )  # fmt: skip
+    try:
+        assert child.stdout
+        for line in child.stdout:
+            if line.startswith("step 3/"):  # the first segment's end
+                break
+        said = next(line for line in child.stdout if line.startswith("step "))
+        os.killpg(child.pid, signal.SIGTERM)
+        rest = child.stdout.read()
+        assert child.wait() == 1
+        found = re.search(r"^stopped after step (\d+); the same command goes on from there$", rest, re.MULTILINE)
+        assert found, said + rest
+        assert "Exception" not in rest
+        assert "Traceback" not in rest
+        log = (project / "results" / "logs" / "long" / "train_999000.log").read_text()
+        assert found[0] in log
+        kept = [path.name for path in (project / "results" / "state").glob("*/step_*.safetensors")]
+        assert f"step_{int(found[1]):06d}.safetensors" in kept
+    finally:
+        child.kill()
+        path.unlink()
+
+
 def test_a_second_run_does_nothing(project: Path) -> None:
-    assert would_run(project) == set()
+    assert "Nothing to be done" in snakemake(project)
     sums = subprocess.run(
         ["sha256sum", "-c", "SHA256SUMS"],
         cwd=project / "results" / "runs" / "tiny",
@@ -119,7 +178,7 @@ def test_a_net_over_images_goes_the_whole_road(project: Path) -> None:
     text = (project / "tests" / "recipes" / "patterns.yaml").read_text().replace("training: 3000", "training: 300")
     path.write_text(text.replace("checkpoints: [30]", "checkpoints: []").replace("steps: 60", "steps: 20"))
     try:
-        output = snakemake(project, recipe="patterns")
+        output = snakemake(project, *LOUD, recipe="patterns")
         images = {"download_images", "prepare_images"}
         assert rules_of(output) == images | (FROM_TRAINING - {"sample"})
         assert "patterns: 7 digests, none published yet" in output
@@ -296,7 +355,11 @@ def test_a_rerun_that_fails_costs_no_checkpoint(project: Path) -> None:
         with edited(project / "pipeline" / "train.py", fault):
             output = snakemake(project, code=1)
             assert would_run(project) == FROM_TRAINING  # what was put back is not taken for the new run
-        assert "a fault" in output
+        assert re.search(
+            "^error: a fault\ntrain ended with exit code 2; what it said is above and in results/logs/tiny/train_000003.log",
+            output, re.MULTILINE,
+        )  # fmt: skip
+        assert "Exception" not in output
         assert "no backup" not in output
         assert {path.name: sha256_of(path) for path in sorted(run.glob("*_00000*"))} == kept
         assert {path.name for path in run.iterdir()} >= {"samples.json", "digests.json", "report.html"}
@@ -317,7 +380,7 @@ def test_the_library_is_built_before_the_first_job_if_it_is_stale(project: Path)
         assert "building" not in snakemake(project, "--forcerun", "verify")
         digest.write_text("0" * 64 + "\n")
         assert "building" not in snakemake(project, "-n", "--forcerun", "verify")
-        output = snakemake(project, "--forcerun", "verify")
+        output = snakemake(project, *LOUD, "--forcerun", "verify")
         assert output.index("building") < output.index("rule verify")
         assert digest.read_text() == built
     finally:

@@ -17,7 +17,7 @@ rule download:
         bits=source_bits,
         code=corpus_code("download"),
     shell:
-        "python -m pipeline.download --recipe {params.recipe:q} --out {params.out:q} > {log:q} 2>&1"
+        "python -m pipeline.download --recipe {params.recipe:q} --out {params.out:q} --log {log:q}"
 
 
 rule download_images:
@@ -34,7 +34,7 @@ rule download_images:
         bits=source_bits,
         code=corpus_code("download"),
     shell:
-        "python -m pipeline.download --recipe {params.recipe:q} --out {params.out:q} > {log:q} 2>&1"
+        "python -m pipeline.download --recipe {params.recipe:q} --out {params.out:q} --log {log:q}"
 
 
 rule vocabulary:
@@ -46,7 +46,7 @@ rule vocabulary:
         pins=lambda wildcards, output: pins("gpt2_bpe")[0],
         sha256=pins("gpt2_bpe")[1],
     shell:
-        f"python -m pipeline.download --pins {{params.pins:q}} --out {at.GPT2_BPE} > {{log:q}} 2>&1"
+        f"python -m pipeline.download --pins {{params.pins:q}} --out {at.GPT2_BPE} --log {{log:q}}"
 
 
 # One rule per number of shards, because a rule's outputs are fixed; nearly always there is one number.
@@ -82,7 +82,7 @@ for nth, (shards, folders) in enumerate(RUNS.by_shards("text").items()):
             code=corpus_code("prepare_text"),
         shell:
             "python -m pipeline.prepare_text --recipe {params.recipe:q} --data {params.data:q} --out {params.out:q}"
-            " --threads {threads} > {log:q} 2>&1"
+            " --threads {threads} --log {log:q}"
 
 
 # Questions with a source of their own: apart from the corpus' own, so that training does not wait for them.
@@ -111,7 +111,7 @@ rule prepare_questions:
         ),
     shell:
         "python -m pipeline.prepare_questions --recipe {params.recipe:q} --data {params.data:q}"
-        " --tokens {params.tokens:q} > {log:q} 2>&1"
+        " --tokens {params.tokens:q} --log {log:q}"
 
 
 rule prepare_images:
@@ -134,4 +134,4 @@ rule prepare_images:
         code=corpus_code("prepare_images"),
     shell:
         "python -m pipeline.prepare_images --recipe {params.recipe:q} --data {params.data:q} --out {params.out:q}"
-        " > {log:q} 2>&1"
+        " --log {log:q}"

@@ -24,4 +24,4 @@ rule evaluate:
     shell:
         "python -m pipeline.evaluate --recipe {params.recipe:q} --tokens {params.tokens:q}"
         " --checkpoint {params.checkpoint:q} --out {output:q}"
-        " --device {resources.device} --threads {threads} 2>&1 | tee -i {log:q}"
+        " --device {resources.device} --threads {threads} --log {log:q}"

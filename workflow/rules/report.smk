@@ -29,7 +29,7 @@ rule spikes:
         kernels=kernels("spikes"),
     shell:
         "python -m pipeline.spikes --recipe {params.recipe:q} --run {params.run:q} --tokens {params.tokens:q}"
-        " {params.init:q} --replays {params.replays} --most-flops {params.most_flops} --out {output:q} > {log:q} 2>&1"
+        " {params.init:q} --replays {params.replays} --most-flops {params.most_flops} --out {output:q} --log {log:q}"
 
 
 rule report:
@@ -51,7 +51,7 @@ rule report:
         code=code("report"),
     shell:
         "python -m pipeline.report --recipe {params.recipe:q} --run {params.run:q} --tokens {params.tokens:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --out {output:q} --log {log:q}"
 
 
 rule overview:
@@ -69,4 +69,4 @@ rule overview:
         recipes=lambda wildcards, input: [RUNS[name].path for name in RUNS.asked],
         code=lambda wildcards: RUNS[RUNS.asked[0]].trigger("overview", kernels=False),
     shell:
-        "python -m pipeline.overview --out {output:q} {params.recipes:q} > {log:q} 2>&1"
+        "python -m pipeline.overview --out {output:q} {params.recipes:q} --log {log:q}"

@@ -29,4 +29,4 @@ rule sample:
     shell:
         "python -m pipeline.sample --recipe {params.recipe:q} --tokens {params.tokens:q}"
         " --checkpoint {params.checkpoint:q} --out {output:q}"
-        " --device {resources.device} --threads {threads} > {log:q} 2>&1"
+        " --device {resources.device} --threads {threads} --log {log:q}"

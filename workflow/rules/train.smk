@@ -43,4 +43,4 @@ rule train:
         " --previous {params.previous:q} {params.init:q} --steps-to {params.step} --out {output.checkpoint:q}"
         " --chain {output.chain:q} --ranks {resources.ranks} {params.cluster} --micro-batch {resources.micro_batch}"
         " --recompute {resources.recompute} --rolling {resources.rolling}"
-        " --device {resources.device} --threads {threads} 2>&1 | tee -i {log:q}"
+        " --device {resources.device} --threads {threads} --log {log:q}"

@@ -16,7 +16,7 @@ rule digest:
         bits=lambda wildcards: run_of(wildcards).id,
         code=code("digest"),
     shell:
-        "python -m pipeline.digest --recipe {params.recipe:q} --run {params.run:q} > {log:q} 2>&1"
+        "python -m pipeline.digest --recipe {params.recipe:q} --run {params.run:q} --log {log:q}"
 
 
 rule verify:
@@ -37,4 +37,4 @@ rule verify:
         code=code("verify"),
     shell:
         "python -m pipeline.verify --recipe {params.recipe:q} --run {params.run:q} --out {output:q}"
-        " 2>&1 | tee -i {log:q}"
+        " --log {log:q}"

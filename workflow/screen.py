@@ -1,0 +1,71 @@
+"""What of Snakemake's words stands on the screen under profiles/default: the stages say a line each with their result,
+so only what no stage says is left; a failure is one line. The log in .snakemake/log has all words, a dry run too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+
+from snakemake.logging import DefaultFilter, logger
+from snakemake.settings.enums import Quietness
+
+PROFILE = {Quietness.HOST, Quietness.PROGRESS, Quietness.RULES}  # `quiet` of profiles/default
+
+# Beginnings of lines that tell a user nothing, or what the line of a failure tells.
+CHATTER = (
+    "Assuming unrestricted shared filesystem", "Building DAG of jobs", "Using shell:", "Select jobs to execute",
+    "Execute ", "Restored previous version of", "Shutting down, this might take", "Exiting because a job",
+    "Terminating processes on user request", "Complete log(s):", "WorkflowError:\nAt least one job did not complete",
+)  # fmt: skip
+FAILED = re.compile(
+    r"python -m pipeline\.(\w+) .*?--log (\S+).*'\s+(?:returned non-zero exit status (\d+)|died with)", re.S
+)
+UNLOCK = (
+    "error: another snakemake runs here, or one was killed. If none runs: "
+    f"{os.path.relpath(sys.executable)} -m snakemake --unlock, and then the same command again"
+)
+STOPPED = {"129", "130", "143"}  # the stage has said that it stopped, and how to go on
+
+
+def plain(text: str) -> str:
+    """A message as a user reads it; nothing for one that tells nothing."""
+    if text.startswith(CHATTER):
+        return ""
+    if text.startswith("LockException"):
+        return UNLOCK
+    failed = FAILED.search(text)
+    if not failed:
+        return text
+    stage, log, code = failed.groups()
+    if code in STOPPED:
+        return ""
+    ending = f"ended with exit code {code}" if code else "was killed"
+    return f"{stage} {ending}; what it said is above and in {log}. Results made before are kept"
+
+
+class Plain(logging.Formatter):
+    """Snakemake's own formatter, but for what `plain` changes; its handler prints no empty text."""
+
+    def __init__(self, own: logging.Formatter | None) -> None:
+        super().__init__()
+        self.own, self.last = own or logging.Formatter(), ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = plain(self.own.format(record) or "")
+        repeated, self.last = text == self.last, text or self.last
+        return "" if repeated else text
+
+
+def plain_words() -> None:
+    """Begin it, where the quietness is the profile's: other flags of the user's are obeyed."""
+    for handler in logger.handlers:
+        for known in handler.filters:
+            if not isinstance(known, DefaultFilter) or set(known.quiet) != PROFILE:
+                continue
+            if known.dryrun or isinstance(handler, logging.FileHandler):
+                known.quiet = {Quietness.HOST}
+            elif not known.verbose:
+                handler.setFormatter(Plain(handler.formatter))
