@@ -45,7 +45,9 @@ def summary(result: Evaluation) -> str:
     if "images" in loss:
         words += f"{loss['nats_per_image']:.4f} nats/image"
     else:
-        words += f"{loss['nats_per_token']:.4f} nats/token, {loss['nats_per_byte'] / math.log(2):.4f} bits/byte"
+        words += f"{loss['nats_per_token']:.4f} nats/token"
+        if "nats_per_byte" in loss:
+            words += f", {loss['nats_per_byte'] / math.log(2):.4f} bits/byte"
     if "choices" in result:
         words += f", acc {result['choices']['acc']:.3f}, acc_norm {result['choices']['acc_norm']:.3f}"
     if "accuracy" in result:

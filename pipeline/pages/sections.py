@@ -45,7 +45,7 @@ def curves(run: Run) -> Section | None:
                 color=ORANGE,
                 markersize=4.5,
                 linewidth=1.2,
-                label="validation, whole split",
+                label="validation",
             )
         if run.floor:
             loss.axhline(
@@ -95,7 +95,7 @@ def loss(run: Run) -> Section | None:
     rows: list[dict[str, float]] = []
     for evaluation in run.evals:
         found = evaluation["validation"]
-        bits = math.nan if "images" in found else found["nats_per_byte"] / math.log(2)
+        bits = math.nan if "images" in found else found.get("nats_per_byte", math.nan) / math.log(2)
         rows.append({"step": evaluation["step"], "loss": run.loss(evaluation), "bits": bits})
     per_byte = all(math.isfinite(row["bits"]) for row in rows)
     return Section("Validation loss", fill("loss", rows=rows, floor=run.floor, unit=run.unit, per_byte=per_byte))

@@ -22,9 +22,10 @@ class Samples(Strict):
 
 
 class LossScore(Strict):
-    """Mean loss over the whole validation split, at every checkpoint."""
+    """Mean loss over the validation split, at every checkpoint."""
 
     kind: Literal["loss"]
+    tokens: Positive | None = Field(default=None, description="of the split, the first to be scored; left out: all")
 
 
 class ChoicesScore(Strict):
@@ -83,6 +84,11 @@ class Artifacts(Strict):
     def choices(self) -> ChoicesScore:
         """The questions' score; where it is not asked for, that of the corpus' own."""
         return next((s for s in self.scores if isinstance(s, ChoicesScore)), ChoicesScore(kind="choices"))
+
+    @property
+    def loss(self) -> LossScore:
+        """The loss's score."""
+        return next((s for s in self.scores if isinstance(s, LossScore)), LossScore(kind="loss"))
 
     def wants(self, kind: str) -> bool:
         """Whether a score of this kind is asked for."""

@@ -62,6 +62,8 @@ class Recipe(Strict):
                 raise ValueError("artifacts.scores: choices is for data.kind text")
             if self.artifacts.choices.source is None and not isinstance(self.bits.data.source, GeneratedSource):
                 raise ValueError("artifacts.scores: choices: only a generated text has questions; give their source")
+        if self.artifacts.loss.tokens is not None and not text:
+            raise ValueError("artifacts.scores: loss: tokens is for data.kind text")
         if self.artifacts.wants("accuracy") and text:
             raise ValueError("artifacts.scores: accuracy is for data.kind images")
         if self.artifacts.samples is not None and not text:

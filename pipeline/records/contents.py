@@ -75,7 +75,7 @@ class Loss(TypedDict):
     tokens: int
     nats: str  # hex float: the exact sum over all tokens, rounded once
     nats_per_token: float
-    nats_per_byte: float
+    nats_per_byte: NotRequired[float]  # of the whole split only
 
 
 @final

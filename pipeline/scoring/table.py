@@ -43,7 +43,9 @@ def text_loss(of: Subject) -> dict[str, Any]:
     tokens = read_shard(prepared.file(VALIDATION))
     aligned = of.recipe.bits.data.order == "documents"
     starts = np.load(prepared.file(VALIDATION_STARTS)) if aligned else None
-    size = prepared.about["validation"]["bytes"]
+    size, most = prepared.about["validation"]["bytes"], of.recipe.artifacts.loss.tokens
+    if most is not None and most < len(tokens) - 1:  # the first token has no loss; a part's bytes are not recorded
+        tokens, size = tokens[: most + 1], None
     return token_loss(of.model, of.model.config.context, tokens, starts, size, of.batch)
 
 
