@@ -50,6 +50,15 @@ def summary(result: Evaluation) -> str:
             words += f", {loss['nats_per_byte'] / math.log(2):.4f} bits/byte"
     if "choices" in result:
         words += f", acc {result['choices']['acc']:.3f}, acc_norm {result['choices']['acc_norm']:.3f}"
+    if "hellaswag" in result:
+        found = result["hellaswag"]
+        words += (
+            f", HellaSwag acc_norm {found['llmc']['acc_norm']:.4f} (llm.c) {found['lm_eval']['acc_norm']:.4f} (lm-eval)"
+        )
+    if "lambada" in result:
+        words += f", LAMBADA acc {result['lambada']['acc']:.4f} perplexity {result['lambada']['perplexity']:.2f}"
+    if "wikitext" in result:
+        words += f", WikiText word perplexity {result['wikitext']['word_perplexity']:.2f}"
     if "accuracy" in result:
         words += f", accuracy {result['accuracy']['share']:.4f}"
     return words
@@ -66,7 +75,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="never changes a bit")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
-    step = step_of(args.checkpoint.name) or args.checkpoint.stem
+    found = step_of(args.checkpoint.name)
+    step = args.checkpoint.stem if found is None else found
     out = args.out or run_dir(recipe) / eval_name(step)
     with (
         receipt(out.parent / RECEIPTS / receipt_name("evaluate", step), f"evaluate {step}"),

@@ -15,18 +15,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.recipe import Recipe, cost, load_recipe, recipe_id, schema
+from pipeline.recipe.load import recipe_file
 
 RANKS = (1, 2, 4, 8)
-FOLDER = Path("config") / "recipes"
-
-
-def file_of(name: str) -> Path:
-    """A recipe's file, given by its path or by its name in config/recipes."""
-    return Path(name) if Path(name).exists() or Path(name).suffix else FOLDER / f"{name}.yaml"
 
 
 def head(recipe: Recipe) -> str:
@@ -101,8 +95,8 @@ def main() -> int:
         print(schema(), end="")
         return 0
     if args.recipe is None:
-        raise UserError(f"name a recipe: a file, or a name of {FOLDER}/")
-    recipe = load_recipe(file_of(args.recipe))
+        raise UserError("name a recipe: a file, or a name of config/recipes")
+    recipe = load_recipe(recipe_file(args.recipe))
     print(head(recipe), flush=True)
     peak = args.peak or cost.PEAK[recipe.bits.numerics]
     for flag, value in (("--devices", args.devices), ("--mfu", args.mfu), ("--peak", peak), ("--price", args.price)):

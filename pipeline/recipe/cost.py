@@ -49,7 +49,7 @@ def mfu(bits: Bits, units_per_second: float, peak: float, devices: int = 1) -> f
 
 def checkpoint_bytes(bits: Bits) -> int:
     """Of a checkpoint's tensors, fp32; its header takes some kilobytes more."""
-    return 4 * padded_parameters(bits) * (1 + STATES[type(bits.optimizer)])
+    return 4 * padded_parameters(bits) * (1 + (STATES[type(bits.optimizer)] if bits.steps else 0))
 
 
 def disk_bytes(recipe: Recipe, rolling: int = 2) -> int:
@@ -58,11 +58,10 @@ def disk_bytes(recipe: Recipe, rolling: int = 2) -> int:
 
 
 def download_bytes(bits: Bits) -> int | None:
-    """What the corpus's files take; None where the recipe does not say."""
-    if bits.data.source.kind == "generated":
-        return 0
-    size = getattr(bits.data.source, "bytes", None)
-    return int(size) if size is not None else None
+    """What the corpus's files take, and those of the initial weights; None where the recipe does not say."""
+    weights = getattr(bits.init, "bytes", None) or 0
+    size = 0 if bits.data.source.kind == "generated" else getattr(bits.data.source, "bytes", None)
+    return None if size is None else int(size) + int(weights)
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,36 @@ class Choices(TypedDict):
     nats: list[list[str]]  # question, ending
 
 
+class Protocol(TypedDict):
+    """HellaSwag by one protocol; nats: of all endings together, hex float."""
+
+    acc: float
+    acc_norm: float
+    nats: str
+
+
+class HellaSwag(TypedDict):
+    examples: int
+    llmc: Protocol
+    lm_eval: Protocol
+
+
+class Lambada(TypedDict):
+    texts: int
+    acc: float
+    perplexity: float
+    nats: str
+
+
+class WikiText(TypedDict):
+    pages: int
+    tokens: int
+    words: int
+    word_perplexity: float
+    nats_per_byte: float
+    nats: str
+
+
 class Accuracy(TypedDict):
     images: int
     right: int
@@ -104,6 +134,9 @@ class Evaluation(TypedDict):
     step: int
     validation: Loss | ImageLoss
     choices: NotRequired[Choices]
+    hellaswag: NotRequired[HellaSwag]
+    lambada: NotRequired[Lambada]
+    wikitext: NotRequired[WikiText]
     accuracy: NotRequired[Accuracy]
 
 

@@ -51,6 +51,19 @@ def test_the_numbers_are_those_of_llm_c(name: str) -> None:
     assert skip == ((7.0, 7.0) if name == "gpt3_125m" else None)
 
 
+@pytest.mark.parametrize("name", ["openai_gpt2", "openai_gpt2_xl"])
+def test_openai_s_models_are_pinned_and_make_no_step(name: str) -> None:
+    """Sizes of the hub's files: 4 bytes per parameter, a mask of 1024 x 1024 per layer, a header."""
+    bits = load_recipe(FOLDER / f"{name}.yaml").bits
+    assert bits.steps == 0
+    assert bits.init.kind == "weights"
+    assert bits.init.bytes is not None
+    assert bits.model.kind == "gpt"
+    header = bits.init.bytes - 4 * bits.model.parameters - bits.model.layers * 4 * 1024 * 1024
+    assert 80 < header / (13 * bits.model.layers + 4) < 110
+    assert cost.units(bits) == 0
+
+
 def test_decay_is_for_the_six_kinds_of_matrix_that_llm_c_decays() -> None:
     from pipeline.models.gpt import Gpt
 
@@ -121,8 +134,12 @@ def dry_run(name: str) -> str:
     ).stdout  # fmt: skip
 
 
-@pytest.mark.parametrize("names", ["gpt2_124m", ",".join(SCRIPTS)], ids=["gpt2_124m", "all"])
+ALL = [*SCRIPTS, "openai_gpt2", "openai_gpt2_xl", "shakespeare_finetune"]
+
+
+@pytest.mark.parametrize("names", ["gpt2_124m,openai_gpt2", ",".join(ALL)], ids=["two", "all"])
 def test_the_graph_of_a_recipe_needs_no_data(names: str) -> None:
     shown = dry_run(names)
+    assert ("weights" in shown.split()) == ("openai" in names)
     count = next(line.split()[1] for line in shown.splitlines() if line.startswith("train "))
     assert int(count) == sum(len(load_recipe(FOLDER / f"{name}.yaml").checkpoints) for name in names.split(","))

@@ -134,7 +134,7 @@ def test_the_loss_of_the_first_tokens_of_the_split(tiny: dict[str, Path], tmp_pa
             assert found["tokens"] == scored
             assert float.fromhex(found["nats"]) == float(tokens[1 : scored + 1].sum())
             assert ("nats_per_byte" in found) == (asked == 10**9)
+    patterns = (tiny["recipe"].parent / "patterns.yaml").read_text()
+    path.write_text(patterns.replace("{kind: loss}", "{kind: loss, tokens: 3}"))
     with pytest.raises(UserError, match=r"loss: tokens is for data\.kind text"):
-        patterns = (tiny["recipe"].parent / "patterns.yaml").read_text()
-        path.write_text(patterns.replace("{kind: loss}", "{kind: loss, tokens: 3}"))
         load_recipe(path)
