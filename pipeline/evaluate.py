@@ -49,7 +49,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="never changes a bit")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
-    step = step_of(args.checkpoint.name) or args.checkpoint.stem
+    found = step_of(args.checkpoint.name)
+    step = args.checkpoint.stem if found is None else found
     out = args.out or run_dir(recipe) / eval_name(step)
     with (
         receipt(out.parent / RECEIPTS / receipt_name("evaluate", step), f"evaluate {step}"),

@@ -191,9 +191,15 @@ class Runs(dict[str, Run]):
         self._begin(init.recipe, [*through, name])
 
     def start(self, name: str, step: int, suffix: str = "") -> list[str]:
-        """The checkpoint of another recipe that the first segment begins from, if any."""
-        init = self[name].init
-        if init is None or self[name].before(step):
+        """What the first segment begins from, if from anything: weights that were fetched, or the checkpoint of another
+        recipe, whose files have a digest beside them (suffix).
+        """
+        init, fetched = self[name].init, paths.weights_file(self[name].recipe)
+        if self[name].before(step):
+            return []
+        if fetched is not None:
+            return [str(fetched)]
+        if init is None:
             return []
         return [self[init.recipe].file(paths.checkpoint_name(init.step) + suffix)]
 
@@ -204,11 +210,16 @@ class Runs(dict[str, Run]):
     def of_questions(self, corpus: str, prepared: str, stem: str) -> Run:
         """One of the recipes that ask the same questions of the same tokens."""
         found = (run for run in self.values() if (run.corpus, run.prepared) == (corpus, prepared))
-        return next(run for run in found if run.recipe.artifacts.choices.stem == stem)
+        return next(run for run in found if stem in {score.stem for score in run.recipe.artifacts.asked})
+
+    def of_weights(self, folder: str) -> Run:
+        """One of the recipes that begin from the weights of a folder."""
+        found = ((run, paths.weights_file(run.recipe)) for run in self.values())
+        return next(run for run, path in found if path is not None and path.parent.name == folder)
 
     def questions(self) -> str:
         """The names of questions with a source of their own, as a wildcard's constraint."""
-        return one_of(c.stem for run in self.values() if (c := run.recipe.artifacts.choices).source is not None)
+        return one_of(score.stem for run in self.values() for score in run.recipe.artifacts.asked)
 
     def corpora(self, kind: str) -> str:
         """The folders of corpora of a kind, as a wildcard's constraint."""

@@ -45,13 +45,16 @@ class Spec:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def write_tensors(path: Path, specs: Mapping[str, Spec], tensors: Mapping[str, Tensor], about: Any) -> str:
+def write_tensors(
+    path: Path, specs: Mapping[str, Spec], tensors: Mapping[str, Tensor], about: Any, metadata: Any = None
+) -> str:
     """Write the tensors in the order of the library, by dtype and then by name; returns the file's SHA-256.
 
-    specs are all that the header needs; each tensor is asked for once, in that order, and not kept.
+    specs are all that the header needs; each tensor is asked for once, in that order, and not kept. metadata: what other
+    programs want to read there, instead of `about`.
     """
     names = sorted(specs, key=lambda name: (ORDER.index(specs[name].dtype), name))
-    header: dict[str, Any] = {"__metadata__": {KEY: json.dumps(about, sort_keys=True)}}
+    header: dict[str, Any] = {"__metadata__": metadata or {KEY: json.dumps(about, sort_keys=True)}}
     end = 0
     for name in names:
         begin, end = end, end + specs[name].bytes

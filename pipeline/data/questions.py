@@ -48,9 +48,12 @@ def tokenised(question: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def write_questions(path: Path, questions: Iterable[dict[str, Any]], tokenizer: Tokenizer) -> tuple[int, str]:
-    """Tokenised questions as a JSON list, as write_json would write it, a question at a time; returns how many and the
-    file's SHA-256.
-    """
+    """Tokenised questions, see write_rows."""
+    return write_rows(path, (tokenised(question, tokenizer) for question in questions))
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> tuple[int, str]:
+    """A JSON list, as write_json would write it, a row at a time; returns how many and the file's SHA-256."""
     digest, count = hashlib.sha256(), 0
     with atomic_write(path) as file:
 
@@ -58,8 +61,7 @@ def write_questions(path: Path, questions: Iterable[dict[str, Any]], tokenizer: 
             digest.update(text.encode())
             file.write(text.encode())
 
-        for question in questions:
-            row = tokenised(question, tokenizer)
+        for row in rows:
             content = json.dumps(row, sort_keys=True, indent=2, ensure_ascii=False).replace("\n", "\n  ")
             write(("[\n  " if count == 0 else ",\n  ") + content)
             count += 1

@@ -166,7 +166,7 @@ class Side:
 
 def _rank(key: str) -> tuple[int, int, str]:
     stage, _, name = key.partition("/")
-    return (ORDER.index(stage) if stage in ORDER else len(ORDER), step_of(name), name)
+    return (ORDER.index(stage) if stage in ORDER else len(ORDER), step_of(name) or 0, name)
 
 
 def _key(step: int) -> str:

@@ -127,12 +127,8 @@ class Gpt(Layers):
         """Inputs, activations forward, their gradients d.<what> from the last op to the first; see the calls of
         _see."""
         t, c = config.context, config.channels
-        row, wide, qkv, logits = (
-            (samples, t, c),
-            (samples, t, 4 * c),
-            (samples, t, 3 * c),
-            (samples * t, config.padded_vocab_size),
-        )
+        row, wide, qkv = ((samples, t, n * c) for n in (1, 4, 3))
+        logits = (samples * t, config.padded_vocab_size)
         found: dict[str, Shape] = {"tokens": (samples, t), "targets": (samples, t), "embedding": row}
         for i in range(config.layers):
             block = {"ln_1": row, "attn.qkv": qkv, "attn": row, "attn.proj": row, "middle": row, "ln_2": row}
@@ -296,6 +292,16 @@ class Gpt(Layers):
             ops.matmul(logits, hidden[first:last], self.weights["wte.weight"])
             ops.cross_entropy_forward(losses[first:last], logits, flat_targets[first:last], self.config.vocab_size)
         return losses.view(tokens.shape)
+
+    def best(self, tokens: Tensor) -> Tensor:
+        """The token of the largest logit after each of tokens [b, t], the first on ties: int32 [b, t]."""
+        hidden = self._forward(tokens).view(-1, self.config.channels)
+        found = tokens.new_zeros(hidden.shape[0])
+        for first, last, logits in self._pieces(hidden.shape[0]):
+            ops.matmul(logits, hidden[first:last], self.weights["wte.weight"])
+            unused = self._losses.view(-1)[first:last].zero_()
+            ops.sample(found[first:last], logits, unused, self.config.vocab_size, 0.0)
+        return found.view(tokens.shape)
 
     def _pieces(self, rows: int) -> list[tuple[int, int, Tensor]]:
         """(first, last, logits buffer) of consecutive pieces of the tokens."""

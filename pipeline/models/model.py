@@ -110,6 +110,9 @@ class Generator(Model, Protocol):
     def decode(self, tokens: Tensor, position: int) -> Tensor:
         """Logits [b, Vp] after the last of tokens [b, t], which stand at position .. position + t - 1."""
 
+    def best(self, tokens: Tensor) -> Tensor:
+        """The token of the largest logit after each of tokens [b, t], the first on ties: int32 [b, t]."""
+
 
 class Classifier(Model, Protocol):
     """A model of labelled images."""

@@ -46,7 +46,7 @@ def curves(run: Run) -> Section | None:
                 color=ORANGE,
                 markersize=4.5,
                 linewidth=1.2,
-                label="validation, whole split",
+                label="validation",
             )
         if run.floor:
             loss.axhline(
@@ -96,7 +96,7 @@ def loss(run: Run) -> Section | None:
     rows: list[dict[str, float]] = []
     for evaluation in run.evals:
         found = evaluation["validation"]
-        bits = math.nan if "images" in found else found["nats_per_byte"] / math.log(2)
+        bits = math.nan if "images" in found else found.get("nats_per_byte", math.nan) / math.log(2)
         rows.append({"step": evaluation["step"], "loss": run.loss(evaluation), "bits": bits})
     per_byte = all(math.isfinite(row["bits"]) for row in rows)
     return Section("Validation loss", fill("loss", rows=rows, floor=run.floor, unit=run.unit, per_byte=per_byte))
@@ -132,7 +132,50 @@ def accuracy(run: Run) -> Section | None:
     return Section("Accuracy", fill("share", chance=1 / classes if classes else 0.0, bars=bars, words=words, source=""))
 
 
-SCORES: dict[str, Callable[[Run], Section | None]] = {"loss": loss, "choices": choices, "accuracy": accuracy}
+def benchmark(kind: str) -> Callable[[Run], Section | None]:
+    """A published benchmark, at the last checkpoint that was asked for it: each number with its protocol."""
+
+    def section(run: Run) -> Section | None:
+        answered = [evaluation for evaluation in run.evals if kind in evaluation]
+        if not answered:
+            return None
+        found: Any = dict(answered[-1])[kind]
+        title, rows, count = BENCHMARKS[kind](found)
+        return Section(title, fill("benchmark", rows=rows, words=f"{count}; step {answered[-1]['step']:,}."))
+
+    return section
+
+
+BENCHMARKS: dict[str, Callable[[dict[str, Any]], tuple[str, list[tuple[str, str]], str]]] = {
+    "hellaswag": lambda found: (
+        "HellaSwag",
+        [
+            (f"{name}, {measure}", f"{found[protocol][measure]:.4f}")
+            for protocol, name in (("llmc", "llm.c"), ("lm_eval", "lm-evaluation-harness"))
+            for measure in ("acc", "acc_norm")
+        ],
+        f"{found['examples']:,} examples",
+    ),
+    "lambada": lambda found: (
+        "LAMBADA (OpenAI's text)",
+        [
+            ("last word right (lm-evaluation-harness)", f"{found['acc']:.4f}"),
+            ("perplexity of the last word", f"{found['perplexity']:.2f}"),
+        ],
+        f"{found['texts']:,} texts",
+    ),
+    "wikitext": lambda found: (
+        "WikiText",
+        [("word perplexity (lm-evaluation-harness)", f"{found['word_perplexity']:.2f}")],
+        f"{found['pages']:,} pages, {found['words']:,} words",
+    ),
+}
+SCORES: dict[str, Callable[[Run], Section | None]] = {
+    "loss": loss,
+    "choices": choices,
+    "accuracy": accuracy,
+    **{kind: benchmark(kind) for kind in BENCHMARKS},
+}
 
 # ---------------------------------------------------------------------- results and records
 

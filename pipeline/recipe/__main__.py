@@ -1,35 +1,110 @@
-"""Check a recipe and say what it is.
+"""Check a recipe, and say what it is and what it takes, before anybody starts what cannot end.
 
-python -m pipeline.recipe config/recipes/fables.yaml
-fables  recipe_id 9fd8…  875,264 parameters, 1000 steps of 16 x 128 tokens in 4 lanes
-python -m pipeline.recipe --schema     the JSON schema of a recipe, as workflow/schemas/recipe.schema.json holds it
+    python -m pipeline.recipe gpt2_124m
+    gpt2_124m  recipe_id 6746…  124,439,808 parameters, 18865 steps of 512 x 1024 tokens in 64 lanes
+    tokens trained on        9,890,693,120
+    …
+    python -m pipeline.recipe config/recipes/fables.yaml --devices 1 --mfu 0.3 --price 2
+    python -m pipeline.recipe --schema     the JSON schema of a recipe, as workflow/schemas/recipe.schema.json holds it
+
+Memory is that of the buffers which the trainer allocates, counted by its own constructor; hours and dollars follow from
+the MFU, peak and price that are stated, and from nothing measured.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from dataclasses import replace
 
 from cuda_ops.errors import UserError, exit_on_user_error
-from pipeline.recipe import load_recipe, recipe_id, schema
+from pipeline.recipe import Recipe, cost, load_recipe, recipe_id, schema
+from pipeline.recipe.load import recipe_file
+
+RANKS = (1, 2, 4, 8)
+
+
+def head(recipe: Recipe) -> str:
+    bits = recipe.bits
+    return (
+        f"{recipe.name}  recipe_id {recipe_id(recipe)}  {bits.model.parameters:,} parameters, {bits.steps} steps "
+        f"of {bits.batch.sequences} x {bits.model.units} {bits.model.unit}s in {bits.batch.lanes} lanes"
+    )
+
+
+def gb(size: int | None) -> str:
+    """Decimal units, as disks and networks count."""
+    if size is None:
+        return "not stated by the recipe"
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.2f} MB"
+
+
+def facts(recipe: Recipe, price: cost.Price) -> list[tuple[str, str]]:
+    """What the run takes whatever runs it, and at what price."""
+    bits = recipe.bits
+    count = len(recipe.checkpoints)
+    return [
+        (f"{bits.model.unit}s trained on", f"{cost.units(bits):,}"),
+        ("FLOPs, 6ND", f"{cost.flops_6nd(bits):.3e}"),
+        ("FLOPs, as llm.c counts", f"{cost.units(bits) * cost.flops_per_unit(bits):.3e}"),
+        ("to download", gb(cost.download_bytes(bits))),
+        ("a checkpoint", gb(cost.checkpoint_bytes(bits))),
+        ("to keep", f"{gb(cost.checkpoint_bytes(bits) * count)} in {count} checkpoint{'s' if count > 1 else ''}"),
+        ("free disk to start with", gb(cost.disk_bytes(recipe))),
+        ("hours", f"{price.hours(bits):,.3g} on {price.devices} devices of {price.peak} TFLOP/s at an MFU of {price.mfu:.0%}"),
+        ("dollars", f"{price.dollars(bits):,.2f} at {price.price:.2f} per device and hour"),
+    ]  # fmt: skip
+
+
+def memory(recipe: Recipe, micro_batch: int, recompute: bool, device: str) -> list[str]:
+    """Lines of a table: buffers of a rank, and those for gradients of them, by the number of ranks."""
+    from pipeline.machine.execution import Execution
+    from pipeline.machine.memory import gib
+    from pipeline.training.trainer import bytes_needed
+
+    execution = Execution(micro_batch=micro_batch, recompute=recompute, device=device)
+    lines = [f"memory of a rank ({device}, micro-batch {micro_batch}, recompute {int(recompute)}):"]
+    lanes = recipe.bits.batch.lanes
+    for ranks in RANKS:
+        if lanes % ranks:
+            lines.append(f"  {ranks} ranks: not possible with {lanes} lanes")
+            continue
+        buffers = (lanes // ranks).bit_length()
+        needed = bytes_needed(recipe, replace(execution, ranks=ranks), ranks, None)
+        lines.append(
+            f"  {ranks} rank{'s' if ranks > 1 else ' '}  {gib(needed):>11}  of it {buffers} gradient buffer"
+            f"{'s' if buffers > 1 else ''} of {gib(4 * cost.padded_parameters(recipe.bits))}"
+        )
+    return lines
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.recipe", description="Check a recipe and say what it is.")
-    parser.add_argument("recipe", type=Path, nargs="?")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.recipe", description="Check a recipe, and say what it is and what it takes."
+    )
+    parser.add_argument("recipe", nargs="?", help="a file, or a name of config/recipes")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of a recipe instead")
+    parser.add_argument("--devices", type=int, default=8, help="that share the work")
+    parser.add_argument("--mfu", type=float, default=0.5, help="part of the peak that is reached, by llm.c's count")
+    parser.add_argument("--peak", type=float, help="TFLOP/s of one device (default: H100 SXM at the recipe's numerics)")
+    parser.add_argument("--price", type=float, default=3.5, help="dollars per device and hour")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="whose buffers are counted")
+    parser.add_argument("--micro-batch", type=int, default=4, help="samples per forward and backward")
+    parser.add_argument("--recompute", type=int, choices=(0, 1), default=0)
     args = parser.parse_args()
     if args.schema:
         print(schema(), end="")
         return 0
     if args.recipe is None:
-        raise UserError("name a recipe file; see config/recipes/")
-    recipe = load_recipe(args.recipe)
-    bits = recipe.bits
-    print(
-        f"{recipe.name}  recipe_id {recipe_id(recipe)}  {bits.model.parameters:,} parameters, {bits.steps} steps "
-        f"of {bits.batch.sequences} x {bits.model.units} {bits.model.unit}s in {bits.batch.lanes} lanes"
-    )
+        raise UserError("name a recipe: a file, or a name of config/recipes")
+    recipe = load_recipe(recipe_file(args.recipe))
+    print(head(recipe), flush=True)
+    peak = args.peak or cost.PEAK[recipe.bits.numerics]
+    for flag, value in (("--devices", args.devices), ("--mfu", args.mfu), ("--peak", peak), ("--price", args.price)):
+        if value < 0 or (value == 0 and flag != "--price"):
+            raise UserError(f"{flag} {value}: expected more than 0")
+    price = cost.Price(args.devices, args.mfu, peak, args.price)
+    print("\n".join(f"{name:<24} {value}" for name, value in facts(recipe, price)))
+    print("\n".join(memory(recipe, max(1, args.micro_batch), bool(args.recompute), args.device)))
     return 0
 
 

@@ -10,6 +10,11 @@ from pipeline.recipe.data import FileSource, UrlSource
 from pipeline.recipe.strict import Positive, Seed, Strict, digest_of
 
 
+def stem_of(kind: str, source: Strict) -> str:
+    """Name of what a score reads of a source of its own."""
+    return f"{kind}-{digest_of(source)[:8]}"
+
+
 class Samples(Strict):
     """Texts drawn from the last checkpoint, one per prompt and draw."""
 
@@ -22,9 +27,10 @@ class Samples(Strict):
 
 
 class LossScore(Strict):
-    """Mean loss over the whole validation split, at every checkpoint."""
+    """Mean loss over the validation split, at every checkpoint."""
 
     kind: Literal["loss"]
+    tokens: Positive | None = Field(default=None, description="of the split, the first to be scored; left out: all")
 
 
 class ChoicesScore(Strict):
@@ -47,7 +53,37 @@ class ChoicesScore(Strict):
     @property
     def stem(self) -> str:
         """Name of the file that holds the tokenised questions, <stem>.json in the tokens' folder."""
-        return "choices" if self.source is None else f"choices-{digest_of(self.source)[:8]}"
+        return "choices" if self.source is None else stem_of(self.kind, self.source)
+
+
+class Benchmark(Strict):
+    """A published benchmark, at the last checkpoint, from a pinned file in its own format."""
+
+    kind: str
+    source: Annotated[UrlSource | FileSource, Field(discriminator="kind")]
+
+    @property
+    def stem(self) -> str:
+        """Name of the file that holds it as tokens, <stem>.json in the tokens' folder."""
+        return stem_of(self.kind, self.source)
+
+
+class HellaSwagScore(Benchmark):
+    """HellaSwag in the protocols of llm.c and of lm-evaluation-harness; source: hellaswag_val.jsonl."""
+
+    kind: Literal["hellaswag"]
+
+
+class LambadaScore(Benchmark):
+    """LAMBADA's last words: accuracy and perplexity; source: OpenAI's lambada_test.jsonl."""
+
+    kind: Literal["lambada"]
+
+
+class WikiTextScore(Benchmark):
+    """Word perplexity of WikiText by lm-evaluation-harness' definition; source: wiki.test.raw."""
+
+    kind: Literal["wikitext"]
 
 
 class AccuracyScore(Strict):
@@ -56,7 +92,10 @@ class AccuracyScore(Strict):
     kind: Literal["accuracy"]
 
 
-Score = Annotated[LossScore | ChoicesScore | AccuracyScore, Field(discriminator="kind")]
+Score = Annotated[
+    LossScore | ChoicesScore | AccuracyScore | HellaSwagScore | LambadaScore | WikiTextScore,
+    Field(discriminator="kind"),
+]
 
 
 class Artifacts(Strict):
@@ -83,6 +122,18 @@ class Artifacts(Strict):
     def choices(self) -> ChoicesScore:
         """The questions' score; where it is not asked for, that of the corpus' own."""
         return next((s for s in self.scores if isinstance(s, ChoicesScore)), ChoicesScore(kind="choices"))
+
+    @property
+    def asked(self) -> tuple[ChoicesScore | Benchmark, ...]:
+        """The scores that read a source of their own."""
+        return tuple(
+            s for s in self.scores if isinstance(s, Benchmark) or (isinstance(s, ChoicesScore) and s.source is not None)
+        )
+
+    @property
+    def loss(self) -> LossScore:
+        """The loss's score."""
+        return next((s for s in self.scores if isinstance(s, LossScore)), LossScore(kind="loss"))
 
     def wants(self, kind: str) -> bool:
         """Whether a score of this kind is asked for."""

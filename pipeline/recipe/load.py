@@ -88,6 +88,11 @@ def parse_recipe(content: Any, origin: str) -> Recipe:
         raise UserError(f"{origin}: {error}") from None
 
 
+def recipe_file(given: str) -> Path:
+    """A recipe's file, given by its path or by its name in config/recipes."""
+    return Path(given) if Path(given).exists() or Path(given).suffix else Path("config") / "recipes" / f"{given}.yaml"
+
+
 def load_recipe(path: str | Path) -> Recipe:
     """Read and validate a recipe file."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from urllib.parse import urlparse
 
 from pipeline.recipe.data import ImageData
 from pipeline.recipe.recipe import Recipe
@@ -49,6 +50,14 @@ def tokens_dir(recipe: Recipe) -> Path:
 def run_dir(recipe: Recipe) -> Path:
     """Everything a run leaves."""
     return RESULTS / "runs" / recipe.name
+
+
+def weights_file(recipe: Recipe) -> Path | None:
+    """The file of weights that bits.init pins at a URL, shared by the recipes that begin from it."""
+    init = recipe.bits.init
+    if init.kind != "weights" or not init.url:
+        return None
+    return RESULTS / "weights" / init.sha256[:8] / (Path(urlparse(init.url).path).name or "weights")
 
 
 def choices_name(stem: str) -> str:
@@ -104,7 +113,7 @@ def log_name(stage: str, step: int | str) -> str:
     return f"{stage}_{_number(step)}.log"
 
 
-def step_of(name: str) -> int:
-    """The step in the name of a checkpoint, chain or evaluation; 0 where there is none."""
+def step_of(name: str) -> int | None:
+    """The step in the name of a checkpoint, chain or evaluation, if there is one."""
     match = re.fullmatch(r"(?:step|chain|eval)_(\d+)\.\w+", name)
-    return int(match[1]) if match else 0
+    return int(match[1]) if match else None

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from pipeline.recipe.artifacts import Artifacts
 from pipeline.recipe.data import Data, GeneratedSource, TextData
 from pipeline.recipe.models import Model
-from pipeline.recipe.strict import Name, Positive, Seed, Strict, digest_of
+from pipeline.recipe.strict import Name, Seed, Strict, digest_of
 from pipeline.recipe.training import AdamW, Batch, Gpt2Init, Init, Optimizer, Schedule, Skip
 
 
@@ -29,12 +29,13 @@ class Bits(Strict):
     skip: Skip | None = None
     schedule: Schedule
     batch: Batch
-    steps: Positive
+    steps: int = Field(ge=0, description="0: none; the initial weights are the result")
 
     @model_validator(mode="after")
     def consistent(self) -> Bits:
         self.model.check(self.data)
-        self.schedule.check(self.steps)
+        if self.steps:
+            self.schedule.check(self.steps)
         if self.init.kind == "gpt2" and self.model.kind != "gpt":
             raise ValueError(f"init.kind gpt2 is for model.kind gpt, given {self.model.kind}; use init.kind normal")
         return self
@@ -62,6 +63,11 @@ class Recipe(Strict):
                 raise ValueError("artifacts.scores: choices is for data.kind text")
             if self.artifacts.choices.source is None and not isinstance(self.bits.data.source, GeneratedSource):
                 raise ValueError("artifacts.scores: choices: only a generated text has questions; give their source")
+        for score in self.artifacts.asked:
+            if not text:
+                raise ValueError(f"artifacts.scores: {score.kind} is for data.kind text")
+        if self.artifacts.loss.tokens is not None and not text:
+            raise ValueError("artifacts.scores: loss: tokens is for data.kind text")
         if self.artifacts.wants("accuracy") and text:
             raise ValueError("artifacts.scores: accuracy is for data.kind images")
         if self.artifacts.samples is not None and not text:

@@ -25,10 +25,20 @@ class NormalInit(Strict):
 
 
 class WeightsInit(Strict):
-    """The tensors of a safetensors file, by name. Its SHA-256 is part of the recipe, its path is not."""
+    """The tensors of a file of ours, of Hugging Face's GPT-2 (safetensors), or of llm.c's (.bin).
+
+    Its SHA-256 is part of the recipe, its place is not.
+    """
 
     kind: Literal["weights"]
     path: Annotated[str, NotBits()] = ""
+    url: Annotated[str, NotBits()] = Field(
+        default="",
+        pattern=r"^((https?|file)://.+|hf://[^@]+@[0-9a-f]{40}/.+)?$",
+        description="hf://<repo>@<revision>/<file> is of the Hugging Face hub",
+    )
+    bytes: Annotated[Positive | None, NotBits()] = None
+    licence: Annotated[str, NotBits()] = ""
     sha256: Sha256 = Field(description="of the file")
 
 

@@ -75,10 +75,7 @@ def _prepared(recipe: Recipe) -> list[Artefact]:
 
 def _asked(recipe: Recipe) -> list[Artefact]:
     """Questions with a source of their own; what is published is how they were answered."""
-    choices = recipe.artifacts.choices
-    if choices.source is None:
-        return []
-    names = paths.choices_name(choices.stem), paths.record_name(choices.stem)
+    names = [name(score.stem) for score in recipe.artifacts.asked for name in (paths.choices_name, paths.record_name)]
     return [Artefact("prepare_questions", name, "tokens") for name in names]
 
 
@@ -129,7 +126,7 @@ def chains(recipe: Recipe) -> list[Artefact]:
 
 def by_name(name: str) -> Artefact | None:
     """What a file of a run folder is by its name alone, if one with a published digest, whatever recipe it is of."""
-    step = paths.step_of(name)
+    step = paths.step_of(name) or 0
     known = [*_trained(step), _evaluated(step), SAMPLED]
     return next((item for item in known if item.published and item.name == name), None)
 

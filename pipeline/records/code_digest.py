@@ -1,7 +1,7 @@
 """Digests of code: of all that a stage runs, for the record; of what of it may change a bit, for what must run again.
 
 What must run again (`trigger`): the stage's own file; of what it imports, however deep, the rooms that bear bits
-(BEARING), with the recipe's own kinds of model, data and score only; and the stems of the ops that these name.
+(BEARING), with the recipe's own kinds of model, init, data and score only; and the stems of the ops that these name.
 Comments, docstrings, messages and types are no code there. `recipe/` acts through `bits:`; machine/, records/,
 evidence/ and pages/ never.
 """
@@ -25,7 +25,8 @@ BEARING = ("base", "data", "models", "training", "scoring")
 OPS = "cuda_ops.ops"
 # Modules of data/ that read one kind of data only, though no kind is called so.
 READS = dict.fromkeys(
-    ("sources", "documents", "fables", "tokenizers", "bpe", "encode", "prompts", "questions", "windows"), "text"
+    ("sources", "documents", "fables", "tokenizers", "bpe", "encode", "prompts", "questions", "benchmarks", "windows"),
+    "text",
 )
 
 
@@ -172,14 +173,15 @@ def _kinds(annotation: Any) -> set[str]:
 def _all_kinds() -> dict[str, set[str]]:
     fields = Bits.model_fields
     data, score = _kinds(fields["data"].annotation), _kinds(Score)
-    return {"models": _kinds(fields["model"].annotation), "data": data, "scoring": score | data}
+    models = _kinds(fields["model"].annotation) | _kinds(fields["init"].annotation)
+    return {"models": models, "data": data, "scoring": score | data}
 
 
 def _own_kinds(recipe: Recipe) -> dict[str, set[str]]:
     """By room, the recipe's kinds: the modules named by another kind are another recipe's."""
     data = recipe.bits.data.kind
     return {
-        "models": {recipe.bits.model.kind},
+        "models": {recipe.bits.model.kind, recipe.bits.init.kind},
         "data": {data},
         "scoring": {data, *(score.kind for score in recipe.artifacts.scores)},
     }

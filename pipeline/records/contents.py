@@ -76,7 +76,7 @@ class Loss(TypedDict):
     tokens: int
     nats: str  # hex float: the exact sum over all tokens, rounded once
     nats_per_token: float
-    nats_per_byte: float
+    nats_per_byte: NotRequired[float]  # of the whole split only
 
 
 @final
@@ -93,6 +93,36 @@ class Choices(TypedDict):
     nats: list[list[str]]  # question, ending
 
 
+class Protocol(TypedDict):
+    """HellaSwag by one protocol; nats: of all endings together, hex float."""
+
+    acc: float
+    acc_norm: float
+    nats: str
+
+
+class HellaSwag(TypedDict):
+    examples: int
+    llmc: Protocol
+    lm_eval: Protocol
+
+
+class Lambada(TypedDict):
+    texts: int
+    acc: float
+    perplexity: float
+    nats: str
+
+
+class WikiText(TypedDict):
+    pages: int
+    tokens: int
+    words: int
+    word_perplexity: float
+    nats_per_byte: float
+    nats: str
+
+
 class Accuracy(TypedDict):
     images: int
     right: int
@@ -105,6 +135,9 @@ class Evaluation(TypedDict):
     step: int
     validation: Loss | ImageLoss
     choices: NotRequired[Choices]
+    hellaswag: NotRequired[HellaSwag]
+    lambada: NotRequired[Lambada]
+    wikitext: NotRequired[WikiText]
     accuracy: NotRequired[Accuracy]
 
 
@@ -114,9 +147,18 @@ def in_words(result: Evaluation) -> str:
     if "images" in loss:
         words = f"{loss['nats_per_image']:.4f} nats/image"
     else:
-        words = f"{loss['nats_per_token']:.4f} nats/token, {loss['nats_per_byte'] / math.log(2):.4f} bits/byte"
+        words = f"{loss['nats_per_token']:.4f} nats/token"
+        if "nats_per_byte" in loss:
+            words += f", {loss['nats_per_byte'] / math.log(2):.4f} bits/byte"
     if "choices" in result:
         words += f", acc {result['choices']['acc']:.3f}, acc_norm {result['choices']['acc_norm']:.3f}"
+    if "hellaswag" in result:
+        llmc, lm_eval = result["hellaswag"]["llmc"], result["hellaswag"]["lm_eval"]
+        words += f", HellaSwag acc_norm {llmc['acc_norm']:.4f} (llm.c) {lm_eval['acc_norm']:.4f} (lm-eval)"
+    if "lambada" in result:
+        words += f", LAMBADA acc {result['lambada']['acc']:.4f} perplexity {result['lambada']['perplexity']:.2f}"
+    if "wikitext" in result:
+        words += f", WikiText word perplexity {result['wikitext']['word_perplexity']:.2f}"
     if "accuracy" in result:
         words += f", accuracy {result['accuracy']['share']:.4f}"
     return words

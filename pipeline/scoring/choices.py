@@ -9,7 +9,7 @@ from cuda_ops.errors import UserError
 from pipeline.base.checked import checked
 from pipeline.data.prepared import Prepared, read_json
 from pipeline.recipe.paths import choices_name, record_name
-from pipeline.scoring.loss import batched, losses_of
+from pipeline.scoring.tails import tail_losses
 
 if TYPE_CHECKING:
     from pipeline.models.model import Generator
@@ -35,16 +35,8 @@ def choices(model: Generator, questions: list[dict[str, Any]], batch: int) -> di
     A question has any number of endings. One longer than the model's context loses tokens at its beginning; an ending
     must fit whole.
     """
-    longest = model.config.context + 1
-    rows = [(question["context"], ending) for question in questions for ending in question["endings"]]
-    nats: list[float] = []
-    for group in batched(rows, batch):
-        for _, ending in group:
-            if not 0 < len(ending) < longest:
-                raise UserError(f"an ending of {len(ending)} tokens does not fit the context of {longest - 1}")
-        texts = [(context + ending)[-longest:] for context, ending in group]
-        for (_, ending), losses in zip(group, losses_of(model, texts), strict=True):
-            nats.append(math.fsum(losses[-len(ending) :]))
+    pairs = [(question["context"], ending) for question in questions for ending in question["endings"]]
+    nats = [math.fsum(losses) for losses in tail_losses(model, pairs, batch)]
     right, right_norm, scores, at = 0, 0, [], 0
     for question in questions:
         score = nats[at : at + len(question["endings"])]

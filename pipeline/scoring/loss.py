@@ -1,6 +1,6 @@
-"""Mean loss over a whole validation split of tokens.
+"""Mean loss over a validation split of tokens, or over its beginning.
 
-Every token of the split but the first is scored exactly once. Where the recipe's order is `documents`, a window begins
+Every token but the first is scored exactly once. Where the recipe's order is `documents`, a window begins
 where a document begins, and what a window cuts off is scored in the next one, which begins with the document that was
 cut. The fp32 losses of the tokens are added exactly (math.fsum), so no batch size, thread or order can change the sum.
 """
@@ -67,10 +67,12 @@ def token_loss(
     context: int,
     tokens: NDArray[np.unsignedinteger],
     starts: NDArray[np.int64] | None,
-    size: int,
+    size: int | None,
     batch: int,
 ) -> dict[str, Any]:
-    """Summed and mean loss of a split of `size` bytes of text; starts: of its documents, where windows begin with one."""
+    """Summed and mean loss of a split of `size` bytes of text, if known; starts: of its documents, where windows begin
+    with one.
+    """
     from tqdm import tqdm
 
     parts: list[float] = []
@@ -82,9 +84,5 @@ def token_loss(
     if len(parts) != len(tokens) - 1:
         raise AssertionError(f"scored {len(parts)} of {len(tokens) - 1} tokens")
     total = math.fsum(parts)
-    return {
-        "tokens": len(parts),
-        "nats": total.hex(),
-        "nats_per_token": total / len(parts),
-        "nats_per_byte": total / size,
-    }
+    found = {"tokens": len(parts), "nats": total.hex(), "nats_per_token": total / len(parts)}
+    return found if size is None else found | {"nats_per_byte": total / size}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cuda_ops.errors import UserError
 from pipeline.data.prepared import Prepared
 from pipeline.recipe import ImageData, Recipe
 from pipeline.recipe.paths import VALIDATION, VALIDATION_STARTS
@@ -43,7 +44,9 @@ def text_loss(of: Subject) -> dict[str, Any]:
     tokens = read_shard(prepared.file(VALIDATION))
     aligned = of.recipe.bits.data.order == "documents"
     starts = np.load(prepared.file(VALIDATION_STARTS)) if aligned else None
-    size = prepared.about["validation"]["bytes"]
+    size, most = prepared.about["validation"]["bytes"], of.recipe.artifacts.loss.tokens
+    if most is not None and most < len(tokens) - 1:  # the first token has no loss; a part's bytes are not recorded
+        tokens, size = tokens[: most + 1], None
     return token_loss(of.model, of.model.config.context, tokens, starts, size, of.batch)
 
 
@@ -53,6 +56,40 @@ def text_choices(of: Subject) -> dict[str, Any] | None:
     if not of.last:
         return None
     return choices(of.model, questions_in(Prepared(of.folder), of.recipe.artifacts.choices.stem), of.batch)
+
+
+def benchmark(of: Subject, kind: str) -> list[dict[str, Any]]:
+    """The rows of a benchmark that the recipe asks for."""
+    from pipeline.scoring.choices import questions_in
+
+    stem = next(score.stem for score in of.recipe.artifacts.asked if score.kind == kind)
+    return questions_in(Prepared(of.folder), stem)
+
+
+def text_hellaswag(of: Subject) -> dict[str, Any] | None:
+    from pipeline.scoring.hellaswag import hellaswag
+
+    return hellaswag(of.model, benchmark(of, "hellaswag"), of.batch) if of.last else None
+
+
+def text_lambada(of: Subject) -> dict[str, Any] | None:
+    from pipeline.scoring.lambada import lambada
+
+    return lambada(of.model, benchmark(of, "lambada"), of.batch) if of.last else None
+
+
+def text_wikitext(of: Subject) -> dict[str, Any] | None:
+    from pipeline.data.tokenizers import load_tokenizer
+    from pipeline.scoring.wikitext import wikitext
+
+    if not of.last:
+        return None
+    separator = load_tokenizer(of.folder).separator
+    if separator is None:
+        raise UserError(
+            "artifacts.scores: wikitext begins a page with the tokenizer's separator; char has none: leave it out"
+        )
+    return wikitext(of.model, benchmark(of, "wikitext"), of.batch, separator)
 
 
 def image_loss(of: Subject) -> dict[str, Any]:
@@ -70,7 +107,13 @@ def image_accuracy(of: Subject) -> dict[str, Any]:
 # What a score writes under its key of eval_<step>.json; None: nothing at this checkpoint.
 Score = Callable[[Subject], dict[str, Any] | None]
 SCORES: dict[str, dict[str, Score]] = {
-    "text": {"loss": text_loss, "choices": text_choices},
+    "text": {
+        "loss": text_loss,
+        "choices": text_choices,
+        "hellaswag": text_hellaswag,
+        "lambada": text_lambada,
+        "wikitext": text_wikitext,
+    },
     "images": {"loss": image_loss, "accuracy": image_accuracy},
 }
 KEYS = {"loss": "validation"}  # the others are called as their kind is

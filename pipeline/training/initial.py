@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,15 +12,18 @@ from pipeline.base.checkpoint import tensors_digest
 from pipeline.base.files import sha256_of
 from pipeline.base.tensors import Spec, TensorFile, checked_finite
 from pipeline.models.model import Model
-from pipeline.recipe import Recipe
+from pipeline.recipe import Gpt, Recipe
 from pipeline.recipe.training import CheckpointInit, WeightsInit
+
+if TYPE_CHECKING:
+    from pipeline.models.weights import Weights
 
 
 def initialise(model: Model, recipe: Recipe, file: Path | None = None) -> None:
     """Fill a model's weights as bits.init says; file: where they are, if not where the recipe says (--init)."""
     init = recipe.bits.init
     if isinstance(init, WeightsInit):
-        _read(model, _weights(init, file), recipe)
+        _read(model, _weights(init, file, model), recipe)
     elif isinstance(init, CheckpointInit):
         _read(model, _checkpoint(init, file), recipe)
     elif file is not None:
@@ -28,17 +32,22 @@ def initialise(model: Model, recipe: Recipe, file: Path | None = None) -> None:
         model.initialise(recipe.bits.seed, init)
 
 
-def _weights(init: WeightsInit, file: Path | None) -> TensorFile:
-    """The recipe's file of weights, by the SHA-256 of its bytes."""
+def _weights(init: WeightsInit, file: Path | None, model: Model) -> Weights:
+    """The recipe's file of weights, by the SHA-256 of its bytes; of a GPT, other programs' files too."""
     if file is None and not init.path:
-        raise UserError("bits.init.path is empty: give the file of the weights with --init FILE")
+        where = "python -m pipeline.import_weights --fetch brings it; " if init.url else ""
+        raise UserError(f"bits.init.path is empty: {where}give the file of the weights with --init FILE")
     path = file or Path(init.path)
     if not path.is_file():
         raise UserError(f"{path}: no such file of weights (bits.init.path); give it with --init FILE")
     found = sha256_of(path)
     if found != init.sha256:
         raise UserError(f"{path}: its sha256 is {found}, bits.init.sha256 is {init.sha256}: another file")
-    return TensorFile(path)
+    if not isinstance(model.config, Gpt):
+        return TensorFile(path)
+    from pipeline.models.weights import open_weights
+
+    return open_weights(path, model.config)[0]
 
 
 def _checkpoint(init: CheckpointInit, file: Path | None) -> TensorFile:
@@ -57,10 +66,11 @@ def _checkpoint(init: CheckpointInit, file: Path | None) -> TensorFile:
     return tensors
 
 
-def _read(model: Model, tensors: TensorFile, recipe: Recipe) -> None:
+def _read(model: Model, tensors: Weights, recipe: Recipe) -> None:
     """Copy the weights; names, shapes and dtypes must be the model's. An optimizer's state may lie beside them."""
-    specs = {name: Spec(torch.float32, shape) for name, shape in model.flat.shapes.items()}
-    beside = {name: spec for name, spec in tensors.specs.items() if name.startswith("optimizer.")}
-    tensors.check(specs | beside, f"the model of recipe {recipe.name}")
+    if isinstance(tensors, TensorFile):
+        specs = {name: Spec(torch.float32, shape) for name, shape in model.flat.shapes.items()}
+        beside = {name: spec for name, spec in tensors.specs.items() if name.startswith("optimizer.")}
+        tensors.check(specs | beside, f"the model of recipe {recipe.name}")
     for name, weights in model.weights.items():
         weights.copy_(checked_finite(tensors[name], tensors.path, name))

@@ -40,7 +40,7 @@ class Segment:
             trainer.initialise(init)
         else:
             trainer.restore(load(previous))
-        if not trainer.step < until <= trainer.recipe.bits.steps:
+        if not (trainer.step < until <= trainer.recipe.bits.steps or trainer.recipe.bits.steps == until == 0):
             raise UserError(f"--steps-to {until}: expected {trainer.step + 1} to {trainer.recipe.bits.steps}")
         newest = self.rolling.newest(trainer.step, until, self._saved, say) if self.ranks.first else 0
         step = self.ranks.agree(newest)

@@ -27,12 +27,13 @@ def state_prefixes(config: recipes.AdamW) -> list[str]:
 
 
 def specs_of(recipe: Recipe) -> dict[str, Spec]:
-    """Every tensor of a checkpoint of a recipe, by name."""
+    """Every tensor of a checkpoint of a recipe, by name; of one that makes no step, the weights alone."""
     bits = recipe.bits
     table = model_of(bits.model).table(bits.model)
+    states = state_prefixes(bits.optimizer) if bits.steps else []
     found = {
         prefix + name: Spec(torch.float32, parameter.shape)
-        for prefix in ("", *state_prefixes(bits.optimizer))
+        for prefix in ("", *states)
         for name, parameter in table.items()
     }
     found |= {name: Spec(t.dtype, tuple(t.shape)) for name, t in Skipping(bits.skip).state().items()}

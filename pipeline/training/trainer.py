@@ -52,16 +52,17 @@ def fp32(x: float) -> float:
 class Trainer:
     """Model, optimizer state and buffers of one rank; everything is allocated here, on the rank's device.
 
-    data: the folder of the recipe's samples.
+    data: the folder of the recipe's samples; None: there are none, the buffers are only counted.
     """
 
     def __init__(
-        self, recipe: Recipe, execution: Execution, ranks: Ranks, data: Path, memory: Memory | None = None
+        self, recipe: Recipe, execution: Execution, ranks: Ranks, data: Path | None, memory: Memory | None = None
     ) -> None:
         bits = recipe.bits
         self.recipe, self.ranks = recipe, ranks
         memory = memory or Memory(ranks.device)
-        self.samples = samples_of(recipe, data)
+        if data is not None:
+            self.samples = samples_of(recipe, data)
         self.lane_samples = bits.batch.sequences // bits.batch.lanes
         self.micro_batch = min(execution.micro_batch, self.lane_samples)
         self.own_lanes = lanes_of(ranks.rank, ranks.size, bits.batch.lanes)
@@ -277,7 +278,7 @@ class Trainer:
         self.step, self.link = stored.step, stored.link
 
 
-def bytes_needed(recipe: Recipe, execution: Execution, ranks: int, data: Path) -> int:
+def bytes_needed(recipe: Recipe, execution: Execution, ranks: int, data: Path | None = None) -> int:
     """Bytes of the buffers of one rank of `ranks`, without allocating them."""
 
     class Place(Ranks):

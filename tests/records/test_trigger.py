@@ -15,6 +15,7 @@ import pytest
 
 import cuda_ops.build
 from pipeline.recipe import Recipe, load_recipe, parse_recipe
+from pipeline.recipe.training import WeightsInit
 from pipeline.records import code_digest
 from pipeline.records.code_digest import BEARING, bearing_modules, parts, trigger
 from tests.conftest import ROOT, run
@@ -223,6 +224,14 @@ def test_another_kind_is_no_part_of_it(copy: Path, fables: Recipe) -> None:
     assert not {"models.gpt", "data.windows", "data.tokenizers"} & set(parts("pipeline.train", images))
     assert moved(fables, models / "twolayer.py", lambda text: text + "Y = 1\n") == set()
     assert "train" in moved(images, models / "twolayer.py", lambda text: text + "Y = 1\n", ("train",))
+
+
+def test_other_programs_weights_are_read_by_recipes_that_begin_from_a_file(fables: Recipe) -> None:
+    """What reads Hugging Face's and llm.c's files: an edit of it trains no other recipe again."""
+    foreign = {"models.weights", "models.hugging_face", "models.llmc"}
+    assert not foreign & set(parts("pipeline.train", fables))
+    begun = fables.bits.model_copy(update={"init": WeightsInit(kind="weights", sha256="0" * 64)})
+    assert foreign <= set(parts("pipeline.train", fables.model_copy(update={"bits": begun})))
 
 
 def test_modules_that_read_one_kind_of_data_only(copy: Path) -> None:

@@ -115,3 +115,26 @@ def test_questions_of_a_source_of_their_own(tiny: dict[str, Path], tmp_path: Pat
         asked.write_text(line + "\n")
         with pytest.raises(UserError, match=message):
             list(questions_of(asked))
+
+
+def test_the_loss_of_the_first_tokens_of_the_split(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """Token k's loss is k to a stand-in: the sum of the first ones says which were scored."""
+    from pipeline.data.shards import read_shard
+    from pipeline.scoring.table import Subject, scores
+
+    tokens = read_shard(Prepared(tiny["tokens"]).file("val_000000.bin")).astype(int)
+    for order in ("documents", "permutation"):
+        for asked, scored in ((1, 1), (100, 100), (10**9, len(tokens) - 1)):
+            path = tmp_path / "recipe.yaml"
+            text = (
+                tiny["recipe"].read_text().replace("{kind: loss}, {kind: choices}", f"{{kind: loss, tokens: {asked}}}")
+            )
+            path.write_text(text.replace("order: documents", f"order: {order}"))
+            found = scores(Subject(load_recipe(path), Fixed(), tiny["tokens"], 3, last=True))["validation"]
+            assert found["tokens"] == scored
+            assert float.fromhex(found["nats"]) == float(tokens[1 : scored + 1].sum())
+            assert ("nats_per_byte" in found) == (asked == 10**9)
+    patterns = (tiny["recipe"].parent / "patterns.yaml").read_text()
+    path.write_text(patterns.replace("{kind: loss}", "{kind: loss, tokens: 3}"))
+    with pytest.raises(UserError, match=r"loss: tokens is for data\.kind text"):
+        load_recipe(path)

@@ -103,15 +103,13 @@ rule prepare_questions:
         recipe=lambda wildcards, input: of_questions(wildcards).path,
         data=lambda wildcards, input: of_questions(wildcards).data,
         tokens=folder,
-        bits=lambda wildcards: digest_of(
-            of_questions(wildcards).recipe.artifacts.choices.source
-        ),
+        bits=lambda wildcards: wildcards.questions,  # the digest of the source is in it
         code=lambda wildcards: of_questions(wildcards).trigger(
             "prepare_questions", kernels=False
         ),
     shell:
         "python -m pipeline.prepare_questions --recipe {params.recipe:q} --data {params.data:q}"
-        " --tokens {params.tokens:q} --log {log:q}"
+        " --tokens {params.tokens:q} --stem {wildcards.questions:q} --log {log:q}"
 
 
 rule prepare_images:

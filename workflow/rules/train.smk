@@ -44,3 +44,21 @@ rule train:
         " --chain {output.chain:q} --ranks {resources.ranks} {params.cluster} --micro-batch {resources.micro_batch}"
         " --recompute {resources.recompute} --rolling {resources.rolling}"
         " --device {resources.device} --threads {threads} --log {log:q}"
+
+
+# Weights that a recipe pins at a URL, shared by the recipes that begin from them.
+rule weights:
+    output:
+        update(f"{at.RESULTS}/weights/{{folder}}/{{file}}"),
+    log:
+        f"{LOGS}/weights/{{folder}}.{{file}}.log",
+    wildcard_constraints:
+        folder=r"[0-9a-f]{8}",
+        file=r"[^/]+",
+    params:
+        recipe=lambda wildcards, input: RUNS.of_weights(wildcards.folder).path,
+        sha256=lambda wildcards: RUNS.of_weights(
+            wildcards.folder
+        ).recipe.bits.init.sha256,
+    shell:
+        "python -m pipeline.import_weights --recipe {params.recipe:q} --fetch --out {output:q} --log {log:q}"
