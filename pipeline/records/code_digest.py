@@ -30,8 +30,11 @@ BEARING = ("base", "data", "models", "training", "scoring")
 OPS = "cuda_ops.ops"
 # Modules of data/ that read one kind of data only, though no kind is called so.
 READS = dict.fromkeys(
-    ("sources", "documents", "fables", "tokenizers", "bpe", "encode", "prompts", "questions", "windows"), "text"
-)
+    (
+        "sources", "documents", "blocks", "pinned", "fables", "tokenizers", "bpe", "encode", "prompts", "questions", "windows",
+    ),
+    "text",
+)  # fmt: skip
 
 
 def module_path(name: str) -> Path | None:
