@@ -6,7 +6,9 @@
 Of a text it writes documents.jsonl (one {"text": …} per line) and choices.jsonl (multiple-choice questions, or empty), of
 images images.bin (pipeline/data/images.py), and last source.json: what it came from, and the digests. A URL is fetched into
 raw/ with resume and checked against its SHA-256; a file of the same SHA-256 in the folder $SAMEBITS_MIRROR, or given by
---local, is taken instead.
+--local, is taken instead. The files of a pin file stay in raw/ as they came; there is no documents.jsonl.
+
+    python -m pipeline.download --pins config/data/fineweb_sample10BT.yaml --file sample/10BT/000_00000.parquet --out DIR
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from pipeline.base.checked import remember
 from pipeline.base.files import atomic_write, write_json
 from pipeline.base.philox import Stream
 from pipeline.data import fables, images
-from pipeline.data.fetch import fetch, pins_of
+from pipeline.data.documents import count_of
+from pipeline.data.pinned import bring, kinds_of
 from pipeline.data.sources import texts_of
-from pipeline.recipe import GeneratedSource, HuggingFaceSource, ImageData, Recipe, TextData, load_recipe
-from pipeline.recipe.paths import DOCUMENTS, IMAGES, QUESTIONS, SOURCE, data_dir
+from pipeline.recipe import GeneratedSource, HuggingFaceSource, ImageData, PinnedSource, Recipe, TextData, load_recipe
+from pipeline.recipe.paths import DOCUMENTS, IMAGES, QUESTIONS, RAW, SOURCE, data_dir
+from pipeline.recipe.pins import Pins, load_pins, pins_path
 from pipeline.recipe.strict import bits_of
 
 
@@ -65,9 +69,9 @@ def as_document(text: str) -> dict[str, Any]:
 def download_text(recipe: Recipe, data: TextData, out: Path, local: Path | None) -> dict[str, Any]:
     """Write documents and questions; returns what source.json records."""
     source, told = data.source, set[str]()
-    rows = (
-        stories(source, told) if source.kind == "generated" else map(as_document, texts_of(source, out / "raw", local))
-    )
+    if isinstance(source, PinnedSource):
+        return download_pinned(source, out)
+    rows = stories(source, told) if source.kind == "generated" else map(as_document, texts_of(source, out / RAW, local))
     pin = source.sha256 if isinstance(source, HuggingFaceSource) else None
     count, size, digest = write_lines(out / DOCUMENTS, rows, pin)
     if size == 0:
@@ -77,6 +81,34 @@ def download_text(recipe: Recipe, data: TextData, out: Path, local: Path | None)
         asked = map(asdict, fables.questions(source.seed, source.questions, told))
     files = {DOCUMENTS: digest, QUESTIONS: write_lines(out / QUESTIONS, asked)[2]}
     return {"documents": count, "bytes": size, "sha256": digest, "files": files}
+
+
+def pins_of(source: PinnedSource) -> Pins:
+    """The pin file of a recipe, which must list what the recipe pins."""
+    path = pins_path(source.pins)
+    identity = load_pins(path, listed=False).identity if path.exists() else ""
+    pins = load_pins(path)
+    if identity != source.sha256:
+        raise UserError(
+            f"bits.data.source.sha256: {path} lists other files: it has {identity}, the recipe pins {source.sha256}; bring the "
+            "pin file back, or pin the new list"
+        )
+    return pins
+
+
+def download_pinned(source: PinnedSource, out: Path) -> dict[str, Any]:
+    """Bring the files of a pin file that are not here yet; returns what source.json records. They are not copied into one."""
+    pins = pins_of(source)
+    raw: list[dict[str, Any]] = []
+    for file, kind in zip(pins.files, kinds_of(pins), strict=True):
+        path = bring(pins, file, out / RAW / file.name)
+        count = count_of(path, kind, source.column)
+        raw.append({"name": file.name, "sha256": file.sha256, "bytes": file.bytes, "kind": kind, "documents": count})
+    total, size = sum(file["documents"] for file in raw), sum(file["bytes"] for file in raw)
+    if total == 0 and all(file["kind"] != "shard" for file in raw):
+        raise UserError(f"{pins_path(source.pins)}: its {len(raw)} files have no documents")
+    files = {QUESTIONS: write_lines(out / QUESTIONS, ())[2]}
+    return {"documents": total, "bytes": size, "sha256": source.sha256, "files": files, "raw": raw}
 
 
 def download_images(data: ImageData, out: Path) -> dict[str, Any]:
@@ -95,12 +127,15 @@ def download(recipe_path: Path, out: Path | None, local: Path | None) -> str:
     return f"{out}: {found[kind]:,} {kind}, {found['bytes']:,} bytes, sha256 {found['sha256']}"
 
 
-def fetch_pins(pin_file: Path, out: Path) -> str:
-    """Fetch every file of a pin file (config/data/*.yaml) into `out`."""
-    pins = pins_of(pin_file)
-    for pin in pins:
-        fetch(pin["url"], pin["sha256"], pin["bytes"], out / pin["name"])
-    return f"{out}: {len(pins)} files of {pin_file}"
+def fetch_pins(pin_file: Path, out: Path, name: str | None) -> str:
+    """Fetch every file of a pin file (config/data/*.yaml), or the one of this name, into `out`."""
+    pins = load_pins(pin_file)
+    wanted = [file for file in pins.files if name in (None, file.name)]
+    if not wanted:
+        raise UserError(f"--file {name}: {pin_file} does not list it")
+    for file in wanted:
+        bring(pins, file, out / file.name)
+    return f"{out}: {len(wanted)} files of {pin_file}"
 
 
 def main() -> int:
@@ -108,11 +143,12 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--recipe", type=Path)
     what.add_argument("--pins", type=Path, help="a file of config/data instead of a recipe")
+    parser.add_argument("--file", help="of --pins only the file of this name")
     parser.add_argument("--out", type=Path, help="folder to write (default: from the recipe)")
     parser.add_argument("--local", type=Path, help="a local copy of the file behind the URL")
     args = parser.parse_args()
     if args.pins:
-        print(fetch_pins(args.pins, args.out or Path("results/data") / args.pins.stem))
+        print(fetch_pins(args.pins, args.out or Path("results/data") / args.pins.stem, args.file))
     else:
         print(download(args.recipe, args.out, args.local))
     return 0

@@ -6,6 +6,11 @@
 
 Takes files, folders (every file in them) and patterns; the list is in the order given, each folder and pattern in the order of
 its names. Put it into bits.data.source of kind huggingface, or one sha256 into a source of kind file.
+
+    python -m pipeline.pin texts --out texts.yaml                a pin file of a local folder, and what a recipe writes of it
+    source: {kind: pinned, pins: texts.yaml, sha256: 0b1d…}
+    python -m pipeline.pin --list config/data/fineweb_sample10BT.yaml             the same of a pin file that is there
+    python -m pipeline.pin --hub config/data/fineweb_sample100BT.yaml             ask the hub for the hashes of a selection
 """
 
 from __future__ import annotations
@@ -17,7 +22,9 @@ from glob import glob
 from pathlib import Path
 
 from cuda_ops.errors import UserError, exit_on_user_error
-from pipeline.base.files import sha256_of
+from pipeline.base.files import sha256_of, write_bytes
+from pipeline.data.pinned import list_hub
+from pipeline.recipe.pins import FOLDER, PinnedFile, Pins, format_of, load_pins, lock_path
 
 
 def files_of(given: Iterable[str]) -> Iterator[Path]:
@@ -35,10 +42,69 @@ def files_of(given: Iterable[str]) -> Iterator[Path]:
         yield from found
 
 
+def source_line(path: Path) -> str:
+    """A pin file as a recipe names it."""
+    name = path.stem if path.resolve().parent == FOLDER else path
+    return f"source: {{kind: pinned, pins: {name}, sha256: {load_pins(path, listed=False).identity}}}"
+
+
+def lines_of(files: Iterable[PinnedFile]) -> Iterator[str]:
+    """The list of a pin file."""
+    yield "files:"
+    for file in files:
+        name = json.dumps(file.name, ensure_ascii=False)
+        yield f"  - {{name: {name}, bytes: {file.bytes}, sha256: {file.sha256}}}"
+
+
+def pin_folder(folder: Path, out: Path) -> str:
+    """Write a pin file of the files below a folder whose format is known."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: --out writes a pin file of one folder; give a folder")
+    known = [path for path in files_of([str(folder)]) if format_of(path.name)]
+    if not known:
+        raise UserError(f"{folder}: no text, jsonl, parquet file or shard in it, by their suffixes")
+    files = [
+        PinnedFile(name=path.relative_to(folder).as_posix(), sha256=sha256_of(path), bytes=path.stat().st_size)
+        for path in known
+        if path.stat().st_size
+    ]
+    head = [f"folder: {json.dumps(str(folder.resolve()), ensure_ascii=False)}"]
+    write_bytes(out, "\n".join([*head, *lines_of(files), ""]).encode())
+    return source_line(out)
+
+
+def lock(path: Path) -> str:
+    """Write the lock file of a selection: what the hub states of its files at the revision."""
+    pins = load_pins(path, listed=False)
+    if not pins.select:
+        raise UserError(f"{path}: lists its files; --hub is for one that selects them by patterns")
+    files = list_hub(Pins(**pins.model_dump(exclude={"files"})))
+    head = [
+        f"# The files that {path.name} selects, as the hub stated them; python -m pipeline.pin --hub wrote it.",
+        f"repo: {pins.repo}",
+        f"repo_type: {pins.repo_type}",
+        f"revision: {pins.revision}",
+        f"select: {json.dumps(list(pins.select))}",
+    ]
+    write_bytes(lock_path(path), "\n".join([*head, *lines_of(files), ""]).encode())
+    return f"{lock_path(path)}: {len(files)} files, {sum(file.bytes for file in files):,} bytes"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Pin local files by their content, as a recipe lists them.")
-    parser.add_argument("files", nargs="+", help="files, folders or patterns")
+    parser.add_argument("files", nargs="*", help="files, folders or patterns")
+    parser.add_argument("--out", type=Path, help="write a pin file of the one folder given")
+    parser.add_argument("--list", type=Path, metavar="PINS", help="what a recipe writes to name a pin file")
+    parser.add_argument("--hub", type=Path, metavar="PINS", help="write the lock file of a pin file that selects")
     args = parser.parse_args()
+    if args.list or args.hub:
+        print(source_line(args.list) if args.list else lock(args.hub))
+        return 0
+    if not args.files:
+        raise UserError("name files, folders or patterns; or a pin file by --list or --hub")
+    if args.out:
+        print(pin_folder(Path(args.files[0]), args.out))
+        return 0
     print("files:")
     for path in files_of(args.files):
         print(f"  - {{path: {json.dumps(str(path), ensure_ascii=False)}, sha256: {sha256_of(path)}}}")

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from snakemake.logging import logger
 from cuda_ops.errors import UserError
 from pipeline.base.files import sha256_of
 from pipeline.data import own
-from pipeline.recipe import Recipe, digest_of, load_recipe, paths, recipe_id
+from pipeline.recipe import PinnedSource, Recipe, TextData, digest_of, load_recipe, paths, recipe_id
+from pipeline.recipe.pins import Pins, load_pins, pins_path
 from pipeline.recipe.training import CheckpointInit
 from pipeline.records import catalogue, code_digest
 from pipeline.records.contents import in_words
@@ -225,6 +226,16 @@ class Runs(dict[str, Run]):
         """The folders of corpora of a kind, as a wildcard's constraint."""
         return one_of(run.corpus for run in self.values() if run.recipe.bits.data.kind == kind)
 
+    def by_source(self, pinned: bool) -> str:
+        """The folders of corpora of text whose documents come from the files of a pin file, or do not, as a wildcard's
+        constraint.
+        """
+        return one_of(
+            run.corpus
+            for run in self.values()
+            if isinstance(run.recipe.bits.data, TextData) and (pins_of(run.recipe) is not None) == pinned
+        )
+
     def by_shards(self, kind: str) -> dict[int, str]:
         """The folders of prepared corpora of a kind, as a wildcard's constraint, by the number of their training
         shards.
@@ -232,6 +243,22 @@ class Runs(dict[str, Run]):
         runs = [run for run in self.values() if run.recipe.bits.data.kind == kind]
         counts = sorted({len(paths.train_shards(run.recipe)) for run in runs})
         return {n: one_of(run.prepared for run in runs if len(paths.train_shards(run.recipe)) == n) for n in counts}
+
+
+@cache
+def pins_of(recipe: Recipe) -> Pins | None:
+    """The pin file of a recipe's corpus, if it has one."""
+    source = getattr(recipe.bits.data, "source", None)
+    return load_pins(pins_path(source.pins)) if isinstance(source, PinnedSource) else None
+
+
+def pinned_of(runs: Runs) -> dict[str, list[str]]:
+    """The files of each pinned corpus, by the corpus; what is wrong with a pin file is one message."""
+    try:
+        found = {run.corpus: pins for run in runs.values() if (pins := pins_of(run.recipe)) is not None}
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    return {corpus: [file.name for file in pins.files] for corpus, pins in found.items()}
 
 
 def one_of(names: Iterable[str]) -> str:

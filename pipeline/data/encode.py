@@ -2,65 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cuda_ops.errors import UserError
+from pipeline.data.blocks import Block, Ready
 from pipeline.data.shards import dtype_of
 from pipeline.data.tokenizers import Tokenizer
 
-PIECE = 1 << 16  # characters after which a text is cut where it may be
-TASK = 1 << 18  # characters that a worker encodes at a time
-AHEAD = 2  # tasks in flight per worker
-# No word of any tokenizer here spans this place: a space or line feed belongs to what follows, never to text before it.
-BETWEEN_WORDS = re.compile(r"(?<=\S)[ \n]")
-
-Piece = tuple[bool, str]  # whether it begins a document, text
-Encoded = tuple[NDArray[np.unsignedinteger], list[int]]  # tokens, and where in them documents begin
+AHEAD = 2  # blocks in flight per worker
 
 
-def pieces(text: str, begin: int = 0, end: int | None = None) -> Iterator[str]:
-    """text[begin:end] in pieces whose tokens, one after another, are the text's; long only where no word ends."""
-    end = len(text) if end is None else end
-    while begin < end:
-        found = BETWEEN_WORDS.search(text, begin + PIECE, end)
-        cut = found.start() if found else end
-        yield text[begin:cut]
-        begin = cut
+class Encoded(NamedTuple):
+    """Tokens of a block, where in them documents begin, and what the block says of its file."""
 
-
-def marked(texts: Iterable[Iterable[str]]) -> Iterator[Piece]:
-    """Pieces of documents, the first of each marked; an empty document is one empty piece."""
-    for parts in texts:
-        first = True
-        for part in parts:
-            yield first, part
-            first = False
-        if first:
-            yield True, ""
-
-
-def tasks(parts: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Pieces in groups of about TASK characters."""
-    group: list[Piece] = []
-    size = 0
-    for part in parts:
-        group.append(part)
-        size += len(part[1]) + 1
-        if size >= TASK:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+    tokens: NDArray[np.unsignedinteger]
+    starts: NDArray[np.int64]
+    weight: int
+    ends: bool
 
 
 _tokenizer: Tokenizer
@@ -71,22 +38,29 @@ def _start(tokenizer: Tokenizer) -> None:
     _tokenizer = tokenizer
 
 
-def _encode(group: list[Piece]) -> Encoded:
-    """The tokens of some pieces; the separator, where the tokenizer has one, before each document."""
-    head = [] if _tokenizer.separator is None else [_tokenizer.separator]
-    ids: list[int] = []
+def _encode(block: Block) -> Encoded:
+    """The tokens of a block; the separator, where the tokenizer has one, before each document."""
+    dtype, separator = dtype_of(_tokenizer.vocab_size), _tokenizer.separator
+    if isinstance(block, Ready):
+        return Encoded(block.tokens, np.flatnonzero(block.tokens == separator), block.weight, block.ends)
+    head = np.array([] if separator is None else [separator], dtype=dtype)
+    parts: list[NDArray[Any]] = [head[:0]]
     starts: list[int] = []
-    for first, text in group:
+    count = 0
+    for first, text in block.pieces():
         if first:
-            starts.append(len(ids))
-            ids += head
-        ids += _tokenizer.encode(text)
-    return np.array(ids, dtype=dtype_of(_tokenizer.vocab_size)), starts
+            starts.append(count)
+            parts.append(head)
+            count += len(head)
+        parts.append(_tokenizer.encode_array(text))
+        count += len(parts[-1])
+    tokens = np.concatenate(parts, dtype=dtype, casting="unsafe")
+    return Encoded(tokens, np.array(starts, dtype=np.int64), block.weight, block.ends)
 
 
-def encode(documents: Iterable[Iterable[str]], tokenizer: Tokenizer, threads: int) -> Iterator[Encoded]:
-    """Tokens of documents, each given as its pieces, in order; `threads` processes never change a bit."""
-    waiting = tasks(marked(documents))
+def encode(blocks: Iterable[Block], tokenizer: Tokenizer, threads: int) -> Iterator[Encoded]:
+    """Tokens of blocks, in order; `threads` processes never change a bit."""
+    waiting = iter(blocks)
     few = list(islice(waiting, 2))
     if threads == 1 or len(few) < 2:
         _start(tokenizer)
@@ -95,8 +69,8 @@ def encode(documents: Iterable[Iterable[str]], tokenizer: Tokenizer, threads: in
     with ProcessPoolExecutor(threads, get_context("fork"), _start, (tokenizer,)) as pool:
         running: deque[Future[Any]] = deque()
         try:
-            for group in chain(few, waiting):
-                running.append(pool.submit(_encode, group))
+            for block in chain(few, waiting):
+                running.append(pool.submit(_encode, block))
                 if len(running) > AHEAD * threads:
                     yield running.popleft().result()
             while running:

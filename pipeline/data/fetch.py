@@ -6,34 +6,22 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
-
-import yaml
 
 from cuda_ops.errors import UserError
 from pipeline.base.checked import checked
 from pipeline.base.files import sha256_of
+from pipeline.recipe.pins import load_pins, pins_path
 
 ATTEMPTS = 4
-PINS = Path(__file__).resolve().parents[2] / "config" / "data"
-
-
-def pins_of(path: Path) -> list[dict[str, Any]]:
-    """The files that a pin file (config/data/*.yaml) names: url, sha256, bytes, name."""
-    try:
-        found: list[dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))["files"]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; pin files are in config/data") from None
-    return found
 
 
 def vocabulary(folder: Path) -> Path:
     """The folder of GPT-2's vocabulary, its files checked against their pins."""
-    pins = PINS / "gpt2_bpe.yaml"
-    remedy = f"python -m pipeline.download --pins {pins} --out {folder} brings it"
-    for pin in pins_of(pins):
-        checked(folder / pin["name"], pin["sha256"], remedy)
+    path = pins_path("gpt2_bpe")
+    remedy = f"python -m pipeline.download --pins {path} --out {folder} brings it"
+    for pin in load_pins(path).files:
+        checked(folder / pin.name, pin.sha256, remedy)
     return folder
 
 
@@ -46,6 +34,12 @@ def from_mirror(sha256: str, size: int | None) -> Path | None:
         if path.is_file() and size in (None, path.stat().st_size) and sha256_of(path) == sha256:
             return path
     return None
+
+
+def namesakes(name: str) -> list[Path]:
+    """The files under $SAMEBITS_MIRROR that are called so."""
+    folder = os.environ.get("SAMEBITS_MIRROR")
+    return sorted(path for path in Path(folder).rglob(Path(name).name) if path.is_file()) if folder else []
 
 
 def fetch(url: str, sha256: str, size: int | None, target: Path, local: Path | None = None) -> Path:

@@ -37,7 +37,11 @@ def derive(base: Recipe, path: Path) -> Recipe:
     bits["data"]["name"] = stem
     bits["data"]["source"] = {"kind": "file", "path": str(path), "sha256": digest, "format": FORMATS[path.suffix]}
     alone = len(texts) == 1
-    bits["data"]["split"]["by"] = "characters" if alone else "documents"
+    permille = bits["data"]["split"].get("validation_permille", 100)  # one that splits by shards has none
+    bits["data"]["split"] = {"by": "characters" if alone else "documents", "validation_permille": permille}
+    if bits["data"]["order"] == "llmc":
+        bits["data"]["order"] = "permutation"
+    bits["data"].pop("train_shards", None)
     if alone and bits["data"]["order"] == "documents":
         bits["data"]["order"] = "random"
     content["artifacts"]["scores"] = [{"kind": "loss"}]

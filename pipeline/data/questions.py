@@ -10,7 +10,8 @@ from typing import Any
 
 from cuda_ops.errors import UserError
 from pipeline.base.files import atomic_write
-from pipeline.data.documents import json_lines, text_of
+from pipeline.data.blocks import text_of
+from pipeline.data.documents import json_lines
 from pipeline.data.tokenizers import Tokenizer
 
 

@@ -8,7 +8,8 @@ from urllib.parse import urlparse
 
 from cuda_ops.errors import UserError
 from pipeline.base.checked import checked
-from pipeline.data.documents import documents_of, text_of
+from pipeline.data.blocks import text_of
+from pipeline.data.documents import documents_of
 from pipeline.data.fetch import fetch
 from pipeline.recipe import FileSource, HuggingFaceSource, UrlSource
 

@@ -13,6 +13,8 @@ from pipeline.recipe.data import GeneratedImages as GeneratedImages
 from pipeline.recipe.data import GeneratedSource as GeneratedSource
 from pipeline.recipe.data import HuggingFaceSource as HuggingFaceSource
 from pipeline.recipe.data import ImageData as ImageData
+from pipeline.recipe.data import PinnedSource as PinnedSource
+from pipeline.recipe.data import ShardSplit as ShardSplit
 from pipeline.recipe.data import Split as Split
 from pipeline.recipe.data import TextData as TextData
 from pipeline.recipe.data import UrlSource as UrlSource

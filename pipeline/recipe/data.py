@@ -96,7 +96,23 @@ class HuggingFaceSource(Strict):
         return self
 
 
-Source = Annotated[GeneratedSource | UrlSource | FileSource | HuggingFaceSource, Field(discriminator="kind")]
+class PinnedSource(Strict):
+    """The files of a pin file, in its order: parquet, jsonl(.gz, .zst), text(.gz, .zst) or ready shards of tokens.
+
+    They are read where they lie; there is no documents.jsonl. `sha256` pins the list: python -m pipeline.pin --list PINS says it.
+    """
+
+    kind: Literal["pinned"]
+    pins: Annotated[str, NotBits()] = Field(
+        min_length=1, description="a name of config/data, or the path of a pin file"
+    )
+    sha256: Sha256
+    column: str = "text"
+
+
+Source = Annotated[
+    GeneratedSource | UrlSource | FileSource | HuggingFaceSource | PinnedSource, Field(discriminator="kind")
+]
 
 
 class CharTokenizer(Strict):
@@ -128,6 +144,16 @@ class Split(Strict):
     validation_permille: int = Field(gt=0, lt=1000)
 
 
+class ShardSplit(Strict):
+    """llm.c's: all tokens in shards of so many, documents cut where a shard ends; the first shard is for validation."""
+
+    by: Literal["shards"]
+    tokens: Positive = Field(lt=2**31, description="of a shard; llm.c's scripts take 100000000")
+
+
+AnySplit = Annotated[Split | ShardSplit, Field(discriminator="by")]
+
+
 class TextData(Strict):
     """Documents, cut into windows of tokens."""
 
@@ -135,14 +161,28 @@ class TextData(Strict):
     name: Folder
     source: Source
     tokenizer: Tokenizer
-    split: Split
-    order: Literal["sequential", "permutation", "random", "documents"] = Field(
+    split: AnySplit
+    order: Literal["sequential", "permutation", "random", "documents", "llmc"] = Field(
         description=(
             "sequential: consecutive windows; permutation: all windows once per epoch, shuffled; "
-            "random: independent offsets, as nanoGPT; documents: windows start at documents, shuffled"
+            "random: independent offsets, as nanoGPT; documents: windows start at documents, shuffled; "
+            "llmc: shards shuffled, then the batches of each, as llm.c, a lane in place of a process"
         )
     )
-    train_shards: Annotated[Positive, NotBits()] = 1
+    train_shards: Annotated[Positive, NotBits()] = Field(
+        default=1, description="how many; under split.by shards the number that the corpus makes"
+    )
+
+    @model_validator(mode="after")
+    def known(self) -> TextData:
+        if isinstance(self.split, ShardSplit) and self.tokenizer.kind != "gpt2":
+            raise ValueError(
+                f"split.by shards: the shards of a tokenizer that is learnt from the training split "
+                f"(tokenizer.kind {self.tokenizer.kind}) would depend on themselves; use tokenizer.kind gpt2"
+            )
+        if self.order == "llmc" and not isinstance(self.split, ShardSplit):
+            raise ValueError("order llmc shuffles shards of a fixed number of tokens; use split.by shards")
+        return self
 
 
 class GeneratedImages(Strict):

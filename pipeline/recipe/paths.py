@@ -23,6 +23,7 @@ OVERVIEW = RESULTS / "overview.html"
 
 # Of a corpus.
 DOCUMENTS, QUESTIONS, IMAGES, SOURCE = "documents.jsonl", "choices.jsonl", "images.bin", "source.json"
+RAW = "raw"  # the folder of files as they came
 # Of a prepared corpus. SUMMARY is written last and holds the digests of the rest.
 SUMMARY, TOKENIZER, CHOICES, VALIDATION = "tokens.json", "tokenizer.json", "choices.json", "val_000000.bin"
 TRAIN_STARTS, VALIDATION_STARTS = "train_documents.npy", "val_documents.npy"
@@ -44,7 +45,8 @@ def tokens_dir(recipe: Recipe) -> Path:
         return data_dir(recipe) / "packed"
     name = data.tokenizer.kind + str(getattr(data.tokenizer, "vocab_size", ""))
     shape = hashlib.sha256(f"{digest_of(data.tokenizer)} {digest_of(data.split)}".encode()).hexdigest()
-    return data_dir(recipe) / f"{name}-{shape[:8]}-{data.train_shards}"
+    shards = "" if data.split.by == "shards" else f"-{data.train_shards}"
+    return data_dir(recipe) / f"{name}-{shape[:8]}{shards}"
 
 
 def run_dir(recipe: Recipe) -> Path:

@@ -56,10 +56,9 @@ def folders(recipe: Recipe, **given: Path | None) -> dict[Folder, Path]:
 def _prepared(recipe: Recipe) -> list[Artefact]:
     """The corpus, and what training reads."""
     if isinstance(recipe.bits.data, TextData):
-        stage, raw = "prepare_text", [
-            Artefact("download", paths.DOCUMENTS, "data", "bytes"),
-            Artefact("download", paths.QUESTIONS, "data"),
-        ]  # fmt: skip
+        stage, raw = "prepare_text", [Artefact("download", paths.QUESTIONS, "data")]
+        if recipe.bits.data.source.kind != "pinned":  # its files are pinned one by one, and stay as they came
+            raw = [Artefact("download", paths.DOCUMENTS, "data", "bytes"), *raw]
         derived = [paths.CHOICES, paths.TRAIN_STARTS, paths.VALIDATION_STARTS]
         bytes_of = [*paths.train_shards(recipe), paths.VALIDATION, paths.TOKENIZER]
     else:

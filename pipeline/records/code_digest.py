@@ -25,9 +25,12 @@ BEARING = ("base", "data", "models", "training", "scoring")
 OPS = "cuda_ops.ops"
 # Modules of data/ that read one kind of data only, though no kind is called so.
 READS = dict.fromkeys(
-    ("sources", "documents", "fables", "tokenizers", "bpe", "encode", "prompts", "questions", "benchmarks", "windows"),
+    (
+        "sources", "documents", "blocks", "pinned", "fables", "tokenizers", "bpe", "encode", "prompts", "questions",
+        "benchmarks", "windows",
+    ),
     "text",
-)
+)  # fmt: skip
 
 
 def module_path(name: str) -> Path | None:

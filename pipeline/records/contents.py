@@ -22,6 +22,27 @@ class Source(TypedDict):
     files: dict[str, str]  # SHA-256 by file name
 
 
+class RawFile(TypedDict):
+    """A file of a pinned source, as it came."""
+
+    name: str
+    sha256: str
+    bytes: int
+    kind: str
+    documents: int
+
+
+class PinnedSource(TypedDict):
+    """source.json of the files of a pin file. `sha256` is that of the list, as the recipe pins it, `bytes` those of the files."""
+
+    source: dict[str, Any]
+    documents: int
+    bytes: int
+    sha256: str
+    files: dict[str, str]
+    raw: list[RawFile]
+
+
 class ImageSource(TypedDict):
     """source.json of images. `sha256` and `bytes` are those of images.bin."""
 

@@ -271,7 +271,7 @@ def test_parquet_jsonl_and_datasets_give_the_same_documents(tmp_path: Path, monk
             json.dumps({"kind": "huggingface", "repo": repo, "files": [file] * 2})
         )
         assert list(local_rows(source)) == texts * 2
-    with pytest.raises(UserError, match="holds int, expected text"):
+    with pytest.raises(UserError, match="holds int64, expected string"):
         list(documents_of(table, "parquet", "n"))
     with pytest.raises(UserError, match="no column 'body'"):
         list(documents_of(table, "parquet", "body"))

@@ -24,7 +24,8 @@ from cuda_ops.errors import UserError
 from pipeline.base import checked as checks
 from pipeline.base.checked import checked, remember
 from pipeline.base.files import sha256_of
-from pipeline.data import bpe, encode
+from pipeline.data import blocks, bpe, encode
+from pipeline.data.documents import tasks
 from pipeline.data.prompts import check_endings, check_prompts
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 from pipeline.recipe import load_recipe
@@ -130,9 +131,9 @@ def test_a_text_without_spaces_is_learnt_place_by_place(monkeypatch: pytest.Monk
 def tokens_of(texts: list[str], tokenizer: Tokenizer, threads: int) -> tuple[list[int], list[int]]:
     ids: list[int] = []
     starts: list[int] = []
-    for part, begins in encode.encode((encode.pieces(text) for text in texts), tokenizer, threads):
-        starts += [len(ids) + begin for begin in begins]
-        ids += part.tolist()
+    for part in encode.encode(tasks(blocks.marked(blocks.pieces(text) for text in texts)), tokenizer, threads):
+        starts += (part.starts + len(ids)).tolist()
+        ids += part.tokens.tolist()
     return ids, starts
 
 
@@ -154,8 +155,8 @@ TEXTS = [
 
 @pytest.mark.parametrize("size", [1, 50, 1 << 16])
 def test_pieces_and_processes_change_no_token(size: int, monkeypatch: pytest.MonkeyPatch, gpt2: Gpt2Tokenizer) -> None:
-    monkeypatch.setattr(encode, "PIECE", size)
-    monkeypatch.setattr(encode, "TASK", 3 * size)
+    monkeypatch.setattr(blocks, "PIECE", size)
+    monkeypatch.setattr(blocks, "TASK", 3 * size)
     for tokenizer in (gpt2, BpeTokenizer.train(TEXTS, 300), CharTokenizer.train(TEXTS)):
         expected = whole(TEXTS, tokenizer)
         for threads in (1, 3):
@@ -165,12 +166,12 @@ def test_pieces_and_processes_change_no_token(size: int, monkeypatch: pytest.Mon
 @given(st.lists(st.text(st.sampled_from("ab1.' \n\t\u3000é"), max_size=80), max_size=4), st.integers(1, 9))
 def test_pieces_of_any_text_give_its_tokens(texts: list[str], size: int) -> None:
     tokenizer = BpeTokenizer([(97, 98), (32, 257), (10, 10), (257, 97)])
-    before, encode.PIECE = encode.PIECE, size
+    before, blocks.PIECE = blocks.PIECE, size
     try:
-        assert ["".join(encode.pieces(text)) for text in texts] == texts
+        assert ["".join(blocks.pieces(text)) for text in texts] == texts
         assert tokens_of(texts, tokenizer, 1) == whole(texts, tokenizer)
     finally:
-        encode.PIECE = before
+        blocks.PIECE = before
 
 
 def test_a_worker_that_is_killed_is_one_message() -> None:
@@ -300,14 +301,15 @@ def test_what_a_stage_reads_is_checked(name: str, tiny: dict[str, Path], tmp_pat
 
 
 def test_a_changed_vocabulary_is_refused(gpt2: Gpt2Tokenizer, tmp_path: Path) -> None:
-    from pipeline.data.fetch import pins_of, vocabulary
+    from pipeline.data.fetch import vocabulary
+    from pipeline.recipe.pins import load_pins
 
     with pytest.raises(
         UserError, match=r"encoder.json: no such file; python -m pipeline.download --pins .*gpt2_bpe.yaml"
     ):
         vocabulary(tmp_path)
     run("-m", "pipeline.download", "--pins", "config/data/gpt2_bpe.yaml", "--out", str(tmp_path))
-    assert {pin["name"] for pin in pins_of(ROOT / "config" / "data" / "gpt2_bpe.yaml")} == set(gpt2.files)
+    assert {pin.name for pin in load_pins(ROOT / "config" / "data" / "gpt2_bpe.yaml").files} == set(gpt2.files)
     assert vocabulary(tmp_path) == tmp_path
     merges = tmp_path / "vocab.bpe"
     merges.write_text(merges.read_text().replace("\nh e\n", "\nh o\n"))

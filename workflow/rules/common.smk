@@ -16,7 +16,9 @@ from common import (
     check_keys,
     evaluated_bits,
     one_of,
+    pinned_of,
     pins,
+    pins_of,
     prepare_environment,
     prepared_bits,
     runs_of,
@@ -24,11 +26,13 @@ from common import (
 )
 from pipeline.recipe import digest_of
 from pipeline.recipe import paths as at
+from pipeline.recipe.pins import pins_path
 
 prepare_environment()
 check_keys(config)
 validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.json"))
 RUNS = runs_of(config)
+PINNED = pinned_of(RUNS)
 ALL_CORES = workflow.resource_settings.cores or CORES
 
 # Outputs are marked update(): Snakemake leaves the old file until the rule has ended well, and puts it back if it
@@ -90,6 +94,19 @@ def corpus_code(stage):
 
 def source_bits(wildcards):
     return digest_of(of_corpus(wildcards).recipe.bits.data.source)
+
+
+def pinned_sha256(wildcards):
+    """What a pin file says of a file."""
+    files = pins_of(of_corpus(wildcards).recipe).files
+    return next(file.sha256 for file in files if file.name == wildcards.file)
+
+
+def documents_of_corpus(wildcards):
+    """documents.jsonl; of a pinned corpus the files as they came, which source.json, an input too, describes."""
+    if wildcards.corpus not in PINNED:
+        return [f"{at.RESULTS}/data/{wildcards.corpus}/{at.DOCUMENTS}"]
+    return []
 
 
 def preparation_bits(wildcards):

@@ -10,7 +10,50 @@ rule download:
     log:
         f"{LOGS}/data/{{corpus}}/download.log",
     wildcard_constraints:
-        corpus=RUNS.corpora("text"),
+        corpus=RUNS.by_source(pinned=False),
+    params:
+        recipe=corpus_recipe,
+        out=folder,
+        bits=source_bits,
+        code=corpus_code("download"),
+    shell:
+        "python -m pipeline.download --recipe {params.recipe:q} --out {params.out:q} > {log:q} 2>&1"
+
+
+# The files of a pin file, one job each, so that some come while others are checked, and none comes twice.
+rule fetch:
+    output:
+        update(f"{CORPUS}/{at.RAW}/{{file}}"),
+    log:
+        f"{LOGS}/data/{{corpus}}/fetch/{{file}}.log",
+    wildcard_constraints:
+        corpus=RUNS.by_source(pinned=True),
+        file=one_of(name for names in PINNED.values() for name in names),
+    params:
+        pins=lambda wildcards, output: pins_path(
+            of_corpus(wildcards).recipe.bits.data.source.pins
+        ),
+        out=lambda wildcards, output: output[0].removesuffix(f"/{wildcards.file}"),
+        sha256=pinned_sha256,
+    shell:
+        "python -m pipeline.download --pins {params.pins:q} --file {wildcards.file:q} --out {params.out:q} > {log:q} 2>&1"
+
+
+# Checks them, and counts their documents.
+rule download_pinned:
+    input:
+        lambda wildcards: expand(
+            f"{CORPUS}/{at.RAW}/{{file}}",
+            corpus=wildcards.corpus,
+            file=PINNED[wildcards.corpus],
+        ),
+    output:
+        update(f"{CORPUS}/{at.QUESTIONS}"),
+        update(f"{CORPUS}/{at.SOURCE}"),
+    log:
+        f"{LOGS}/data/{{corpus}}/download.log",
+    wildcard_constraints:
+        corpus=RUNS.by_source(pinned=True),
     params:
         recipe=corpus_recipe,
         out=folder,
@@ -56,7 +99,7 @@ for nth, (shards, folders) in enumerate(RUNS.by_shards("text").items()):
         name:
             "prepare_text" if nth == 0 else f"prepare_text_{shards}_shards"
         input:
-            documents=f"{CORPUS}/{at.DOCUMENTS}",
+            documents=documents_of_corpus,
             source=f"{CORPUS}/{at.SOURCE}",
             questions=f"{CORPUS}/{at.QUESTIONS}",
             vocabulary=vocabulary_of,
