@@ -103,7 +103,7 @@ def pinned_sha256(wildcards):
 
 
 def documents_of_corpus(wildcards):
-    """documents.jsonl; of a pinned corpus the files as they came, which source.json, an input too, describes."""
+    """Its texts; nothing for a pinned corpus, whose files stay as they came: its record, an input too, describes them."""
     if wildcards.corpus not in PINNED:
         return [f"{at.RESULTS}/data/{wildcards.corpus}/{at.DOCUMENTS}"]
     return []

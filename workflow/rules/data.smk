@@ -17,7 +17,7 @@ rule download:
         bits=source_bits,
         code=corpus_code("download"),
     shell:
-        "python -m pipeline.download --recipe {params.recipe:q} --out {params.out:q} > {log:q} 2>&1"
+        "python -m pipeline.download --recipe {params.recipe:q} --out {params.out:q} --log {log:q}"
 
 
 # The files of a pin file, one job each, so that some come while others are checked, and none comes twice.
@@ -36,7 +36,7 @@ rule fetch:
         out=lambda wildcards, output: output[0].removesuffix(f"/{wildcards.file}"),
         sha256=pinned_sha256,
     shell:
-        "python -m pipeline.download --pins {params.pins:q} --file {wildcards.file:q} --out {params.out:q} > {log:q} 2>&1"
+        "python -m pipeline.download --pins {params.pins:q} --file {wildcards.file:q} --out {params.out:q} --log {log:q}"
 
 
 # Checks them, and counts their documents.
