@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cuda_ops.errors import UserError
-from pipeline.data.documents import json_lines, text_of
+from pipeline.data.blocks import text_of
+from pipeline.data.documents import json_lines
 from pipeline.data.tokenizers import Tokenizer
 
 Row = dict[str, Any]

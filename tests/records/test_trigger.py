@@ -274,7 +274,9 @@ def test_a_new_optional_key_moves_nothing(copy: Path, fables: Recipe) -> None:
         moved(
             fables,
             path,
-            lambda text: text.replace("    steps: Positive\n", "    steps: Positive\n    note: str | None = None\n"),
+            lambda text: text.replace(
+                "    steps: int = Field(", "    note: str | None = None\n    steps: int = Field("
+            ),
         )
         == set()
     )
