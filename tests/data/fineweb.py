@@ -18,9 +18,32 @@ import pyarrow.parquet as parquet
 from pipeline import pin
 from tests.conftest import ROOT
 
-SYLLABLES = "ka lo mi ren tas ver un ing tion qu th str ö é ß 日本 данные 🙂 don't 12 3.5 \t -- <|endoftext|>".split(
-    " "
-)
+SYLLABLES = [
+    "ka",
+    "lo",
+    "mi",
+    "ren",
+    "tas",
+    "ver",
+    "un",
+    "ing",
+    "tion",
+    "qu",
+    "th",
+    "str",
+    "ö",
+    "é",
+    "ß",
+    "日本",
+    "данные",
+    "🙂",
+    "don't",
+    "12",
+    "3.5",
+    "\t",
+    "--",
+    "<|endoftext|>",
+]
 RECIPE = ROOT / "tests" / "recipes" / "tiny_shards.yaml"
 
 
