@@ -22,6 +22,7 @@ from typing import Any, get_args
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.recipe import Bits, Recipe, load_recipe
 from pipeline.recipe.artifacts import Score
+from pipeline.recipe.recipe import products_kind
 from pipeline.records.bare import bare, without_docstrings, written
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,14 +178,15 @@ def _kinds(annotation: Any) -> set[str]:
 def _all_kinds() -> dict[str, set[str]]:
     fields = Bits.model_fields
     data, score = _kinds(fields["data"].annotation), _kinds(Score)
-    return {"models": _kinds(fields["model"].annotation), "data": data, "scoring": score | data}
+    products = {products_kind(numerics) for numerics in get_args(fields["numerics"].annotation)}
+    return {"models": _kinds(fields["model"].annotation) | products, "data": data, "scoring": score | data}
 
 
 def _own_kinds(recipe: Recipe) -> dict[str, set[str]]:
     """By room, the recipe's kinds: the modules named by another kind are another recipe's."""
     data = recipe.bits.data.kind
     return {
-        "models": {recipe.bits.model.kind},
+        "models": {recipe.bits.model.kind, products_kind(recipe.bits.numerics)},
         "data": {data},
         "scoring": {data, *(score.kind for score in recipe.artifacts.scores)},
     }
