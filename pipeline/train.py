@@ -121,7 +121,7 @@ def main() -> int:
     args = parser.parse_args()
     recipe, execution = load_recipe(args.recipe), Execution.from_flags(args)
     execution.check(recipe)
-    check_device(recipe.bits.model, execution.device)
+    check_device(recipe.bits, execution.device)
     launch(execution, "pipeline.train")
     ranks = Ranks(execution.device, execution.ranks, execution.nodes)
     code = guarded(args, recipe, execution, ranks)

@@ -35,7 +35,7 @@ NAMES_ITS_OWN = {"pipeline/base/checkpoint.py"}
 
 # Rule 6: files beside the ops that are no op, and ops that a GPU has not.
 NO_STEM = {"dispatch", "check", "library", "cuda", "__init__", "_registry"}
-CPU_ONLY: set[str] = set()
+CPU_ONLY = {"digits", "matmul_digits", "attention_digits", "attention_digits_backward"}
 LAYERS = (
     "cuda_ops/cpu/{}.cpp",
     "cuda_ops/kernels/{}.cu",

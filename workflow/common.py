@@ -347,7 +347,7 @@ def check_execution(workflow: Any, runs: Runs) -> None:
             flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
             Execution.from_flags(parser.parse_args(flags)).check(run.recipe)
             for rule in ("evaluate", "sample"):
-                check_device(run.recipe.bits.model, given_value(rules[rule].resources["device"]))
+                check_device(run.recipe.bits, given_value(rules[rule].resources["device"]))
     except UserError as error:
         raise WorkflowError(f"{error} (--set-resources, or the profile)") from None
     except SystemExit:

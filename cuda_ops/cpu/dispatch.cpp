@@ -4,9 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dot.h"
 #include "threads.h"
 
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
 #define KERNEL(name, arguments) void name arguments;
+#define CPU_KERNEL KERNEL
 #if defined(__x86_64__)
 namespace samebits::v3 {
 #include "../kernels.inc"
@@ -67,11 +73,32 @@ const Choice& choice() {
   return chosen;
 }
 
+// The dot product instruction of the chosen level: AVX-512 VNNI with v4, AVX-VNNI with v3, Armv8.2's sdot.
+bool find_dot_product() {
+  const char* wanted = getenv("SAMEBITS_DOT");
+  if (wanted && !strcmp(wanted, "plain")) return false;
+#if defined(__x86_64__)
+  if (!strcmp(choice().name, "v4")) return __builtin_cpu_supports("avx512vnni");
+  unsigned a = 7, b = 0, c = 1, d = 0;
+  if (strcmp(choice().name, "v3")) return false;
+  __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+  return a >> 4 & 1;
+#elif defined(__aarch64__)
+  return getauxval(AT_HWCAP) >> 20 & 1;
+#else
+  return false;
+#endif
+}
+
 int threads = 0;
 
 }  // namespace
 
 const Kernels* kernels() { return choice().table; }
+bool has_dot_product() {
+  static const bool found = find_dot_product();
+  return found;
+}
 const char* isa() { return choice().name; }
 void set_threads(int count) { threads = count; }
 int thread_count() { return threads > 0 ? threads : omp_get_max_threads(); }

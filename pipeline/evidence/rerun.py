@@ -45,7 +45,7 @@ class Rerun:
 
         if not 1 <= step <= recipe.bits.steps:
             raise UserError(f"--step {step}: expected 1 to {recipe.bits.steps}")
-        check_device(recipe.bits.model, device)
+        check_device(recipe.bits, device)
         execution = Execution(micro_batch=micro_batch, device=device, graph=False)  # an observer sees each call
         self.trainer: Trainer = Trainer(recipe, execution, Ranks(device), tokens)
         self.known = known or {}

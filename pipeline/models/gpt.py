@@ -65,8 +65,11 @@ class Gpt(Layers):
     def __init__(
         self, config: recipe.Gpt, micro_batch: int, *, lane_samples: int = 0, recompute: bool = False,
         training: bool = True, decode_batch: int = 0, flat_multiple: int = 1, memory: Memory | None = None,
+        numerics: str = "fp32",
     ) -> None:  # fmt: skip
-        super().__init__(self.table(config), flat_multiple, memory)
+        table = self.table(config)
+        matrices = [name for name, parameter in table.items() if parameter.decay and name != "wpe.weight"]
+        super().__init__(table, flat_multiple, memory, numerics, matrices, training)
         self.config = config
         self.micro_batch = micro_batch
         self.recompute = recompute
@@ -243,10 +246,10 @@ class Gpt(Layers):
         if position is None:
             h = self.config.heads
             row_max, row_sum = (s.view(-1)[: b * h * t].view(b, h, t) for s in (a.row_max, a.row_sum))
-            ops.attention_forward(attended, row_max, row_sum, qkv, h)
+            self.products.attention(attended, row_max, row_sum, qkv, h)
         else:
             keys, values = self._keys[i][:b], self._values[i][:b]
-            ops.attention_cached(attended, keys, values, qkv, self.config.heads, position)
+            self.products.attention_cached(attended, keys, values, qkv, self.config.heads, position)
         self._see(prefix + "attn", attended)
         self._linear(branch, attended, prefix + "attn.proj")
         self._see(prefix + "attn.proj", branch)
@@ -271,7 +274,8 @@ class Gpt(Layers):
         c = self.config.channels
         streams = [s.view(-1)[: b * t * c].view(b, t, c) for s in self._streams]
         x = streams[0]
-        ops.embedding_forward(x, tokens, self.weights["wte.weight"], self.weights["wpe.weight"], position or 0)
+        wte, wpe = self._weights["wte.weight"], self._weights["wpe.weight"]
+        ops.embedding_forward(x, tokens, wte, wpe, position or 0)
         self._see("embedding", x)
         for i in range(self.config.layers):
             out = streams[(i + 1) % len(streams)]
@@ -288,8 +292,8 @@ class Gpt(Layers):
         hidden = self._forward(tokens).view(-1, self.config.channels)
         losses = self._losses.view(-1)[: hidden.shape[0]]
         flat_targets = targets.reshape(-1)
-        for first, last, logits in self._pieces(hidden.shape[0]):
-            ops.matmul(logits, hidden[first:last], self.weights["wte.weight"])
+        for first, last, logits in self._pieces(*tokens.shape):
+            self.products.linear(logits, hidden[first:last], "wte.weight")
             ops.cross_entropy_forward(losses[first:last], logits, flat_targets[first:last], self.config.vocab_size)
         return losses.view(tokens.shape)
 
@@ -297,16 +301,14 @@ class Gpt(Layers):
         """Logits [n, Vp] of tokens [b, t], counted row by row, piece by piece, and the number of the first of each; a
         buffer that the next piece overwrites."""
         hidden = self._forward(tokens).view(-1, self.config.channels)
-        for first, last, logits in self._pieces(hidden.shape[0]):
-            ops.matmul(logits, hidden[first:last], self.weights["wte.weight"])
+        for first, last, logits in self._pieces(*tokens.shape):
+            self.products.linear(logits, hidden[first:last], "wte.weight")
             yield first, logits
 
-    def _pieces(self, rows: int) -> list[tuple[int, int, Tensor]]:
+    def _pieces(self, sequences: int, tokens: int) -> list[tuple[int, int, Tensor]]:
         """(first, last, logits buffer) of consecutive pieces of the tokens."""
-        size = self._logits.shape[0]
-        return [
-            (first, min(first + size, rows), self._logits[: min(size, rows - first)]) for first in range(0, rows, size)
-        ]
+        pieces = self.products.pieces(sequences, tokens, self._logits.shape[0])
+        return [(first, last, self._logits[: last - first]) for first, last in pieces]
 
     # ------------------------------------------------------------------ backward
 
@@ -327,12 +329,12 @@ class Gpt(Layers):
         b, t = tokens.shape
         c = self.config.channels
         hidden = self._forward(tokens)
-        w, g = self.weights, self.flat.views(grads)
+        g = self.flat.views(grads)
         losses, flat_targets = self._losses.view(-1)[: b * t], targets.reshape(-1)
         dhidden = self._branch[:b]
         flat_hidden, flat_dhidden = hidden.view(-1, c), dhidden.view(-1, c)
-        for first, last, logits in self._pieces(b * t):
-            ops.matmul(logits, flat_hidden[first:last], w["wte.weight"])
+        for first, last, logits in self._pieces(b, t):
+            self.products.linear(logits, flat_hidden[first:last], "wte.weight")
             self._see("logits", logits)
             ops.cross_entropy_fused(
                 losses[first:last], logits, flat_targets[first:last], loss_scale, self.config.vocab_size
@@ -340,8 +342,8 @@ class Gpt(Layers):
             self._see("losses", losses[first:last])
             self._see("d.logits", logits)
             # The one with few and long chains first.
-            self.beside.run(partial(ops.matmul, flat_dhidden[first:last], logits, w["wte.weight"], layout="nn"))
-            ops.matmul(g["wte.weight"], logits, flat_hidden[first:last], layout="tn", accumulate=True)
+            self.beside.run(partial(self.products.linear_input, flat_dhidden[first:last], logits, "wte.weight"))
+            self.products.linear_weight(g["wte.weight"], logits, flat_hidden[first:last], t)
             self.beside.join()
         self._see("d.ln_f", dhidden)
         dstream = self._dstream[:b]
@@ -385,7 +387,8 @@ class Gpt(Layers):
         self._linear_backward(dbranch, g, prefix + "attn.proj", dstream, attended)
         self._see("d." + prefix + "attn", dbranch)
         self.beside.join()  # dqkv is where the gradient of fc was
-        ops.attention_backward(dqkv, dbranch, attended, a.qkv[:b], a.row_max[:b], a.row_sum[:b], self.config.heads)
+        kept = attended, a.qkv[:b], a.row_max[:b], a.row_sum[:b]
+        self.products.attention_backward(dqkv, dbranch, *kept, self.config.heads)
         self._see("d." + prefix + "attn.qkv", dqkv)
         self.beside.run(partial(self._layernorm, normalised, a.ln_1_mean[:b], a.ln_1_rstd[:b], x, prefix + "ln_1"))
         self._linear_backward(dbranch, g, prefix + "attn.qkv", dqkv, normalised)
@@ -412,5 +415,5 @@ class Gpt(Layers):
         hidden = self._forward(tokens, position)
         logits = self._logits.view(-1)[: tokens.shape[0] * self.config.padded_vocab_size]
         logits = logits.view(tokens.shape[0], -1)
-        ops.matmul(logits, hidden[:, -1].contiguous(), self.weights["wte.weight"])
+        self.products.linear(logits, hidden[:, -1].contiguous(), "wte.weight")
         return logits

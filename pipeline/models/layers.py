@@ -6,7 +6,9 @@ nowhere. Each gradient of a parameter is one chain over the samples of a lane, c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +19,83 @@ from pipeline.machine.graphs import Branch
 from pipeline.machine.memory import Memory
 from pipeline.models.flat import Flat, Parameter
 from pipeline.models.model import Observer
+from pipeline.recipe.recipe import products_kind
 
 Grads = Mapping[str, Tensor]  # views of a flat buffer
 
 
-class Layers:
-    """The weights of a table; `x`'s weight and bias are named x.weight and x.bias."""
+class Products(Protocol):
+    """What a tier of `bits.numerics` computes: fp32.py, digits.py. Matrices are [N, K] and named by their weight."""
 
-    def __init__(self, table: Mapping[str, Parameter], flat_multiple: int, memory: Memory | None) -> None:
+    def __init__(self, numerics: str, weights: Mapping[str, Tensor], memory: Memory, training: bool) -> None:
+        """weights: the matrices that inputs are multiplied by."""
+
+    def changed(self) -> None:
+        """The weights may have been written: nothing made of them may be used any more."""
+
+    def linear(self, out: Tensor, inp: Tensor, weight: str, bias: Tensor | None = None) -> None:
+        """out [..., N] = inp [..., K] W^T (+ bias)."""
+
+    def linear_input(self, dinp: Tensor, dout: Tensor, weight: str) -> None:
+        """dinp [R, K] = dout [R, N] W."""
+
+    def linear_weight(self, dweight: Tensor, dout: Tensor, inp: Tensor, tokens: int) -> None:
+        """dweight [N, K] continues with dout^T inp: rows of whole sequences of `tokens`, or a piece of one."""
+
+    def pieces(self, sequences: int, tokens: int, rows: int) -> list[tuple[int, int]]:
+        """First and last of consecutive pieces of sequences x tokens rows, of at most `rows`, for linear_weight."""
+
+    def attention(self, out: Tensor, row_max: Tensor, row_sum: Tensor, qkv: Tensor, heads: int) -> None:
+        """As ops.attention_forward."""
+
+    def attention_cached(
+        self, out: Tensor, keys: Tensor, values: Tensor, qkv: Tensor, heads: int, position: int
+    ) -> None:
+        """As ops.attention_cached."""
+
+    def attention_backward(
+        self, dqkv: Tensor, dout: Tensor, out: Tensor, qkv: Tensor, row_max: Tensor, row_sum: Tensor, heads: int
+    ) -> None:
+        """As ops.attention_backward."""
+
+
+def products_of(numerics: str) -> type[Products]:
+    """The class of a tier."""
+    kind = products_kind(numerics)
+    found: type[Products] = getattr(import_module(f"pipeline.models.{kind}"), kind.capitalize())
+    return found
+
+
+class Layers:
+    """The weights of a table; `x`'s weight and bias are named x.weight and x.bias.
+
+    matrices: the parameters that `products` multiplies by. Whoever asks for weights or parameters may write them.
+    """
+
+    def __init__(
+        self, table: Mapping[str, Parameter], flat_multiple: int, memory: Memory | None, numerics: str,
+        matrices: Iterable[str], training: bool,
+    ) -> None:  # fmt: skip
         self.memory = memory or Memory()
         self.flat = Flat(table, flat_multiple)
-        self.parameters = self.new_flat()
-        self.weights = self.flat.views(self.parameters)
+        self._parameters = self.new_flat()
+        self._weights = self.flat.views(self._parameters)
+        multiplied = {name: self._weights[name] for name in matrices}
+        self.products = products_of(numerics)(numerics, multiplied, self.memory, training)
         self.observe: Observer | None = None
         self.beside = Branch(self.memory.device)
+
+    @property
+    def parameters(self) -> Tensor:
+        """[flat.size]; to be asked for again whenever it is written."""
+        self.products.changed()
+        return self._parameters
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Views of parameters; to be asked for again whenever one is written."""
+        self.products.changed()
+        return self._weights
 
     def new_flat(self) -> Tensor:
         """A zeroed flat buffer in the layout of the parameters: for gradients."""
@@ -42,7 +107,7 @@ class Layers:
 
     def _linear(self, out: Tensor, inp: Tensor, name: str) -> None:
         """out [..., N] = inp [..., K] W^T + bias, W [N, K]."""
-        ops.matmul(out, inp, self.weights[name + ".weight"], self.weights[name + ".bias"])
+        self.products.linear(out, inp, name + ".weight", self._weights[name + ".bias"])
 
     def _linear_backward(self, dinp: Tensor | None, grads: Grads, name: str, dout: Tensor, inp: Tensor) -> None:
         """Gradients of _linear; dout [B, T, N]. bias and W are continued, dinp is written, which may be inp's buffer.
@@ -53,18 +118,18 @@ class Layers:
         rows_out, rows_inp = dout.view(-1, dout.shape[-1]), inp.view(-1, inp.shape[-1])
 
         def continue_parameters() -> None:
-            ops.matmul(grads[name + ".weight"], rows_out, rows_inp, layout="tn", accumulate=True)
+            self.products.linear_weight(grads[name + ".weight"], rows_out, rows_inp, dout.shape[1])
             ops.bias_backward(grads[name + ".bias"], dout)
 
         self.beside.run(continue_parameters)
         if dinp is None or dinp.data_ptr() == inp.data_ptr():
             self.beside.join()
         if dinp is not None:
-            ops.matmul(dinp.view(-1, dinp.shape[-1]), rows_out, self.weights[name + ".weight"], layout="nn")
+            self.products.linear_input(dinp.view(-1, dinp.shape[-1]), rows_out, name + ".weight")
 
     def _layernorm(self, out: Tensor, mean: Tensor, rstd: Tensor, inp: Tensor, name: str) -> None:
         """out = LayerNorm of inp [..., C]; mean and rstd, one per row, are for the backward pass."""
-        ops.layernorm_forward(out, mean, rstd, inp, self.weights[name + ".weight"], self.weights[name + ".bias"])
+        ops.layernorm_forward(out, mean, rstd, inp, self._weights[name + ".weight"], self._weights[name + ".bias"])
 
     def _layernorm_backward(
         self, dinp: Tensor, grads: Grads, name: str, dout: Tensor, dresidual: Tensor | None, inp: Tensor, mean: Tensor,
@@ -73,7 +138,7 @@ class Layers:
         """dinp [B, T, C] = (dresidual or 0) + gradient of inp; weight and bias are continued. dinp may be dout or
         dresidual."""
         ops.layernorm_backward(
-            dinp, grads[name + ".weight"], grads[name + ".bias"], dout, dresidual, inp, self.weights[name + ".weight"],
+            dinp, grads[name + ".weight"], grads[name + ".bias"], dout, dresidual, inp, self._weights[name + ".weight"],
             mean, rstd,
         )  # fmt: skip
 

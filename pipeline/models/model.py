@@ -15,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cuda_ops.errors import UserError
 from pipeline.machine.devices import names
 from pipeline.machine.memory import Memory
 from pipeline.models.flat import Flat, Parameter, Shape
 from pipeline.recipe.models import Model as Config
+from pipeline.recipe.recipe import Bits, products_kind
 from pipeline.recipe.training import Init
 
 Arrays = Mapping[str, NDArray[Any]]  # samples as data/ gives them, the first dimension counts samples
@@ -43,20 +45,26 @@ class Model(Protocol):
     config: Any
     memory: Memory
     flat: Flat
-    parameters: Tensor  # [flat.size]
-    weights: dict[str, Tensor]  # views of parameters
     observe: Observer | None
 
     def __init__(
         self, config: Any, micro_batch: int, *, lane_samples: int = 0, recompute: bool = False, training: bool = True,
-        decode_batch: int = 0, flat_multiple: int = 1, memory: Memory | None = None,
+        decode_batch: int = 0, flat_multiple: int = 1, memory: Memory | None = None, numerics: str = "fp32",
     ) -> None:  # fmt: skip
         """micro_batch: the most samples of one call. lane_samples: the most of one lane (default: micro_batch).
 
         recompute: less memory, more time. training=False: no buffers for gradients. decode_batch > 0: generate that
         many sequences, where the model can. flat_multiple: of the flat space, see Flat. memory: where buffers come
-        from.
+        from. numerics: of products and attention, as in the recipe.
         """
+
+    @property
+    def parameters(self) -> Tensor:
+        """[flat.size]; to be asked for again whenever it is written, since what is made of weights may be kept."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Views of parameters; to be asked for again whenever one is written."""
 
     @staticmethod
     def table(config: Any) -> dict[str, Parameter]:
@@ -128,10 +136,16 @@ def model_of(config: Config) -> type[Model]:
     return found
 
 
-def check_device(config: Config, devices: str) -> None:
-    """Refuse, before anything runs, a device that the model is not written for. devices: one name, or one per rank:
-    cuda,cpu."""
-    model_of(config).refuse(config, names(devices))
+def check_device(bits: Bits, devices: str) -> None:
+    """Refuse, before anything runs, a device that model or numerics are not written for. devices: one name, or one per
+    rank: cuda,cpu."""
+    found = names(devices)
+    if products_kind(bits.numerics) == "digits" and "cuda" in found:
+        raise UserError(
+            f"--device {devices}: bits.numerics {bits.numerics} runs on the CPU only, so far; run with --device cpu "
+            "(the bits are the same), or a recipe with bits.numerics fp32"
+        )
+    model_of(bits.model).refuse(bits.model, found)
 
 
 def int32(array: NDArray[Any]) -> Tensor:

@@ -32,10 +32,12 @@ class TwoLayer(Layers):
     def __init__(
         self, config: recipe.TwoLayer, micro_batch: int, *, lane_samples: int = 0, recompute: bool = False,
         training: bool = True, decode_batch: int = 0, flat_multiple: int = 1, memory: Memory | None = None,
+        numerics: str = "fp32",
     ) -> None:  # fmt: skip
         if decode_batch:
             raise ValueError("a two-layer net generates nothing: decode_batch must be 0")
-        super().__init__(self.table(config), flat_multiple, memory)
+        matrices = ("fc.weight", "head.weight")
+        super().__init__(self.table(config), flat_multiple, memory, numerics, matrices, training)
         self.config, self.micro_batch = config, micro_batch
         buffer = self.memory.zeros
         self._hidden, self._active = buffer(micro_batch, 1, config.hidden), buffer(micro_batch, 1, config.hidden)

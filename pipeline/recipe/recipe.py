@@ -21,7 +21,9 @@ class Bits(Strict):
     """What may change a bit of the result; the keys marked NotBits are the exceptions."""
 
     seed: Seed
-    numerics: Literal["fp32"] = "fp32"
+    numerics: Literal["fp32", "int8x3", "int8x1"] = Field(
+        default="fp32", description="of products and attention: chains in fp32, or exact sums of two digits, or of one"
+    )
     data: Data
     model: Model
     init: Init = Gpt2Init()
@@ -38,12 +40,19 @@ class Bits(Strict):
             self.schedule.check(self.steps)
         if self.init.kind == "gpt2" and self.model.kind != "gpt":
             raise ValueError(f"init.kind gpt2 is for model.kind gpt, given {self.model.kind}; use init.kind normal")
+        if self.numerics != "fp32" and self.model.kind != "gpt":
+            raise ValueError(f"numerics {self.numerics} is for model.kind gpt, given {self.model.kind}; use fp32")
         return self
 
     @property
     def units(self) -> int:
         """What the loss of a step is divided by: tokens, or images."""
         return self.batch.sequences * self.model.units
+
+
+def products_kind(numerics: str) -> str:
+    """The module of pipeline/models that computes the products of a tier."""
+    return "fp32" if numerics == "fp32" else "digits"
 
 
 class Recipe(Strict):

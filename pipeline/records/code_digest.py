@@ -17,6 +17,7 @@ from typing import Any, get_args
 from cuda_ops.errors import UserError
 from pipeline.recipe import Bits, Recipe
 from pipeline.recipe.artifacts import Score
+from pipeline.recipe.recipe import products_kind
 from pipeline.records.bare import bare, without_docstrings, written
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,6 +178,7 @@ def _all_kinds() -> dict[str, set[str]]:
     fields = Bits.model_fields
     data, score = _kinds(fields["data"].annotation), _kinds(Score)
     models = _kinds(fields["model"].annotation) | _kinds(fields["init"].annotation)
+    models |= {products_kind(numerics) for numerics in get_args(fields["numerics"].annotation)}
     return {"models": models, "data": data, "scoring": score | data}
 
 
@@ -184,7 +186,7 @@ def _own_kinds(recipe: Recipe) -> dict[str, set[str]]:
     """By room, the recipe's kinds: the modules named by another kind are another recipe's."""
     data = recipe.bits.data.kind
     return {
-        "models": {recipe.bits.model.kind, recipe.bits.init.kind},
+        "models": {recipe.bits.model.kind, recipe.bits.init.kind, products_kind(recipe.bits.numerics)},
         "data": {data},
         "scoring": {data, *(score.kind for score in recipe.artifacts.scores)},
     }

@@ -19,11 +19,14 @@ def load_model(
 ) -> Model:
     """The recipe's model with the weights of a checkpoint, which is checked whole; batch samples at a time."""
     checked(checkpoint, recipe, path)
-    check_device(recipe.bits.model, device)
+    check_device(recipe.bits, device)
 
     def model_in(memory: Memory, batch: int, decode_batch: int) -> Model:
         kind = model_of(recipe.bits.model)
-        return kind(recipe.bits.model, batch, training=False, decode_batch=decode_batch, memory=memory)
+        numerics = recipe.bits.numerics
+        return kind(
+            recipe.bits.model, batch, training=False, decode_batch=decode_batch, memory=memory, numerics=numerics
+        )
 
     try:
         model = model_in(Memory(device_of(device)), batch, decode_batch)

@@ -74,6 +74,7 @@ class Trainer:
             recompute=execution.recompute,
             flat_multiple=ops.NORM_CHUNK * bits.batch.lanes,
             memory=memory,
+            numerics=bits.numerics,
         )
         flat = self.model.flat
         self.first, self.last = flat.shard(ranks.rank, ranks.size)  # this rank's shard of the flat space

@@ -73,12 +73,17 @@ class Gpt:
 
     def add_linear(self, g: Tensors, name: str, dout: Array, x: Array) -> Array:
         """Gradients of a linear layer; returns that of its input: a chain over the outputs."""
-        g[name + ".weight"] = chain(g[name + ".weight"], ((dout[t, :, None], x[t][None]) for t in range(len(x))))
+        g[name + ".weight"] = self.weight_gradient(g[name + ".weight"], dout, x)
         g[name + ".bias"] = columns(len(x) // self.T, lambda p, t: p + dout[t], self.T, g[name + ".bias"])
         return self.transposed(dout, self.w[name + ".weight"])
 
-    @staticmethod
-    def transposed(dout: Array, w: Array) -> Array:
+    def linear(self, x: Array, w: Array, bias: Array | None = None) -> Array:
+        return linear(x, w, bias)
+
+    def weight_gradient(self, start: Array, dout: Array, x: Array) -> Array:
+        return chain(start, ((dout[t, :, None], x[t][None]) for t in range(len(x))))
+
+    def transposed(self, dout: Array, w: Array) -> Array:
         return chain(np.zeros((len(dout), w.shape[1]), F), ((dout[:, o, None], w[o][None]) for o in range(len(w))))
 
     def add_layernorm(self, g: Tensors, name: str, dout: Array, dresidual: Array, saved: tuple[Array, ...]) -> Array:
@@ -142,21 +147,21 @@ class Gpt:
         for i in range(self.m["layers"]):
             b = f"h.{i}."
             n1, *s1 = layernorm(x, w[b + "ln_1.weight"], w[b + "ln_1.bias"])
-            qkv = linear(n1, w[b + "attn.qkv.weight"], w[b + "attn.qkv.bias"])
+            qkv = self.linear(n1, w[b + "attn.qkv.weight"], w[b + "attn.qkv.bias"])
             a, p = self.attention(qkv)
-            middle = x + linear(a, w[b + "attn.proj.weight"], w[b + "attn.proj.bias"])
+            middle = x + self.linear(a, w[b + "attn.proj.weight"], w[b + "attn.proj.bias"])
             n2, *s2 = layernorm(middle, w[b + "ln_2.weight"], w[b + "ln_2.bias"])
-            fc = linear(n2, w[b + "mlp.fc.weight"], w[b + "mlp.fc.bias"])
+            fc = self.linear(n2, w[b + "mlp.fc.weight"], w[b + "mlp.fc.bias"])
             after = gelu(fc)
             saved.append(((x, *s1), n1, qkv, a, p, (middle, *s2), n2, fc, after))
-            x = middle + linear(after, w[b + "mlp.proj.weight"], w[b + "mlp.proj.bias"])
+            x = middle + self.linear(after, w[b + "mlp.proj.weight"], w[b + "mlp.proj.bias"])
         n, *s = layernorm(x, w["ln_f.weight"], w["ln_f.bias"])
-        losses, dlogits = self.cross_entropy(linear(n, w["wte.weight"]), wanted, dloss)
+        losses, dlogits = self.cross_entropy(self.linear(n, w["wte.weight"]), wanted, dloss)
         loss = F(0)
         for value in losses:
             loss = loss + value
 
-        g["wte.weight"] = chain(g["wte.weight"], ((dlogits[r, :, None], n[r][None]) for r in range(len(n))))
+        g["wte.weight"] = self.weight_gradient(g["wte.weight"], dlogits, n)
         dn = self.transposed(dlogits, w["wte.weight"])
         dx = self.add_layernorm(g, "ln_f", dn, np.zeros_like(x), (x, *s))
         for i in reversed(range(self.m["layers"])):
@@ -296,6 +301,15 @@ class Training:
         self.m = {name: np.zeros_like(a) for name, a in self.weights.items()}
         self.v = {name: np.zeros_like(a) for name, a in self.weights.items()}
 
+    def gpt(self) -> Gpt:
+        """The model with the weights as they are; another tier's has its own products."""
+        tier = self.bits.get("numerics", "fp32")
+        if tier == "fp32":
+            return Gpt(self.bits["model"], self.weights)
+        from tests.evidence.independent_digits import DigitsGpt
+
+        return DigitsGpt(self.bits["model"], self.weights, tier)
+
     def advance(self) -> tuple[F, F, F, int]:
         """One step: loss, learning rate, gradient norm, fingerprint of the weights after it."""
         self.step += 1
@@ -303,7 +317,7 @@ class Training:
         batch = windows(bits, self.tokens_dir, self.step)
         count = batch.shape[0] * bits["model"]["context"]
         dloss = F(1.0 / count)
-        gpt = Gpt(bits["model"], self.weights)
+        gpt = self.gpt()
         results = [gpt.lane(rows[:, :-1], rows[:, 1:], dloss) for rows in np.split(batch, lanes)]
         loss = pairwise([np.asarray(r[0]) for r in results]) * dloss
         grads = {name: pairwise([r[1][name] for r in results]) for name in self.weights}

@@ -27,6 +27,7 @@ using Buffer = std::vector<float>;
 static int threads = 1;
 namespace samebits {
 int thread_count() { return threads; }
+bool has_dot_product() { return false; }
 }  // namespace samebits
 
 enum Layout { kNT, kNN, kTN };

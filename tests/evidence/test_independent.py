@@ -26,6 +26,10 @@ from tests.evidence.independent_arithmetic import Array
 ODD = ROOT / "tests" / "recipes" / "odd.yaml"
 CHANGES = {
     "documents, cosine": {},
+    "int8x3": {"numerics: fp32": "numerics: int8x3"},
+    "int8x1, sequences of a block and a bit": {
+        "numerics: fp32": "numerics: int8x1", "context: 40": "context: 133", "sequences: 8": "sequences: 4",
+    },
     "random, wsd": {"order: documents": "order: random", "kind: cosine": "kind: wsd", "lanes: 4": "lanes: 1"},
     "permutation, linear, clipping off": {
         "order: documents": "order: permutation",
@@ -34,7 +38,7 @@ CHANGES = {
         "context: 40": "context: 7",
         "heads: 2": "heads: 3",
     },
-}
+}  # fmt: skip
 
 
 def both(recipe: Path, tokens: Path) -> tuple[Trainer, independent.Training]:

@@ -21,6 +21,7 @@ using namespace samebits::SAMEBITS_ISA;
 
 namespace samebits {
 int thread_count() { return 1; }
+bool has_dot_product() { return false; }
 }  // namespace samebits
 
 // GELU in its tanh form is x s with s = 1 / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3).

@@ -288,14 +288,14 @@ def test_heads_that_a_gpu_cannot_hold_are_refused(tiny: dict[str, Path], tmp_pat
     assert int(limit) == CUDA_HEAD_SIZE
     wide = tmp_path / "wide.yaml"
     wide.write_text(tiny["recipe"].read_text().replace("channels: 32", "channels: 514"))  # of 2 heads
-    model = load_recipe(wide).bits.model
-    check_device(model, "cpu")
+    bits = load_recipe(wide).bits
+    check_device(bits, "cpu")
     with pytest.raises(UserError, match=r"--device cuda: heads of 257 \(514 channels / 2 heads\).*up to 256"):
-        check_device(model, "cuda")
+        check_device(bits, "cuda")
     flags = command(tiny | {"recipe": wide}, tmp_path, "--device", "cuda")
     assert "heads of 257" in run(*flags, code=2), "the command refuses before anything runs"
     wide.write_text(wide.read_text().replace("channels: 514", "channels: 512"))
-    check_device(load_recipe(wide).bits.model, "cuda")
+    check_device(load_recipe(wide).bits, "cuda")
 
 
 # ---------------------------------------------------------------- launcher

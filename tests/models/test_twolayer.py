@@ -142,7 +142,7 @@ def test_what_it_refuses() -> None:
         model.initialise(1, Gpt2Init())
     with pytest.raises(ValueError, match="generates nothing"):
         TwoLayer(r.bits.model, 1, decode_batch=1)  # type: ignore[arg-type]
-    check_device(r.bits.model, "cuda")
+    check_device(r.bits, "cuda")
 
 
 def test_a_model_is_known_to_models_recipe_and_data_alone() -> None:

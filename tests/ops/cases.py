@@ -17,6 +17,14 @@ from safetensors.torch import save_file
 from cuda_ops import ops, runtime
 from tests.bits import hostile
 
+CPU_ONLY = {
+    "digits",
+    "matmul_digits",
+    "matmul_kept_digits",
+    "attention_digits_forward",
+    "attention_digits_cached",
+    "attention_digits_backward",
+}
 Case = tuple[str, str, tuple[Any, ...]]
 i32, i64 = torch.int32, torch.int64
 
@@ -174,13 +182,32 @@ def product_cases() -> Iterator[Case]:
         yield "attention_cached", name, (empty(b, t, c), keys, values, qkv, h, 4)
 
 
-def cases(large: bool) -> Iterator[Case]:
+def digit_cases() -> Iterator[Case]:
+    for tier in ("int8x3", "int8x1"):
+        a, b = hostile(33, 150, seed=26), hostile(20, 150, seed=27)
+        kept = torch.zeros(ops.digits_bytes(20, 150, tier), dtype=torch.uint8)
+        yield "digits", tier, (kept.clone(), b, False, tier)
+        ops.digits(kept, b, False, tier)
+        yield "matmul_kept_digits", tier, (empty(33, 20), a, kept, None, tier)
+        left, right = a.t().contiguous(), b.t().contiguous()
+        yield "matmul_digits", tier, (hostile(33, 20, seed=28), left, right, None, "tn", True, tier, 70)
+        qkv, dout = hostile(1, 40, 36, seed=29).clamp(-4, 4), hostile(1, 40, 12, seed=30).clamp(-9, 9)
+        out, row_max, row_sum = torch.empty(1, 40, 12), torch.empty(1, 2, 40), torch.empty(1, 2, 40)
+        ops.attention_digits_forward(out, row_max, row_sum, qkv, 2, tier)
+        yield "attention_digits_forward", tier, (empty(1, 40, 12), empty(1, 2, 40), empty(1, 2, 40), qkv, 2, tier)
+        yield "attention_digits_backward", tier, (empty(1, 40, 36), dout, out, qkv, row_max, row_sum, 2, tier)
+        keys, values = (hostile(1, 2, 45, 6, seed=s).clamp(-4, 4) for s in (31, 32))
+        yield "attention_digits_cached", tier, (empty(1, 40, 12), keys, values, qkv, 2, 4, tier)
+
+
+def cases(large: bool, on_a_cpu: bool) -> Iterator[Case]:
     yield from element_cases()
     yield from row_cases()
     yield from embedding_cases()
     yield from loss_cases()
     yield from sum_cases(large)
     yield from product_cases()
+    yield from digit_cases() if on_a_cpu else ()
 
 
 def on(device: str, arguments: tuple[Any, ...]) -> list[Any]:
@@ -202,7 +229,7 @@ def main() -> None:
     args = parser.parse_args()
     results = {}
     runtime.set_threads(2)
-    for op, name, arguments in cases(args.large):
+    for op, name, arguments in cases(args.large, args.device == "cpu" and runtime.isa() != "cuda_on_cpu"):
         own = on(args.device, arguments)
         getattr(ops, op)(*own)
         for i, x in enumerate(own):

@@ -11,6 +11,7 @@ using namespace samebits::baseline;
 
 namespace samebits {
 int thread_count() { return 2; }
+bool has_dot_product() { return false; }
 }  // namespace samebits
 
 static float* normals(int64_t n, uint32_t stream) {

@@ -19,6 +19,7 @@ from cuda_ops import build
 from tests.conftest import ROOT, compile_ops
 
 ALL = set(build.stems())
+ATTENTION_IN_DIGITS = {"attention_digits", "attention_digits_backward"}
 # file, text, other text, stems that move. The first occurrence is edited.
 EDITS = {
     "a kernel on a CPU": ("cpu/sample.cpp", "running > threshold", "running >= threshold", {"sample"}),
@@ -29,12 +30,13 @@ EDITS = {
     ),
     "an order on a CPU": ("cpu/row_sums.h", "= 0.0f", "= -0.0f", {"cross_entropy", "layernorm", "norm"}),
     "an order on a GPU": ("kernels/columns.h", "kTile = 32", "kTile = 64", {"bias", "layernorm"}),
-    "chains": ("cpu/chains.h", "kTileRows = 8", "kTileRows = 4", {"attention", "attention_backward", "matmul"}),
+    "chains": ("cpu/chains.h", "kTileRows = 8", "kTileRows = 4", {"attention", "attention_backward", "matmul", *ATTENTION_IN_DIGITS}),
     "the exponential": (
         "numerics/exp_log.h", "12582912.0f", "12582913.0f",
-        {"attention", "attention_backward", "cross_entropy", "fill", "gelu", "sample", "unary"},
+        {"attention", "attention_backward", "cross_entropy", "fill", "gelu", "sample", "unary", *ATTENTION_IN_DIGITS},
     ),
     "a function of one value": ("numerics/gelu.h", "-16.0f", "-15.0f", {"gelu", "unary"}),
+    "the cut": ("numerics/digits.h", "12582912.0f", "12582911.0f", {"digits", "matmul_digits", *ATTENTION_IN_DIGITS}),
     "a primitive": ("numerics/float.h", "return a + b;", "return b + a;", ALL),
     "the float environment": ("cpu/parallel.h", "FloatEnvironment environment;", "", ALL),
     "a comment": ("numerics/order.h", "// The order of", "// An order of", set()),

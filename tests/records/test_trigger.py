@@ -130,6 +130,20 @@ def test_a_tokenizer_moves_no_training(copy: Path, fables: Recipe) -> None:
         }  # fmt: skip
 
 
+def test_a_tier_is_triggered_by_its_own_products(copy: Path, fables: Recipe) -> None:
+    digits = load_recipe(ROOT / "config" / "recipes" / "fables_int8x3.yaml")
+    for path, recipe, other in (
+        (copy / "pipeline" / "models" / "digits.py", digits, fables),
+        (copy / "pipeline" / "models" / "fp32.py", fables, digits),
+    ):
+        assert moved(recipe, path, lambda text: text + "\nADDED = 1\n", ("train",)) == {"train"}
+        assert moved(other, path, lambda text: text + "\nADDED = 1\n", ("train",)) == set()
+    for stem, recipe, other in (("matmul_digits", digits, fables), ("matmul", fables, digits)):
+        source = copy / "cuda_ops" / "cpu" / f"{stem}.cpp"
+        assert moved(recipe, source, lambda text: text + "\nstatic int added;\n", ("train",)) == {"train"}
+        assert moved(other, source, lambda text: text + "\nstatic int added;\n", ("train",)) == set()
+
+
 class Reworded(ast.NodeTransformer):
     """Other words wherever a user reads them: docstrings, exceptions, print."""
 

@@ -1,0 +1,51 @@
+#include "attention.h"
+#include "digits.h"
+
+namespace samebits {
+namespace {
+
+using at::Tensor;
+
+void attention_digits_forward(const Tensor& out_, const Tensor& row_max, const Tensor& row_sum, const Tensor& qkv,
+                              int64_t heads, c10::string_view tier) {
+  const auto [B, T, C] = attention_sizes(qkv, out_, heads);
+  check_shape(row_max, "row_max", {B, heads, T});
+  check_shape(row_sum, "row_sum", {B, heads, T});
+  check_apart(out_, "out", qkv, "qkv");
+  const Call call(out_);
+  check_on_cpu(out_, call->attention_digits_forward);
+  call->attention_digits_forward(call.out(out_, "out"), call.out(row_max, "row_max"), call.out(row_sum, "row_sum"),
+                                 call.in(qkv, "qkv"), B, T, C, heads, digits_of(tier));
+}
+
+void attention_digits_cached(const Tensor& out_, const Tensor& key_cache, const Tensor& value_cache, const Tensor& qkv,
+                             int64_t heads, int64_t position, c10::string_view tier) {
+  const auto [B, T, C] = attention_sizes(qkv, out_, heads);
+  check_dims(key_cache, "key_cache", 4);
+  const int64_t capacity = key_cache.size(2);
+  check_shape(key_cache, "key_cache", {B, heads, capacity, C / heads});
+  check_shape(value_cache, "value_cache", key_cache.sizes());
+  TORCH_CHECK(position >= 0 && position + T <= capacity, "position: ", position, " + ", T,
+              " tokens exceed the cache's ", capacity);
+  const Call call(out_);
+  check_on_cpu(out_, call->attention_digits_cached);
+  call->attention_digits_cached(call.out(out_, "out"), call.out(key_cache, "key_cache"),
+                                call.out(value_cache, "value_cache"), call.in(qkv, "qkv"), B, T, C, heads, position,
+                                capacity, digits_of(tier));
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(samebits, m) {
+  define(m,
+         "attention_digits_forward(Tensor(a!) out, Tensor(b!) row_max, Tensor(c!) row_sum, Tensor qkv, int heads, str "
+         "tier) -> ()",
+         &attention_digits_forward);
+  define(m,
+         "attention_digits_cached(Tensor(a!) out, Tensor(b!) key_cache, Tensor(c!) value_cache, Tensor qkv, int heads, "
+         "int "
+         "position, str tier) -> ()",
+         &attention_digits_cached);
+}
+
+}  // namespace samebits

@@ -1,0 +1,34 @@
+#include "attention.h"
+#include "digits.h"
+
+namespace samebits {
+namespace {
+
+using at::Tensor;
+
+void attention_digits_backward(const Tensor& dqkv, const Tensor& dout, const Tensor& out_, const Tensor& qkv,
+                               const Tensor& row_max, const Tensor& row_sum, int64_t heads, c10::string_view tier) {
+  const auto [B, T, C] = attention_sizes(qkv, out_, heads);
+  check_shape(dqkv, "dqkv", qkv.sizes());
+  check_shape(dout, "dout", out_.sizes());
+  check_shape(row_max, "row_max", {B, heads, T});
+  check_shape(row_sum, "row_sum", {B, heads, T});
+  check_apart(dqkv, "dqkv", qkv, "qkv");
+  const Call call(dqkv);
+  check_on_cpu(dqkv, call->attention_digits_backward);
+  call->attention_digits_backward(call.out(dqkv, "dqkv"), call.in(dout, "dout"), call.in(out_, "out"),
+                                  call.in(qkv, "qkv"), call.in(row_max, "row_max"), call.in(row_sum, "row_sum"), B, T,
+                                  C, heads, digits_of(tier));
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(samebits, m) {
+  define(m,
+         "attention_digits_backward(Tensor(a!) dqkv, Tensor dout, Tensor out, Tensor qkv, Tensor row_max, Tensor "
+         "row_sum, int "
+         "heads, str tier) -> ()",
+         &attention_digits_backward);
+}
+
+}  // namespace samebits

@@ -1,0 +1,30 @@
+// What the bindings of products in digits share: the tiers, and sizes of operands that are kept.
+#pragma once
+
+#include "checks.h"
+
+namespace samebits {
+
+// Digits of a value in a tier of bits.numerics.
+inline int digits_of(c10::string_view tier) {
+  TORCH_CHECK(tier == "int8x3" || tier == "int8x1", "tier: expected int8x3 or int8x1, got ", tier);
+  return tier == "int8x3" ? 2 : 1;
+}
+
+// Bytes of a right operand: panels of 16 rows, blocks of 128, a scale for each row of a block (cpu/digits.h).
+inline int64_t operand_bytes(int64_t rows, int64_t K, int digits) {
+  return (rows + 15) / 16 * ((K + 127) / 128) * (digits * 2048 + 64);
+}
+
+inline void check_on_cpu(const at::Tensor& t, bool there) {
+  TORCH_CHECK(t.is_cpu() && there, "products in digits (bits.numerics int8x3, int8x1) run on the CPU only, and ",
+              "this tensor is on ", t.device());
+}
+
+inline uint8_t* operand(const Call& call, const at::Tensor& t, const char* name, int64_t rows, int64_t K, int digits) {
+  check_shape(t, name, {operand_bytes(rows, K, digits)});
+  call.check_dense(t, name, at::kByte);
+  return (uint8_t*)t.const_data_ptr<uint8_t>();
+}
+
+}  // namespace samebits

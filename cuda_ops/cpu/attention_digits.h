@@ -1,0 +1,128 @@
+// Attention in digits: a head's rows, cut once, as operands along the head's features and along tokens.
+//
+// The scale of a row of q, k, v or dout is that of its token, over all features of the head: no token sees another.
+// Where tokens are summed, the exponent is folded into the other factor (docs/numerics.md).
+#pragma once
+
+#include <stdint.h>
+
+#include "attention.h"
+#include "digits.h"
+#include "scratch.h"
+
+namespace samebits {
+namespace SAMEBITS_ISA {
+
+static inline int64_t blocks_of(int64_t n) { return (n + kDigitBlock - 1) / kDigitBlock; }
+static inline int64_t whole_panels(int64_t n) { return panels_of(n) * kPanel; }
+
+// Pieces of a scratch buffer, one after another in lines of 64 bytes. A first walk without a buffer counts them.
+struct Room {
+  uint8_t* base;
+  int64_t used = 0;
+  explicit Room(uint8_t* base = (uint8_t*)64) : base(base) {}
+  void* take(int64_t bytes) {
+    void* p = base + used;
+    used += (bytes + 63) / 64 * 64;
+    return p;
+  }
+  float* floats(int64_t n) { return (float*)take(n * 4); }
+  template <int kDigits>
+  Operand<kDigits> operand(int64_t panels, int64_t blocks, bool left) {
+    return Operand<kDigits>::in(take(Operand<kDigits>::bytes(panels, blocks, left)), panels, blocks, left);
+  }
+};
+
+// How many steps of 4 the blocks of n values have.
+struct Steps {
+  int counts[64];
+  explicit Steps(int64_t n) { set(n); }
+  void set(int64_t n) {
+    for (int64_t b = 0; b < blocks_of(n) && b < 64; b++) {
+      const int64_t length = n - b * kDigitBlock < kDigitBlock ? n - b * kDigitBlock : kDigitBlock;
+      counts[b] = (int)(length + 3) / 4;
+    }
+  }
+};
+
+// The tokens of a head's q, k, v or dout: rows x[T][size], `row` apart.
+struct Tokens {
+  const float* x;
+  int64_t row, T, size;
+};
+
+// exponents[T] of the tokens.
+static inline void token_exponents(int* exponents, const Tokens& t) {
+  for (int64_t i = 0; i < t.T; i++) exponents[i] = row_exponent(t.x + i * t.row, t.size);
+}
+
+// Panel p of the tokens from `first` on, m of them, as rows along the features.
+template <int kDigits, bool kLeft>
+static inline void cut_along_features(const Operand<kDigits>& out, int64_t p, const Tokens& t, const int* exponents,
+                                      int64_t first, int64_t m) {
+  for (int64_t b = 0; b < blocks_of(t.size); b++) {
+    const int64_t d = b * kDigitBlock, length = t.size - d < kDigitBlock ? t.size - d : kDigitBlock;
+    cut_rows<kDigits, kLeft>(out, p, b, t.x + first * t.row + d, t.row, m, length, exponents + first);
+  }
+}
+
+template <int kDigits>
+static inline void cut_all_along_features(const Operand<kDigits>& out, const Tokens& t, const int* exponents) {
+  for (int64_t p = 0; p < panels_of(t.T); p++) {
+    const int64_t first = p * kPanel, m = t.T - first < kPanel ? t.T - first : kPanel;
+    cut_along_features<kDigits, false>(out, p, t, exponents, first, m);
+  }
+}
+
+// A right operand whose rows are features and whose K are the tokens, each token under its own exponent. `one`
+// [16]: scales of E = 7. factors[T] is written.
+template <int kDigits>
+static inline void cut_along_tokens(Operand<kDigits>& out, const Tokens& t, const int* exponents, float* factors,
+                                    float* one) {
+  int folded[kPanel];
+  for (int j = 0; j < kPanel; j++) {
+    folded[j] = kFoldedExponent;
+    one[j] = digit_scale<kDigits>(kFoldedExponent);
+  }
+  out.scales = one;
+  out.scale_panel = out.scale_block = 0;
+  for (int64_t i = 0; i < t.T; i++) factors[i] = digit_factor(exponents[i]);
+  for (int64_t p = 0; p < panels_of(t.size); p++) {
+    const int64_t d = p * kPanel, columns = t.size - d < kPanel ? t.size - d : kPanel;
+    for (int64_t b = 0; b < blocks_of(t.T); b++) {
+      const int64_t k = b * kDigitBlock, length = t.T - k < kDigitBlock ? t.T - k : kDigitBlock;
+      cut_columns<kDigits, false>(out, p, b, t.x + k * t.row + d, t.row, columns, length, factors + k, folded);
+    }
+  }
+}
+
+static inline void token_folds(float* folds, const int* exponents, int64_t T) {
+  for (int64_t i = 0; i < T; i++) folds[i] = digit_fold(exponents[i]);
+}
+
+// sums[16][stride] = over the keys below `limit` of weights[i][j] times the keys' folds, in digits, times `keys`, whose
+// rows are features. Row i sees the keys up to first + i. `folded` is [16][limit in whole blocks].
+template <class Dot, int kDigits>
+static inline void digits_over_keys(float* sums, int64_t stride, float* weights, int64_t weights_row,
+                                    const float* folds, const Operand<kDigits>& left, const Operand<kDigits>& keys,
+                                    int64_t panels, int64_t first, int64_t m) {
+  const int64_t limit = first + m;
+  for (int64_t i = 0; i < m; i++) {
+    float* w = weights + i * weights_row;
+    for (int64_t j = 0; j <= first + i; j++) w[j] = mul(w[j], folds[j]);
+    for (int64_t j = first + i + 1; j < limit; j++) w[j] = 0.0f;
+  }
+  for (int64_t b = 0; b < blocks_of(limit); b++) {
+    const int64_t j = b * kDigitBlock, length = limit - j < kDigitBlock ? limit - j : kDigitBlock;
+    cut_rows<kDigits, true>(left, 0, b, weights + j, weights_row, m, length, nullptr);
+  }
+  int64_t done = 0;  // blocks, some at a time: Steps holds so many
+  for (; done < blocks_of(limit); done += 64) {
+    const Steps steps(limit - done * kDigitBlock);
+    const int64_t last = blocks_of(limit) - done < 64 ? blocks_of(limit) : done + 64;
+    digit_panel<Dot, kDigits>(sums, stride, left, 0, m, keys, panels, done, last, steps.counts, 0, done > 0);
+  }
+}
+
+}  // namespace SAMEBITS_ISA
+}  // namespace samebits

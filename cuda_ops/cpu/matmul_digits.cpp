@@ -1,0 +1,158 @@
+// Matrix products in digits (int8x3, int8x1), in three layouts.
+//
+// order: per output, blocks of K in ascending order, sum = join(block's exact sums, sum), from +0 or, accumulating,
+// from what out holds; a bias is added to the finished chain by one addition. Blocks of K hand the chain on through
+// out. Threads share out tiles of outputs. Cutting packs: both operands are panels of digits; K is padded with digits
+// 0, which no sum sees.
+#include "digits.h"
+#include "kernels.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace samebits {
+namespace SAMEBITS_ISA {
+
+constexpr int64_t kChunk = 8;           // blocks of K whose panels stay in the near caches
+constexpr int64_t kUnitRows = 96;       // rows of A that a thread cuts at once
+constexpr int64_t kUnitColumns = 3072;  // columns of B that are cut at once
+
+static thread_local Scratch left_memory, right_memory;
+
+// An operand's element (row, k) lies at x[row * K + k], or transposed at x[k * rows + row].
+struct Matrix {
+  const float* x;
+  int64_t rows;
+  bool transposed;
+  int64_t K;
+};
+
+template <int kDigits, bool kLeft>
+static inline void cut_panel(const Operand<kDigits>& out, int64_t p, const Matrix& m, int64_t row, const Blocks& blocks,
+                             int64_t first, int64_t count) {
+  const int64_t rows = m.rows - row < kPanel ? m.rows - row : kPanel;
+  for (int64_t b = 0; b < count; b++) {
+    const int64_t k = blocks.first(first + b), length = blocks.length(first + b);
+    if (m.transposed) {
+      cut_columns<kDigits, kLeft>(out, p, b, m.x + k * m.rows + row, m.rows, rows, length, nullptr, nullptr);
+    } else {
+      cut_rows<kDigits, kLeft>(out, p, b, m.x + row * m.K + k, m.K, rows, length, nullptr);
+    }
+  }
+}
+
+static inline void add_bias(float* out, int64_t N, const float* bias, int64_t m, int64_t n) {
+  for (int64_t i = 0; i < m; i++) {
+    for (int64_t j = 0; j < n; j++) out[i * N + j] = add(out[i * N + j], bias[j]);
+  }
+}
+
+// One tile of out, m x n of it real.
+template <class Dot, int kDigits>
+static inline void tile(float* out, int64_t N, const Operand<kDigits>& a, int64_t p, int row, const Operand<kDigits>& b,
+                        int64_t q, int64_t panels, int64_t m, int64_t n, int64_t first, int64_t last, const int* steps,
+                        bool accumulate) {
+  constexpr int kRows = Dot::kRows[kDigits - 1], kColumns = Dot::kPanels[kDigits - 1] * kPanel;
+  if (m >= kRows && n == panels * kPanel) {
+    digit_tiles<Dot, kDigits>(out, N, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
+    return;
+  }
+  alignas(64) float edge[kRows * kColumns];
+  const int64_t rows = m < kRows ? m : kRows;
+  if (accumulate) {
+    memset(edge, 0, sizeof(edge));
+    for (int64_t i = 0; i < rows; i++) memcpy(edge + i * kColumns, out + i * N, (size_t)n * sizeof(float));
+  }
+  digit_tiles<Dot, kDigits>(edge, kColumns, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
+  for (int64_t i = 0; i < rows; i++) memcpy(out + i * N, edge + i * kColumns, (size_t)n * sizeof(float));
+}
+
+// The rows of one unit, m of them from i0 on, times panels first_panel .. end_panel - 1 of b.
+template <class Dot, int kDigits>
+static void multiply_unit(float* out, int64_t N, const Operand<kDigits>& a, int64_t m, const Operand<kDigits>& b,
+                          int64_t b_block, int64_t first_panel, int64_t end_panel, int64_t columns, int64_t count,
+                          const int* steps, bool accumulate, const float* bias) {
+  constexpr int kRows = Dot::kRows[kDigits - 1], kMost = Dot::kPanels[kDigits - 1];
+  Operand<kDigits> from = b;  // b's blocks begin at b_block
+  from.digits += b_block * kDigits * kBlockBytes;
+  from.scales += b_block * kPanel;
+  for (int64_t q = first_panel; q < end_panel; q += kMost) {
+    const int64_t panels = end_panel - q < kMost ? end_panel - q : kMost, j = q * kPanel;
+    const int64_t n = columns - j < panels * kPanel ? columns - j : panels * kPanel;
+    for (int64_t i = 0; i < m; i += kRows) {
+      tile<Dot, kDigits>(out + i * N + j, N, a, i / kPanel, (int)(i % kPanel), from, q, panels, m - i, n, 0, count,
+                         steps, accumulate);
+    }
+    if (bias) add_bias(out + j, N, bias + j, m, n);
+  }
+}
+
+template <class Dot, int kDigits>
+static void multiply(float* out, const Matrix& a, const Matrix& b, const uint8_t* kept, const float* bias,
+                     const Blocks& blocks, bool accumulate) {
+  const int64_t M = a.rows, N = b.rows, threads = thread_count(), all = blocks.count();
+  const int64_t units = threads * ((M + threads * kUnitRows - 1) / (threads * kUnitRows));
+  const int64_t rows = ((M + units - 1) / units + kPanel - 1) / kPanel * kPanel;
+  const int64_t row_units = (M + rows - 1) / rows;
+  for (int64_t j0 = 0; j0 < N; j0 += kept ? N : kUnitColumns) {
+    const int64_t columns = kept || N - j0 < kUnitColumns ? N - j0 : kUnitColumns, panels = panels_of(columns);
+    int64_t column_units = row_units >= threads ? 1 : (threads + row_units - 1) / row_units;
+    if (column_units > panels) column_units = panels;
+    for (int64_t chunk = 0; chunk < all; chunk += kChunk) {
+      const int64_t count = all - chunk < kChunk ? all - chunk : kChunk;
+      const bool last = chunk + count == all, continues = accumulate || chunk > 0;
+      int steps[kChunk];
+      for (int64_t c = 0; c < count; c++) steps[c] = (int)(blocks.length(chunk + c) + 3) / 4;
+      Operand<kDigits> right;
+      if (kept) {
+        right = Operand<kDigits>::in((void*)kept, panels, all, false);
+      } else {
+        void* memory = right_memory.reserve((Operand<kDigits>::bytes(panels, count, false) + 3) / 4);
+        right = Operand<kDigits>::in(memory, panels, count, false);
+        parallel_for(panels, [=](int64_t begin, int64_t end) {
+          for (int64_t p = begin; p < end; p++) {
+            cut_panel<kDigits, false>(right, p, b, j0 + p * kPanel, blocks, chunk, count);
+          }
+        });
+      }
+      parallel_for(row_units * column_units, [=, &steps](int64_t begin, int64_t end) {
+        void* memory = left_memory.reserve((Operand<kDigits>::bytes(rows / kPanel, count, true) + 3) / 4);
+        const Operand<kDigits> left = Operand<kDigits>::in(memory, rows / kPanel, count, true);
+        for (int64_t unit = begin; unit < end; unit++) {
+          const int64_t i0 = unit / column_units * rows, part = unit % column_units;
+          const int64_t m = M - i0 < rows ? M - i0 : rows;
+          if (part == 0 || unit == begin) {
+            for (int64_t p = 0; p < panels_of(m); p++) {
+              cut_panel<kDigits, true>(left, p, a, i0 + p * kPanel, blocks, chunk, count);
+            }
+          }
+          multiply_unit<Dot, kDigits>(out + i0 * N + j0, N, left, m, right, kept ? chunk : 0,
+                                      panels * part / column_units, panels * (part + 1) / column_units, columns, count,
+                                      steps, continues, last && bias ? bias + j0 : nullptr);
+        }
+      });
+    }
+  }
+}
+
+void matmul_digits(float* out, const float* a, const float* b, const uint8_t* kept, const float* bias, int64_t M,
+                   int64_t N, int64_t K, int layout, bool accumulate, int digits, int64_t sequence) {
+  if (M == 0 || N == 0) return;
+  if (K == 0) {
+    if (!accumulate) memset(out, 0, (size_t)(M * N) * sizeof(float));
+    if (bias) add_bias(out, N, bias, M, N);
+    return;
+  }
+  const Matrix left{a, M, layout == 2, K}, right{b, N, layout != 0, K};
+  const Blocks blocks(K, sequence);
+  with_dot_product([&](auto dot) {
+    typedef decltype(dot) Dot;
+    if (digits == 2) {
+      multiply<Dot, 2>(out, left, right, kept, bias, blocks, accumulate);
+    } else {
+      multiply<Dot, 1>(out, left, right, kept, bias, blocks, accumulate);
+    }
+  });
+}
+
+}  // namespace SAMEBITS_ISA
+}  // namespace samebits

@@ -1,0 +1,96 @@
+"""pytest tests/ops/test_digits_portable.py
+
+The kernels in digits without torch: every instruction set, aarch64 and riscv64 under qemu print the same lines. Sources
+that are sabotaged in one place are seen, each at the product where it must show.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cuda_ops import flags
+from tests.conftest import ROOT
+
+STEMS = ("digits", "matmul_digits", "attention_digits", "attention_digits_backward", "fill", "fingerprint")
+
+
+def results(
+    folder: Path,
+    compiler: str = "g++",
+    *extra: str,
+    runner: tuple[str, ...] = (),
+    root: Path = ROOT,
+    dot: str = "plain",
+) -> dict[str, str]:
+    """Build digits.cpp and run it; the fingerprints by product and number of digits."""
+    program = folder / "digits"
+    command = [compiler, *flags.ARITHMETIC, "-O1", "-fopenmp", "-static", "-DSAMEBITS_ISA=baseline", *extra]
+    sources = [str(root / "cuda_ops" / "cpu" / f"{stem}.cpp") for stem in STEMS]
+    subprocess.run([*command, str(root / "tests" / "ops" / "digits.cpp"), *sources, "-o", str(program)], check=True)
+    env = os.environ | {"SAMEBITS_DOT": dot}
+    done = subprocess.run([*runner, str(program)], capture_output=True, text=True, check=True, env=env)
+    return dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    lines = results(tmp_path_factory.mktemp("native"))
+    assert len(lines) == 12
+    return lines
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
+def test_other_architectures_give_the_same_bits(tmp_path: Path, native: dict[str, str], machine: str) -> None:
+    compiler, emulator = f"{machine}-linux-gnu-g++", f"qemu-{machine}"
+    if not (shutil.which(compiler) and shutil.which(emulator)):
+        pytest.skip(f"needs g++-{machine}-linux-gnu and qemu-user")
+    assert results(tmp_path, compiler, runner=(emulator,)) == native
+    if machine == "aarch64":
+        assert results(tmp_path, compiler, runner=(emulator, "-cpu", "max"), dot="instruction") == native
+
+
+# file, text, other text, products that must differ, flags. The first occurrence is exchanged.
+SABOTAGE = {
+    "a digit off by one": (
+        "numerics/digits.h", "return above > 127 ? 127 : above;", "return above > 126 ? 126 : above;", {"extreme 1"}, [],
+    ),
+    "truncation for ties to even": (
+        "numerics/digits.h", "to_bits(add(y, kRounder)) - 0x4b400000u", "(int)y", {"nt 1", "nt 2"}, [],
+    ),
+    "a scale that sees the future": (
+        "cpu/attention_digits.h", "cut_rows<kDigits, true>(left, 0, b, weights + j, weights_row, m, length, nullptr);",
+        # one scale for the 16 queries that walk together, so for each also over what later ones see
+        "int e[kPanel], most = -100; for (int64_t r = 0; r < m; r++) { const int x = row_exponent(weights + r * weights_row "
+        "+ j, length); most = x > most ? x : most; } for (int r = 0; r < kPanel; r++) e[r] = most; "
+        "cut_rows<kDigits, true>(left, 0, b, weights + j, weights_row, m, length, e);", {"attention 1", "attention 2"}, [],
+    ),
+    "a block that does not begin anew with the sequence": (
+        "cpu/digits.h", "sequence(sequence < K && sequence > 0 ? sequence : K)", "sequence(K)", {"tn 1", "tn 2"}, [],
+    ),
+    "a saturating instruction": (
+        "cpu/dot.h", "_mm256_maddubs_epi16(_mm256_abs_epi8(l), _mm256_sign_epi8(r, l))",
+        "_mm256_maddubs_epi16(_mm256_xor_si256(r, _mm256_set1_epi8((char)0x80)), l)", {"extreme 1", "extreme 2"},
+        ["-march=x86-64-v3"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SABOTAGE)
+def test_sabotage_is_seen(tmp_path: Path, native: dict[str, str], what: str) -> None:
+    file, old, new, shown, extra = SABOTAGE[what]
+    if extra and " avx2 " not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this CPU has no AVX2")
+    if extra:
+        assert results(tmp_path, "g++", *extra) == native, "the same build without the sabotage"
+    for folder in ("cuda_ops", "tests/ops"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.py", "__pycache__", "*.cu"))
+    text = (tmp_path / "cuda_ops" / file).read_text()
+    assert old in text, f"{file} has no {old!r} any more: mend the test"
+    (tmp_path / "cuda_ops" / file).write_text(text.replace(old, new, 1))
+    found = results(tmp_path, "g++", *extra, root=tmp_path)
+    assert {name for name in native if found[name] != native[name]} >= shown
