@@ -54,7 +54,13 @@ def exit_on_user_error(main: Callable[[], int | None]) -> NoReturn:
     """Run a stage's main() with `--log FILE` handled; what the user can mend is one line on stderr and exit code 2."""
     from cuda_ops import output
 
-    code, at_once = 0, False
+    def end(code: int, words: str, at_once: bool = False) -> None:
+        """Called while the error lives: with it its frames would go, and their tensors' destructors run."""
+        say(words)
+        if at_once or Ending.at_once:
+            output.leave(code)
+
+    code = 0
     try:
         log = output.take_log(sys.argv)
         if log:
@@ -63,27 +69,26 @@ def exit_on_user_error(main: Callable[[], int | None]) -> NoReturn:
         if sys.stdout:
             sys.stdout.flush()
     except UserError as error:
-        code, at_once = error.code, isinstance(error, Fatal)
-        say(f"error: {error}" if str(error) else "")
+        code = error.code
+        end(code, f"error: {error}" if str(error) else "", isinstance(error, Fatal))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the interpreter's own flush
         code = CODE
-        say("error: the reader of stdout has ended before this command; --log FILE keeps what is said")
+        end(code, "error: the reader of stdout has ended before this command; --log FILE keeps what is said")
     except OSError as error:
         words = refusal(error)
         if words is None:
             raise
         code = CODE
-        say(f"error: {words}")
+        end(code, f"error: {words}")
     except KeyboardInterrupt:
         code = INTERRUPTED
-        say("stopped by SIGINT")
+        end(code, "stopped by SIGINT")
     except Exception:
         if not Ending.at_once:
             raise
-        code = 1
-        say(traceback.format_exc().rstrip())
-    if at_once or (Ending.at_once and code):
+        end(1, traceback.format_exc().rstrip())
+    if Ending.at_once and code:
         output.leave(code)
     sys.exit(code)
 

@@ -24,40 +24,41 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cuda_ops.errors import UserError, exit_on_user_error
-from pipeline.base.files import write_bytes, write_json
-from pipeline.evidence import gpu_machine, gpu_record
-from pipeline.evidence.gpu_parts import PARTS, Result, prove
-from pipeline.evidence.gpu_session import ROOT, Session
+from pipeline.evidence import gpu_machine  # needs nothing but Python; all else is imported after prepared()
+
+if TYPE_CHECKING:
+    from pipeline.evidence.gpu_parts import Result
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def prepared(device: str) -> None:
     """Print what the machine has and lacks; UserError if the proof cannot begin."""
     absent = gpu_machine.missing_packages()
-    if "torch" in absent:
-        raise UserError(f"{sys.executable} has no torch: pip install the packages of requirements.lock")
-    import torch
-
-    cuda = torch.version.cuda or ""
     tools = gpu_machine.look(device)
-    print("\n".join(gpu_machine.lines(tools, absent, cuda)), flush=True)
+    print("\n".join(gpu_machine.lines(tools, absent, gpu_machine.torch_here()[1])), flush=True)
     if absent:
         raise UserError(
             f"{sys.executable} lacks {' '.join(absent)}: the command above brings them; where there is no network bring a "
             "folder of them and name it in PYTHONPATH (docs/gpu.md)"
         )
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cuda" and not gpu_machine.gpu_name():
         raise UserError("--device cuda: torch sees no GPU here; --device cpu --brief goes the same way without one")
 
 
-def summary(path: Path, record: dict[str, object], results: list[Result]) -> str:
+def summary(path: Path, record: dict[str, Any], results: list[Result]) -> str:
     """Last line: the page, what passed in all runs, what is open, and why."""
+    from pipeline.evidence.gpu_parts import PARTS
+    from pipeline.evidence.gpu_record import open_parts
+
     by_verdict: dict[str, list[str]] = {}
     for result in results:
         by_verdict.setdefault(result.verdict, []).append(result.name)
     by_verdict.pop("passed", None)
-    remaining = gpu_record.open_parts(record)
+    remaining = open_parts(record)
     words = [f"{len(PARTS) - len(remaining)} of {len(PARTS)} parts passed"]
     words += [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items()]
     unseen = [name for name in remaining if name not in {result.name for result in results}]
@@ -78,7 +79,7 @@ def main() -> int:
     parser.add_argument(
         "--brief", action="store_true", help="a few steps of everything; its page is for reading, not for docs/evidence"
     )
-    parser.add_argument("--parts", help=f"of {', '.join(PARTS)}; separated by commas")
+    parser.add_argument("--parts", help="names of docs/gpu.md, separated by commas (default: all)")
     parser.add_argument(
         "--speed", choices=("judge", "report"), default="judge", help="report: a missed target is no error"
     )
@@ -89,21 +90,30 @@ def main() -> int:
         "--out", type=Path, help="folder of the page and its JSON (default: docs/evidence for a whole proof)"
     )
     args = parser.parse_args()
+    prepared(args.device)
+    return proven(args)
+
+
+def proven(args: argparse.Namespace) -> int:
+    """Run the parts, once all that they import is there."""
+    from pipeline.base.files import write_bytes, write_json
+    from pipeline.evidence import gpu_record
+    from pipeline.evidence.gpu_parts import PARTS, prove
+    from pipeline.evidence.gpu_session import Session
+    from pipeline.pages.proof_page import page
+
     wanted = args.parts.split(",") if args.parts else list(PARTS)
     unknown = sorted(set(wanted) - set(PARTS))
     if unknown:
         raise UserError(f"--parts {','.join(unknown)}: allowed are {', '.join(PARTS)}")
-    prepared(args.device)
     session = Session(args.device, args.brief, args.work)
     machine = gpu_machine.machine(args.device)
     session.gpu = machine.get("gpu", {}).get("name", "")
     session.environment = gpu_machine.environment(args.device)
-    proven = args.device == "cuda" and not args.brief
-    out = args.out or (ROOT / "docs" / "evidence" if proven else args.work)
+    whole = args.device == "cuda" and not args.brief
+    out = args.out or (ROOT / "docs" / "evidence" if whole else args.work)
     path, record = gpu_record.place(out, gpu_record.made(args.device, args.brief, machine))
     command = " ".join(["python -m pipeline.gpu_proof", *sys.argv[1:]])
-    from pipeline.pages.proof_page import page
-
     results: list[Result] = []
     for number, result in enumerate(prove(session, wanted), 1):
         results.append(result)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cuda_ops.build import find_ninja
+from cuda_ops.errors import UserError
 from cuda_ops.toolkit import find_nvcc, nvcc_version, toolkit_root
 
 # module -> its package; ninja may also be a program
@@ -19,6 +22,7 @@ NEEDED = {
     "safetensors": "safetensors", "tqdm": "tqdm", "hypothesis": "hypothesis",
 }  # fmt: skip
 SANITIZER = "compute-sanitizer"
+LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,29 @@ class Tool:
 
 
 def missing_packages() -> list[str]:
-    """Packages of NEEDED that this Python lacks."""
-    return [
-        package
-        for name, package in NEEDED.items()
-        if find_spec(name) is None and not (name == "ninja" and find_ninja())
-    ]
+    """Packages of NEEDED that this Python lacks; a torch that cannot be imported is one."""
+    absent = {name for name in NEEDED if find_spec(name) is None}
+    absent -= {"ninja"} if find_ninja() else set()
+    absent |= {"torch"} if not torch_here()[0] else set()
+    return [package for name, package in NEEDED.items() if name in absent]
+
+
+@cache
+def torch_here() -> tuple[str, str, str]:
+    """torch's version, the CUDA it is built for ("" for a CPU build), and why it cannot be imported, if so."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # absent, without what it imports, or without a library that it loads
+        return "", "", str(error).splitlines()[0]
+    return torch.__version__, torch.version.cuda or "", ""
+
+
+def locked(package: str) -> str:
+    """The version of a package in requirements.lock."""
+    found = re.search(rf"^{package}==([\d.]+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
+    if not found:
+        raise UserError(f"{LOCK}: no {package}== in it; it belongs to these sources")
+    return found[1]
 
 
 def packaged(cuda: str) -> Path:
@@ -74,53 +95,70 @@ def driver() -> str:
 
 
 def look(device: str) -> list[Tool]:
-    """Everything the proof needs on a device, in the order that a reader would bring it."""
-    import torch
-
+    """Everything the proof needs on a device, in the order that a reader would bring it; torch may be missing too."""
     ninja = find_ninja() or ""
     tools = [Tool("ninja", ninja, "compiles the ops", "ninja")]
     if device == "cpu":
         return tools
-    cuda = torch.version.cuda or ""
-    nvcc = nvcc_here(cuda) if cuda else None
-    sanitizer = find_sanitizer(nvcc, cuda) if cuda else None
-    seen = torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if seen else ""
-    version = driver()
+    version, cuda, trouble = torch_here()
+    wanted = cuda or locked_cuda()
+    nvcc = nvcc_here(wanted)
     return [
-        Tool("driver", version, "nvidia-smi names it; NVIDIA's driver comes with the system", ""),
-        Tool("GPU", name, "torch sees none; a container must be given one, as in docker run --gpus all", ""),
+        Tool("driver", driver(), "nvidia-smi names it; NVIDIA's driver comes with the system", ""),
+        Tool("GPU", gpu_name() if version else "", no_gpu(trouble or not cuda), ""),
         Tool(
             "torch with CUDA",
-            f"{torch.__version__}, CUDA {cuda}" if cuda else "",
-            "a CPU build runs no kernel",
+            f"{version}, CUDA {cuda}" if cuda else "",
+            trouble or f"{version} is a CPU build, which runs no kernel",
             "torch",
         ),
         Tool("nvcc", f"{nvcc} ({nvcc_version(nvcc)})" if nvcc else "", "compiles the kernels", "nvcc"),
-        Tool(SANITIZER, str(sanitizer or ""), "part sanitizer", "sanitizer"),
+        Tool(SANITIZER, str(find_sanitizer(nvcc, wanted) or ""), "part sanitizer", "sanitizer"),
         *tools,
     ]
 
 
+def locked_cuda() -> str:
+    """The CUDA that the torch of requirements.lock is built for, as in "13.0"."""
+    return ".".join(locked("cuda-toolkit").split(".")[:2])
+
+
+def gpu_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
+def no_gpu(unable: object) -> str:
+    """Why no GPU is seen."""
+    if unable:
+        return "not looked for without a torch that has CUDA"
+    return "torch sees none; a container must be given one, as in docker run --gpus all"
+
+
 def remedy(tools: list[Tool], packages: list[str], cuda: str) -> str:
-    """The one command that brings all that a command can bring, or ""."""
+    """The one command that brings all that a command can bring, or "". cuda: of the torch that is here, or ""."""
     wanted = {tool.package for tool in tools if not tool.found and tool.package} | set(packages)
-    major = cuda.split(".")[0]
+    if not wanted:
+        return ""
+    # A CPU build satisfies torch==, so it is replaced by force; what is installed beside it fits the locked one then.
+    torch = ["--force-reinstall", f"torch=={locked('torch')}"] if "torch" in wanted else []
+    cuda = cuda or locked_cuda()
     names = {"nvcc": "cuda-nvcc", "sanitizer": "cuda-sanitizer"}
-    if major and int(major) < 13 and wanted & set(names):  # before CUDA 13 pip has no nvcc
-        dashed = cuda.replace(".", "-")
-        system = [f"{names[name]}-{dashed}" for name in names if name in wanted]
-        rest = sorted(wanted - set(names))
-        pip = f" && {sys.executable} -m pip install {' '.join(rest)}" if rest else ""
-        return f"apt-get install {' '.join(system)} cuda-cudart-dev-{dashed}{pip}"
     # nvcc's own parts must be of its version: a newer one writes PTX that it cannot read.
     packages_of = {
         "nvcc": ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt"),
         "sanitizer": ("nvidia-cuda-sanitizer-api",),
     }
+    rest = [*torch, *sorted(wanted - set(names) - {"torch"})]
+    pip = f"{sys.executable} -m pip install"
+    if int(cuda.split(".")[0]) < 13 and wanted & set(names):  # before CUDA 13 pip has no nvcc
+        dashed = cuda.replace(".", "-")
+        system = [f"{names[name]}-{dashed}" for name in names if name in wanted]
+        line = f"apt-get install {' '.join(system)} cuda-cudart-dev-{dashed}"
+        return f"{line} && {pip} {' '.join(rest)}" if rest else line
     pins = [f"'{package}=={cuda}.*'" for name in packages_of if name in wanted for package in packages_of[name]]
-    pip = " ".join([*sorted(wanted - set(packages_of)), *pins])
-    return f"{sys.executable} -m pip install {pip}" if wanted else ""
+    return f"{pip} {' '.join([*rest, *pins])}"
 
 
 def lines(tools: list[Tool], packages: list[str], cuda: str) -> list[str]:
@@ -136,11 +174,10 @@ def lines(tools: list[Tool], packages: list[str], cuda: str) -> list[str]:
 
 def environment(device: str) -> dict[str, str]:
     """What the commands of the proof need to find the tools that pip brought."""
-    import torch
-
-    if device == "cpu" or not torch.version.cuda or find_nvcc() or not nvcc_here(torch.version.cuda):
+    _, cuda, _ = torch_here()
+    if device == "cpu" or not cuda or find_nvcc() or not nvcc_here(cuda):
         return {}
-    return {"CUDA_HOME": str(packaged(torch.version.cuda))}
+    return {"CUDA_HOME": str(packaged(cuda))}
 
 
 def machine(device: str) -> dict[str, Any]:

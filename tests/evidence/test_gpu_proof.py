@@ -133,6 +133,29 @@ def test_what_is_missing_is_said_with_one_command() -> None:
     assert gpu_machine.lines(found, [], "13.0") == ["nvcc               /usr/bin/nvcc"]
 
 
+@pytest.mark.parametrize(
+    ("lacking", "named"),
+    [(("pydantic", "yaml"), "pydantic pyyaml"), (("torch",), "torch"), (("numpy", "safetensors"), "numpy safetensors")],
+)
+def test_a_missing_package_is_said_in_the_first_lines(lacking: tuple[str, ...], named: str) -> None:
+    """In a Python that lacks them: no traceback, the lines of the machine, and the command that brings them."""
+    code = f"import runpy, sys; sys.modules.update(dict.fromkeys({lacking!r})); sys.argv = ['gpu_proof', '--device', 'cuda']; "
+    output = run("-c", code + "runpy.run_module('pipeline.gpu_proof', run_name='__main__')", code=2)
+    assert "Traceback" not in output
+    assert output.startswith("driver ")
+    assert f"Python packages    MISSING: {named}\n" in output
+    command = next(line for line in output.splitlines() if line.startswith("to bring it"))
+    assert set(named.split()) <= set(re.split(r"[ =]+", command))
+    assert re.search(r"^error: \S+ lacks " + named + ": the command above brings them", output, re.M)
+
+
+def test_a_cpu_build_of_torch_is_replaced_by_the_locked_one() -> None:
+    tools = [Tool("torch with CUDA", "", "a CPU build", "torch"), Tool("nvcc", "", "compiles the kernels", "nvcc")]
+    command = gpu_machine.remedy(tools, [], "")
+    assert "-m pip install --force-reinstall torch==2.13.0 'nvidia-cuda-nvcc==13.0.*' " in command
+    assert "==.*" not in command
+
+
 def program(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!{sys.executable}\n{text}\n")

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.machine.beats import Beat, Judge, Limits
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run
 
 PROGRAM = [sys.executable, "-m", "tests.machine.program"]
 FOREIGN = {
@@ -102,6 +102,31 @@ def test_ending_the_group_by_habit_hides_the_cause() -> None:
     output = ends(start("--ranks", 2, "--fault", "raise", "--nccl", "--close-by-habit"), 137)
     assert "a mistake of the program" not in output
     assert "hangs" in output
+
+
+DESTROYED = """
+import os
+from cuda_ops.errors import Ending, Fatal, exit_on_user_error
+class Pinned:
+    def __del__(self):
+        os.write(2, b'a destructor ran')
+def main():
+    buffer = Pinned()
+    raise {raised}
+Ending.at_once = {at_once}
+exit_on_user_error(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "at_once", "code"),
+    [("Fatal('the GPU stopped')", False, 2), ("OSError(28, 'full')", True, 2), ("ValueError('a mistake')", True, 1)],
+)
+def test_no_destructor_runs_after_a_fatal_error(raised: str, at_once: bool, code: int) -> None:
+    """Not even of what only the error's frames hold: freeing pinned memory aborts after a device error."""
+    output = run("-c", DESTROYED.format(raised=raised, at_once=at_once), code=code)
+    assert "destructor" not in output
+    assert "stopped" in output or "no space left" in output or "a mistake" in output
 
 
 def test_a_rank_that_computes_without_an_end_is_named() -> None:
