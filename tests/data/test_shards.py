@@ -10,6 +10,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,6 +211,10 @@ def test_a_journal_of_something_else_is_not_taken_up(made: dict[str, Any], tmp_p
         UserError, match=f"set bits.data.train_shards to {made['shards'] - 1}; what is tokenised is kept"
     ):
         prepare(wrong, tmp_path, vocabulary)
+    shutil.copytree(tmp_path / "tokens", tmp_path / "kept" / "tokens")
+    shutil.copytree(tmp_path / "data", tmp_path / "kept" / "data", symlinks=True)
+    prepare(recipe, tmp_path / "kept", vocabulary)  # every file is in: only the last shard is to be closed
+    assert shards_in(tmp_path / "kept" / "tokens") == shards_in(made["tokens"])
     os.truncate(unfinished / "000001.bin", 3000)
     prepare(recipe, tmp_path, vocabulary)
     assert shards_in(tmp_path / "tokens") == shards_in(made["tokens"])
