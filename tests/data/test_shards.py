@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from cuda_ops.errors import UserError
 from pipeline import download, prepare_text
@@ -27,6 +28,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.data.tokenizers import Gpt2Tokenizer
 from pipeline.recipe import load_recipe, parse_recipe, recipe_id
 from pipeline.recipe.pins import PinnedFile, Pins
+from pipeline.records import contents
 from tests.conftest import ROOT, run
 from tests.data import fineweb
 from tests.data.test_data import gpt2
@@ -101,6 +103,9 @@ def test_shards_are_those_of_llm_c(made: dict[str, Any], gpt2: Gpt2Tokenizer) ->
     assert about["validation"]["bytes"] == len(validation)
     assert about["largest"]["val_000000.bin"] == 50256
     assert not (made["tokens"] / "unfinished").exists()
+    TypeAdapter(contents.Tokens).validate_python(about, strict=True)
+    source = json.loads((made["folder"] / "data" / "source.json").read_text())
+    TypeAdapter(contents.PinnedSource).validate_python(source, strict=True)
 
 
 @pytest.mark.parametrize(

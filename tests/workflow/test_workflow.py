@@ -133,7 +133,7 @@ def test_pinned_files_go_the_whole_road_into_llm_c_shards(project: Path) -> None
         output = snakemake(project, recipe="tiny_shards")
         assert rules_of(output) == {"fetch", "download_pinned", "vocabulary", "prepare_text"} | FROM_TRAINING
         assert re.search(r"^fetch +3$", output, re.M)
-        assert "tiny_shards: 12 digests, none published yet" in output
+        assert "tiny_shards: 13 digests, none published yet" in output
         tokens = next((project / "results" / "data").glob("tiny_shards-*/gpt2-*"))
         about = json.loads((tokens / "tokens.json").read_text())
         assert about["train"]["documents"] + about["validation"]["documents"] == 40

@@ -103,7 +103,7 @@ def pinned_sha256(wildcards):
 
 
 def documents_of_corpus(wildcards):
-    """documents.jsonl; of a pinned corpus the files as they came, which source.json, an input too, describes."""
+    """The one file of documents; a pinned corpus has none: its files are described by the source record, an input too."""
     if wildcards.corpus not in PINNED:
         return [f"{at.RESULTS}/data/{wildcards.corpus}/{at.DOCUMENTS}"]
     return []
