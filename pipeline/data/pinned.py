@@ -26,7 +26,7 @@ def bring(pins: Pins, file: PinnedFile, target: Path) -> Path:
         return fetch(file.url, file.sha256, file.bytes, target)
     if pins.folder:
         return _link(Path(pins.folder) / file.name, file, target)
-    if (copy := from_mirror(file.sha256, file.bytes)) is not None:
+    if (copy := from_mirror(file.sha256, file.bytes, file.name)) is not None:
         return fetch("", file.sha256, file.bytes, target, copy)
     wrong = namesakes(file.name)
     for path in wrong:

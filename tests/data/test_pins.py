@@ -19,6 +19,7 @@ import pytest
 from cuda_ops.errors import UserError
 from pipeline import download, pin
 from pipeline.base.files import sha256_of
+from pipeline.data import fetch
 from pipeline.data.pinned import bring
 from pipeline.recipe import PinnedSource
 from pipeline.recipe.pins import FOLDER, PinnedFile, Pins, format_of, load_pins, lock_path
@@ -153,20 +154,20 @@ def test_files_come_from_the_hub_and_what_is_wrong_is_named(
     monkeypatch.delenv("SAMEBITS_MIRROR", raising=False)
     raw, path = tmp_path / "raw", tmp_path / "pins.yaml"
 
-    def fetch(pins: dict[str, object]) -> None:
+    def bring_all(pins: dict[str, object]) -> None:
         path.write_text(json.dumps(pins))
         download.fetch_pins(path, raw, None)
 
     def refused(pins: dict[str, object]) -> str:
         with pytest.raises(UserError) as error:
-            fetch(pins)
+            bring_all(pins)
         return str(error.value)
 
     good = pins_of({name: hub[name] for name in ("sample/0.jsonl", "sample/1.jsonl")})
-    fetch(good)
+    bring_all(good)
     assert (raw / "sample" / "0.jsonl").read_bytes() == hub["sample/0.jsonl"]
     (raw / "sample" / "1.jsonl").write_bytes(b"damaged")  # comes again, the other stays
-    fetch(good)
+    bring_all(good)
     assert (raw / "sample" / "1.jsonl").read_bytes() == hub["sample/1.jsonl"]
     assert not list(raw.rglob("*.rejected"))
 
@@ -218,6 +219,12 @@ def test_a_mirror_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     pins = Pins.model_validate_json(json.dumps(pins_of({"x/0.txt": b"content"})))
     target = bring(pins, pins.files[0], tmp_path / "raw" / "x" / "0.txt")
     assert target.read_bytes() == b"content"
+    read: list[str] = []
+    monkeypatch.setattr(fetch, "sha256_of", lambda path: (read.append(path.name), sha256_of(path))[1])  # type: ignore[func-returns-value]
+    for name in ("0.txt", "1.txt"):
+        (mirror / name).write_bytes(b"content" if name == "1.txt" else b"contenT")
+    assert fetch.from_mirror(pins.files[0].sha256, 7, "x/1.txt") == mirror / "1.txt"
+    assert read == ["1.txt"]  # of many files of one size the one that is called so
 
 
 # ---------------------------------------------------------------- a folder of one's own
