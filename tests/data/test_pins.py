@@ -191,6 +191,16 @@ def test_files_come_from_the_hub_and_what_is_wrong_is_named(
     chosen = tmp_path / "chosen.yaml"
     chosen.write_text(json.dumps({"repo": "a/b", "revision": REVISION, "select": ["sample/*.jsonl"]}))
     identity = load_pins(chosen, listed=False).identity
+    asked = PinnedSource(kind="pinned", pins=str(chosen), sha256=identity)
+    about = download.download_pinned(asked, tmp_path / "seen")
+    assert "seen.lock.yaml: what the hub listed; publish it as" in capsys.readouterr().err
+    assert [file["name"] for file in about["raw"]] == ["sample/0.jsonl", "sample/1.jsonl"]
+    content = hub["sample/1.jsonl"]
+    hub["sample/1.jsonl"] = b"moved"  # what was seen stays the pin
+    (tmp_path / "seen" / "raw" / "sample" / "1.jsonl").unlink()
+    with pytest.raises(UserError, match=r"sample/1\.jsonl of a/b .*pinned is"):
+        download.download_pinned(asked, tmp_path / "seen")
+    hub["sample/1.jsonl"] = content
     assert pin.lock(chosen) == f"{lock_path(chosen)}: 2 files, 140 bytes"
     locked = load_pins(chosen)
     assert [file.model_dump(exclude_none=True) for file in locked.files] == good["files"]
