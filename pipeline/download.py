@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -23,15 +24,15 @@ from typing import Any
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.checked import remember
-from pipeline.base.files import atomic_write, write_json
+from pipeline.base.files import atomic_write, write_bytes, write_json
 from pipeline.base.philox import Stream
 from pipeline.data import fables, images
 from pipeline.data.documents import count_of
-from pipeline.data.pinned import bring, kinds_of
+from pipeline.data.pinned import bring, kinds_of, list_hub
 from pipeline.data.sources import texts_of
 from pipeline.recipe import GeneratedSource, HuggingFaceSource, ImageData, PinnedSource, Recipe, TextData, load_recipe
-from pipeline.recipe.paths import DOCUMENTS, IMAGES, QUESTIONS, RAW, SOURCE, data_dir
-from pipeline.recipe.pins import Pins, load_pins, pins_path
+from pipeline.recipe.paths import DOCUMENTS, IMAGES, QUESTIONS, RAW, SEEN, SOURCE, data_dir
+from pipeline.recipe.pins import Pins, load_pins, lock_path, lock_text, pins_path
 from pipeline.recipe.strict import bits_of
 
 
@@ -83,22 +84,26 @@ def download_text(recipe: Recipe, data: TextData, out: Path, local: Path | None)
     return {"documents": count, "bytes": size, "sha256": digest, "files": files}
 
 
-def pins_of(source: PinnedSource) -> Pins:
-    """The pin file of a recipe, which must list what the recipe pins."""
-    path = pins_path(source.pins)
-    identity = load_pins(path, listed=False).identity if path.exists() else ""
-    pins = load_pins(path)
-    if identity != source.sha256:
+def pins_of(source: PinnedSource, out: Path) -> Pins:
+    """The pin file of a recipe, which must list what the recipe pins; of a selection that nobody has listed, what the hub lists
+    now: it is kept in `out`, to be published."""
+    path, seen = pins_path(source.pins), out / SEEN
+    pins = load_pins(path, listed=False, seen=seen)
+    if pins.identity != source.sha256:
         raise UserError(
-            f"bits.data.source.sha256: {path} lists other files: it has {identity}, the recipe pins {source.sha256}; bring the "
-            "pin file back, or pin the new list"
+            f"bits.data.source.sha256: {path} lists other files: it has {pins.identity}, the recipe pins {source.sha256}; bring "
+            "the pin file back, or pin the new list"
         )
+    if not pins.files:
+        write_bytes(seen, lock_text(pins, list_hub(pins), path.name).encode())
+        print(f"{seen}: what the hub listed; publish it as {lock_path(path)}", file=sys.stderr)
+        return load_pins(path, seen=seen)
     return pins
 
 
 def download_pinned(source: PinnedSource, out: Path) -> dict[str, Any]:
     """Bring the files of a pin file that are not here yet; returns what source.json records. They are not copied into one."""
-    pins = pins_of(source)
+    pins = pins_of(source, out)
     raw: list[dict[str, Any]] = []
     for file, kind in zip(pins.files, kinds_of(pins), strict=True):
         path = bring(pins, file, out / RAW / file.name)

@@ -24,7 +24,7 @@ from pathlib import Path
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import sha256_of, write_bytes
 from pipeline.data.pinned import list_hub
-from pipeline.recipe.pins import FOLDER, PinnedFile, Pins, format_of, load_pins, lock_path
+from pipeline.recipe.pins import FOLDER, PinnedFile, format_of, lines_of, load_pins, lock_path, lock_text
 
 
 def files_of(given: Iterable[str]) -> Iterator[Path]:
@@ -46,14 +46,6 @@ def source_line(path: Path) -> str:
     """A pin file as a recipe names it."""
     name = path.stem if path.resolve().parent == FOLDER else path
     return f"source: {{kind: pinned, pins: {name}, sha256: {load_pins(path, listed=False).identity}}}"
-
-
-def lines_of(files: Iterable[PinnedFile]) -> Iterator[str]:
-    """The list of a pin file."""
-    yield "files:"
-    for file in files:
-        name = json.dumps(file.name, ensure_ascii=False)
-        yield f"  - {{name: {name}, bytes: {file.bytes}, sha256: {file.sha256}}}"
 
 
 def pin_folder(folder: Path, out: Path) -> str:
@@ -78,15 +70,8 @@ def lock(path: Path) -> str:
     pins = load_pins(path, listed=False)
     if not pins.select:
         raise UserError(f"{path}: lists its files; --hub is for one that selects them by patterns")
-    files = list_hub(Pins(**pins.model_dump(exclude={"files"})))
-    head = [
-        f"# The files that {path.name} selects, as the hub stated them; python -m pipeline.pin --hub wrote it.",
-        f"repo: {pins.repo}",
-        f"repo_type: {pins.repo_type}",
-        f"revision: {pins.revision}",
-        f"select: {json.dumps(list(pins.select))}",
-    ]
-    write_bytes(lock_path(path), "\n".join([*head, *lines_of(files), ""]).encode())
+    files = list_hub(pins)
+    write_bytes(lock_path(path), lock_text(pins, files, path.name).encode())
     return f"{lock_path(path)}: {len(files)} files, {sum(file.bytes for file in files):,} bytes"
 
 

@@ -11,6 +11,8 @@ every stand-in is a test, and that no stand-in is itself slow.
 from __future__ import annotations
 
 SLOW = {
+    # the whole road of another kind of corpus
+    "test_pinned_files_go_the_whole_road_into_llm_c_shards": "test_a_net_over_images_goes_the_whole_road",
     # kills and damage: twenty kills at random, beside the faults of tests/evidence
     "test_random_kills_lose_no_bit": "test_faults_lose_no_bit_and_no_file",
     "test_a_polite_stop_saves_and_goes_on[2]": "test_a_polite_stop_saves_and_goes_on[15]",

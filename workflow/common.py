@@ -247,13 +247,13 @@ class Runs(dict[str, Run]):
 
 @cache
 def pins_of(recipe: Recipe) -> Pins | None:
-    """The pin file of a recipe's corpus, if it has one."""
+    """The pin file of a recipe's corpus, if it has one; of a selection that nobody has listed without files."""
     source = getattr(recipe.bits.data, "source", None)
-    return load_pins(pins_path(source.pins)) if isinstance(source, PinnedSource) else None
+    return load_pins(pins_path(source.pins), listed=False) if isinstance(source, PinnedSource) else None
 
 
 def pinned_of(runs: Runs) -> dict[str, list[str]]:
-    """The files of each pinned corpus, by the corpus; what is wrong with a pin file is one message."""
+    """The files of each pinned corpus, by the corpus, none where only the hub knows them; what is wrong with a pin file is one message."""
     try:
         found = {run.corpus: pins for run in runs.values() if (pins := pins_of(run.recipe)) is not None}
     except UserError as error:

@@ -39,7 +39,7 @@ def compare_shards(folder: Path, pins: Pins, against: Path | None) -> str:
 def _other(pin: PinnedFile, against: Path | None) -> Path | None:
     """The other shard as a file, if it is at hand; in a folder it is taken as it is."""
     if against is None:
-        return from_mirror(pin.sha256, pin.bytes)
+        return from_mirror(pin.sha256, pin.bytes, pin.name)
     found = [path for path in (against / pin.name, against / Path(pin.name).name) if path.is_file()]
     if not found:
         raise UserError(f"--against {against}: has no {pin.name}; give the folder of the other shards, or leave it out")

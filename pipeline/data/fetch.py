@@ -25,12 +25,12 @@ def vocabulary(folder: Path) -> Path:
     return folder
 
 
-def from_mirror(sha256: str, size: int | None) -> Path | None:
-    """A file of this content under $SAMEBITS_MIRROR, whatever its name."""
+def from_mirror(sha256: str, size: int | None, name: str = "") -> Path | None:
+    """A file of this content under $SAMEBITS_MIRROR, whatever its name; those that are called so are read first."""
     folder = os.environ.get("SAMEBITS_MIRROR")
     if not folder:
         return None
-    for path in sorted(Path(folder).rglob("*")):
+    for path in sorted(Path(folder).rglob("*"), key=lambda path: (path.name != Path(name).name, path)):
         if path.is_file() and size in (None, path.stat().st_size) and sha256_of(path) == sha256:
             return path
     return None

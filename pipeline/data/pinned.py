@@ -26,7 +26,7 @@ def bring(pins: Pins, file: PinnedFile, target: Path) -> Path:
         return fetch(file.url, file.sha256, file.bytes, target)
     if pins.folder:
         return _link(Path(pins.folder) / file.name, file, target)
-    if (copy := from_mirror(file.sha256, file.bytes)) is not None:
+    if (copy := from_mirror(file.sha256, file.bytes, file.name)) is not None:
         return fetch("", file.sha256, file.bytes, target, copy)
     wrong = namesakes(file.name)
     for path in wrong:
@@ -82,6 +82,11 @@ def _take(arrived: Path, pins: Pins, file: PinnedFile, target: Path) -> Path:
     return target
 
 
+def hub() -> str | None:
+    """A mirror of the hub, if one is named; its client reads the name only when it is imported."""
+    return os.environ.get("HF_ENDPOINT")
+
+
 def _from_hub(pins: Pins, file: PinnedFile, target: Path, hint: str) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
@@ -91,7 +96,9 @@ def _from_hub(pins: Pins, file: PinnedFile, target: Path, hint: str) -> Path:
     folder = target.parent / ".hub"
     try:
         return Path(
-            hf_hub_download(pins.repo, file.name, repo_type=pins.repo_type, revision=pins.revision, local_dir=folder)
+            hf_hub_download(
+                pins.repo, file.name, repo_type=pins.repo_type, revision=pins.revision, local_dir=folder, endpoint=hub()
+            )
         )
     except errors.RevisionNotFoundError:
         raise UserError(
@@ -107,7 +114,7 @@ def _from_hub(pins: Pins, file: PinnedFile, target: Path, hint: str) -> Path:
         raise UserError(f"{what}: the hub is out of reach ({_first_line(error)}); {remedy}") from None
     except errors.EntryNotFoundError:
         raise UserError(f"{what}: the revision has no such file; {remedy}, or mend its name in the pin file") from None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what a broken connection raises depends on the client's version
         raise UserError(
             f"{what}: {_first_line(error)}. What arrived is kept and the next run goes on from there; or {remedy}"
         ) from None
@@ -124,13 +131,14 @@ def list_hub(pins: Pins) -> list[PinnedFile]:
     assert pins.repo
     where = f"{pins.repo} at revision {pins.revision}"
     try:
-        ask = HfApi().dataset_info if pins.repo_type == "dataset" else HfApi().model_info
+        api = HfApi(endpoint=hub())
+        ask = api.dataset_info if pins.repo_type == "dataset" else api.model_info
         info = ask(pins.repo, revision=pins.revision, files_metadata=True)
     except errors.RevisionNotFoundError:
         raise UserError(f"{where}: the hub has this revision no more; pin one that is there") from None
     except errors.RepositoryNotFoundError:
         raise UserError(f"{where}: the hub has no such {pins.repo_type}, or not for you (HF_TOKEN)") from None
-    except (OSError, ValueError, errors.HfHubHTTPError) as error:
+    except Exception as error:  # what a broken connection raises depends on the client's version
         raise UserError(
             f"{where}: the hub is out of reach ({_first_line(error)}); ask where there is a network"
         ) from None

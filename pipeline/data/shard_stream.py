@@ -162,8 +162,10 @@ class ShardStream:
     def finish(self, names: list[str], starts: tuple[str, str]) -> dict[str, Written]:
         """Put the shards and the two files of document starts (validation, training) in their place, by these names."""
         with self._messages():
-            if self._file:
-                self._close(self.tokens - self.each * len(self._closed))
+            rest = self.tokens - self.each * len(self._closed)
+            if rest > 0:  # none of it open, where an earlier process did all files
+                self._open(rest)
+                self._close(rest)
             if len(self._closed) != len(names):
                 raise UserError(
                     f"{self.out}: the corpus has {self.tokens:,} tokens, so with split.tokens {self.each} it makes "

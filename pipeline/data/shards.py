@@ -139,6 +139,15 @@ class Shards:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each shard."""
+        return [len(piece) for piece in self._pieces]
+
+    def begin(self, shard: int) -> int:
+        """Where a shard begins in the row."""
+        return int(self._ends[shard]) - len(self._pieces[shard])
+
     def read(self, offset: int, count: int) -> NDArray[np.unsignedinteger]:
         """Tokens offset .. offset + count - 1, which may lie in several shards."""
         found = []

@@ -2,7 +2,8 @@
 
 Sample g of step s (steps count from 1) is number (s - 1) * sequences + g of the run, whatever the rank that reads it. Orders:
 `sequential` walks the windows of T tokens, `permutation` visits each once per epoch in an order sorted by Philox
-words, `random` draws independent offsets, `documents` is a permutation of windows that begin where documents begin.
+words, `random` draws independent offsets, `documents` is a permutation of windows that begin where documents begin, `llmc` is
+llm.c's: lane l of a step reads part l of a batch of consecutive windows that its own shuffle chooses within a shard.
 Shards are read by offset where a window lies; opening them reads none through.
 """
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from cuda_ops.errors import UserError
 from pipeline.base.philox import Philox, Stream
-from pipeline.data.order import Order
+from pipeline.data.order import Order, ShardOrder
 from pipeline.data.prepared import Prepared
 from pipeline.data.shards import Shards
 from pipeline.recipe import Gpt, Recipe, TextData
@@ -53,6 +54,10 @@ class TextSamples:
             )
         self._starts: NDArray[np.int64] | None = None
         count = self._last // self.context + 1
+        self._lanes: list[ShardOrder] = []
+        if self.order == "llmc":
+            self._lanes = self._shuffled_shards(bits.batch.lanes, bits.seed)
+            count = self._lanes[0].per_epoch * self.sequences
         if self.order == "documents":
             self._starts = np.load(prepared.file(TRAIN_STARTS), mmap_mode="r")
             count = int(np.searchsorted(self._starts, self._last, side="right"))
@@ -60,6 +65,17 @@ class TextSamples:
                 raise UserError(f"{folder}: no document starts {self.context + 1} tokens before the end")
         self._philox = Philox(bits.seed, Stream.ORDER)
         self._order = Order(count, self.order != "sequential", bits.seed)
+
+    def _shuffled_shards(self, lanes: int, seed: int) -> list[ShardOrder]:
+        """llm.c's order of every lane: the batches that fit in each shard with their last target."""
+        batch = self.sequences * self.context
+        counts = [(length - 1) // batch for length in self.tokens.lengths]
+        if min(counts) < 1:
+            raise UserError(
+                f"{self.folder}: order llmc: a shard of {min(self.tokens.lengths)} tokens holds no batch of {self.sequences} x "
+                f"{self.context} tokens and a target: lower bits.batch.sequences, or use order permutation"
+            )
+        return [ShardOrder(counts, (seed + lane) % 2**32) for lane in range(lanes)]
 
     @property
     def windows(self) -> int:
@@ -70,6 +86,10 @@ class TextSamples:
         """Where in the training split the window of a sample of the run begins."""
         if self.order == "random":
             return self._philox.below(self._last + 1, sample)
+        if self._lanes:
+            step, row = divmod(sample, self.sequences)
+            shard, batch = self._lanes[row * len(self._lanes) // self.sequences].batch(step)
+            return self.tokens.begin(shard) + (batch * self.sequences + row) * self.context
         item = self._order.item(sample)
         return item * self.context if self._starts is None else int(self._starts[item])
 

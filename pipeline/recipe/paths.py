@@ -23,7 +23,7 @@ OVERVIEW = RESULTS / "overview.html"
 
 # Of a corpus.
 DOCUMENTS, QUESTIONS, IMAGES, SOURCE = "documents.jsonl", "choices.jsonl", "images.bin", "source.json"
-RAW = "raw"  # the folder of files as they came
+RAW, SEEN = "raw", "seen.lock.yaml"  # files as they came; what the hub listed of a selection
 # Of a prepared corpus. SUMMARY is written last and holds the digests of the rest.
 SUMMARY, TOKENIZER, CHOICES, VALIDATION = "tokens.json", "tokenizer.json", "choices.json", "val_000000.bin"
 TRAIN_STARTS, VALIDATION_STARTS = "train_documents.npy", "val_documents.npy"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -113,17 +114,38 @@ def _parse(content: Any, path: Path) -> Pins:
         raise UserError(f"{path}: {key + ': ' if key else ''}{item['msg'].removeprefix('Value error, ')}") from None
 
 
-def load_pins(path: Path, listed: bool = True) -> Pins:
-    """Read a pin file, of a selection with its lock file; listed: refuse one whose files are not known."""
+def load_pins(path: Path, listed: bool = True, seen: Path | None = None) -> Pins:
+    """Read a pin file, of a selection with its lock file, or with the one at `seen`; listed: refuse one whose files are not known."""
     pins = _parse(_read(path), path)
-    if pins.select and lock_path(path).exists():
-        lock = _parse(_read(lock_path(path)), lock_path(path))
-        if (lock.repo, lock.revision, lock.select) != (pins.repo, pins.revision, pins.select):
-            raise UserError(f"{lock_path(path)}: of another repository, revision or selection than {path}; delete it")
-        pins = lock
+    for place in (lock_path(path), seen):
+        if pins.select and place and place.exists():
+            lock = _parse(_read(place), place)
+            if (lock.repo, lock.revision, lock.select) != (pins.repo, pins.revision, pins.select):
+                raise UserError(f"{place}: of another repository, revision or selection than {path}; delete it")
+            return lock
     if listed and not pins.files:
         raise UserError(
             f"{path}: the hashes of its files are not known here; python -m pipeline.pin --hub {path} asks the hub for them "
             f"at revision {pins.revision} and writes {lock_path(path)}"
         )
     return pins
+
+
+def lines_of(files: Iterable[PinnedFile]) -> Iterator[str]:
+    """The list of a pin file."""
+    yield "files:"
+    for file in files:
+        name = json.dumps(file.name, ensure_ascii=False)
+        yield f"  - {{name: {name}, bytes: {file.bytes}, sha256: {file.sha256}}}"
+
+
+def lock_text(pins: Pins, files: list[PinnedFile], name: str) -> str:
+    """A lock file: a selection and the files that it chose."""
+    head = [
+        f"# The files that {name} selects, as the hub stated them.",
+        f"repo: {pins.repo}",
+        f"repo_type: {pins.repo_type}",
+        f"revision: {pins.revision}",
+        f"select: {json.dumps(list(pins.select))}",
+    ]
+    return "\n".join([*head, *lines_of(files), ""])

@@ -30,6 +30,7 @@ from pipeline.data.prompts import check_endings, check_prompts
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 from pipeline.recipe import load_recipe
 from tests.conftest import ROOT, run
+from tests.data import fineweb
 from tests.data.test_data import NASTY, gpt2
 
 __all__ = ["gpt2"]  # the fixture
@@ -185,14 +186,26 @@ def test_a_worker_that_is_killed_is_one_message() -> None:
         tokens_of(["a" * 200_000 + " b"] * 9, Deadly("ab "), 2)
 
 
+MEASURED = (
+    "import sys, resource\nfrom pipeline.prepare_text import main\nsys.argv[0] = 'prepare_text'\nmain()\n"
+    "lines = open('/proc/self/status').read().splitlines()\n"  # ru_maxrss is inherited through exec
+    "own = next(int(line.split()[1]) for line in lines if line.startswith('VmHWM'))\n"
+    "print([own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss])"
+)
+
+
+def peaks_of(recipe: Path, data: Path, out: Path, *flags: str) -> list[int]:
+    """KiB of the process that prepares, and of the largest of its workers."""
+    command = ["--recipe", str(recipe), "--data", str(data), "--out", str(out), "--threads", "2", *flags]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *command], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    found: list[int] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     """Eight times the documents: the peak of the process and of its workers stays, by a margin far below the added text."""
-    script = (
-        "import sys, resource\nfrom pipeline.prepare_text import main\nsys.argv[0] = 'prepare_text'\nmain()\n"
-        "lines = open('/proc/self/status').read().splitlines()\n"  # ru_maxrss is inherited through exec
-        "own = next(int(line.split()[1]) for line in lines if line.startswith('VmHWM'))\n"
-        "print([own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss])"
-    )
     peaks = []
     text = (ROOT / "tests" / "recipes" / "tiny.yaml").read_text()
     row = json.dumps({"text": " ".join(f"word{i}" for i in range(3000))})  # 25 kB
@@ -206,18 +219,32 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
         )
         recipe.write_text(content)
         run("-m", "pipeline.download", "--recipe", str(recipe), "--out", str(tmp_path / f"d{rows}"))
-        flags = ["--recipe", str(recipe), "--data", str(tmp_path / f"d{rows}"), "--out", str(tmp_path / f"t{rows}")]
-        done = subprocess.run(
-            [sys.executable, "-c", script, *flags, "--threads", "2"],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            check=True,
-        )
-        peaks.append(json.loads(done.stdout.splitlines()[-1]))
+        peaks.append(peaks_of(recipe, tmp_path / f"d{rows}", tmp_path / f"t{rows}"))
     for small, large in zip(*peaks, strict=True):
-        print(peaks)
         assert large - small < 12 * 1024, peaks  # KiB; the text grew by 26 MB, its tokens in memory were 34 bytes each
+
+
+def test_memory_does_not_grow_with_a_pinned_corpus(tmp_path: Path, gpt2: Gpt2Tokenizer) -> None:
+    """One row group of all rows, which is never held whole: 4 and 40 MB of text into shards."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    run("-m", "pipeline.download", "--pins", "config/data/gpt2_bpe.yaml", "--out", str(tmp_path / "bpe"))
+    peaks = []
+    rng = random.Random(2)
+    page = " ".join(rng.choice(["the", "fox", "and", "1234", "dog,"]) for _ in range(1000))  # 4 kB
+    for rows in (1000, 10_000):
+        folder = tmp_path / f"pages{rows}"
+        folder.mkdir()
+        parquet.write_table(pa.table({"text": [page] * rows}), folder / "x.parquet", use_dictionary=False)
+        shards = -(-rows * (len(gpt2.encode(page)) + 1) // 500_000) - 1
+        recipe = fineweb.recipe_over(folder, tmp_path / f"{rows}.yaml", 500_000, shards)
+        run("-m", "pipeline.download", "--recipe", str(recipe), "--out", str(tmp_path / f"d{rows}"))
+        flags = "--gpt2", str(tmp_path / "bpe")
+        peaks.append(peaks_of(recipe, tmp_path / f"d{rows}", tmp_path / f"t{rows}", *flags))
+    for small, large in zip(*peaks, strict=True):
+        assert large - small < 16 * 1024, peaks
+        assert large < 600 * 1024, peaks
 
 
 # ---------------------------------------------------------------- what changed on the disk

@@ -6,12 +6,14 @@ What a step reads: shards by offset, orders, images. Orders are compared with th
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from benchmarks.tokens import write_tokens
 from cuda_ops.errors import UserError
@@ -92,6 +94,118 @@ def test_a_permutation_is_the_one_of_all_keys_at_once(monkeypatch: pytest.Monkey
         words = philox.words(2 * epoch * count, 2 * count)
         keys = words[0::2] | words[1::2] << np.uint64(32)
         assert order.permutation(count, epoch, philox).tolist() == np.argsort(keys, kind="stable").tolist()
+
+
+def test_equal_words_keep_the_order_of_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words that agree in all high bits, and in all bits."""
+
+    class Few(Philox):
+        def words(self, first: int, count: int) -> NDArray[np.uint64]:
+            found = super().words(first, count) & np.uint64(0x1FF)
+            found[np.arange(first, first + count) % 2 == 1] = 0
+            return found
+
+    monkeypatch.setattr(order, "BLOCK", 10)
+    philox = Few(3, Stream.ORDER)
+    keys = philox.words(0, 2 * 1003)[0::2]
+    assert len(set(keys.tolist())) < 512
+    assert order.permutation(1003, 0, philox).tolist() == np.argsort(keys, kind="stable").tolist()
+
+
+class LlmC:
+    """llmc/rand.h and llmc/dataloader.h as they read: one process, its shards and batches shuffled, two state machines in C."""
+
+    def __init__(self, rank: int, counts: list[int], seed: int = 42) -> None:
+        self.words = self._twister(seed + rank)
+        self.counts, self.shards = counts, list(range(len(counts)))
+        self._reset()
+
+    @staticmethod
+    def _twister(seed: int) -> Iterator[int]:
+        state = [seed & 0xFFFFFFFF]
+        for j in range(1, 624):
+            state.append((1812433253 * (state[-1] ^ state[-1] >> 30) + j) & 0xFFFFFFFF)
+        while True:
+            for j in range(624):
+                y = (state[j] & 0x80000000) | (state[(j + 1) % 624] & 0x7FFFFFFF)
+                state[j] = state[(j + 397) % 624] ^ y >> 1 ^ (0x9908B0DF if y & 1 else 0)
+            for y in state[:]:
+                y ^= y >> 11
+                y ^= y << 7 & 0x9D2C5680
+                y ^= y << 15 & 0xEFC60000
+                yield y ^ y >> 18
+
+    def _permute(self, data: list[int]) -> None:
+        for i in range(len(data) - 1, 0, -1):
+            j = next(self.words) % (i + 1)
+            data[i], data[j] = data[j], data[i]
+
+    def _reset(self) -> None:
+        self.shard, self.sample = 0, -1
+        self._permute(self.shards)
+        self._load()
+
+    def _load(self) -> None:
+        self.within = list(range(self.counts[self.shards[self.shard]]))
+        self._permute(self.within)
+
+    def next_batch(self) -> tuple[int, int]:
+        self.sample += 1
+        if self.sample >= self.counts[self.shards[self.shard]]:
+            if self.shard == len(self.counts) - 1:
+                self._reset()
+            else:
+                self.shard, self.sample = self.shard + 1, -1
+                self._load()
+            self.sample = 0
+        return self.shards[self.shard], self.within[self.sample]
+
+
+def test_llm_c_order_is_that_of_its_loader() -> None:
+    words = LlmC._twister(137)
+    assert [next(words) for _ in range(4)] == [4053805790, 2173880614, 380293709, 1237255315]  # as rand.h says
+    counts = [5, 3, 4, 1, 700]
+    for lane in range(3):
+        loader, ours = LlmC(lane, counts), order.ShardOrder(counts, 42 + lane)
+        expected = [loader.next_batch() for _ in range(3 * sum(counts) + 9)]
+        assert len(set(expected[: sum(counts)])) == sum(counts)
+        assert [ours.batch(step) for step in range(len(expected))] == expected
+        for step in (1500, 3, 2000, 1999, 0, 720, 713, 712, len(expected) - 1):  # jumps, back too
+            assert ours.batch(step) == expected[step]
+            assert order.ShardOrder(counts, 42 + lane).batch(step) == expected[step]
+
+
+def test_lanes_read_the_parts_of_llm_c_batches(tmp_path: Path) -> None:
+    """Rank r of llm.c reads part r of a batch that its own shuffle chose; here a lane does."""
+    recipe = load_recipe(ROOT / "tests" / "recipes" / "tiny_shards.yaml")
+    each, batch = 1000, 8 * 32
+    tokens = np.random.default_rng(5).integers(0, 50257, 3 * each - 300)
+    record: dict[str, dict[str, object]] = {"sha256": {}, "largest": {}}
+    for i, begin in enumerate(range(0, len(tokens), each)):
+        name = f"train_{i:06d}.bin"
+        made = write_shard(tmp_path / name, tokens[begin : begin + each])
+        record["sha256"][name], record["largest"][name] = made.sha256, made.largest
+    (tmp_path / "tokens.json").write_text(json.dumps({"vocab_size": 50257, **record}))
+    samples = TextSamples(recipe, tmp_path)
+    loaders = [LlmC(lane, [3, 3, 2]) for lane in range(4)]
+    assert samples.windows == 8 * 8
+    for step in range(1, 20):
+        rows = samples.get(step, 0, 8)
+        for lane, loader in enumerate(loaders):
+            shard, index = loader.next_batch()
+            begin = shard * each + index * batch + lane * 2 * 32  # B of a process is 2 here
+            expected = tokens[begin : begin + 65]
+            assert rows["tokens"][2 * lane : 2 * lane + 2].reshape(-1).tolist() == expected[:-1].tolist()
+            assert rows["targets"][2 * lane : 2 * lane + 2].reshape(-1).tolist() == expected[1:].tolist()
+    again = TextSamples(recipe, tmp_path).get(17, 5, 1)["tokens"]
+    assert (again == samples.get(17, 5, 1)["tokens"]).all()
+    large = recipe.model_copy(
+        update={
+            "bits": recipe.bits.model_copy(update={"batch": recipe.bits.batch.model_copy(update={"sequences": 64})})
+        }
+    )
+    with pytest.raises(UserError, match="a shard of 700 tokens holds no batch of 64 x 32 tokens and a target"):
+        TextSamples(large, tmp_path)
 
 
 @pytest.mark.parametrize("way", ["sequential", "permutation", "random", "documents"])

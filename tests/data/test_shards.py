@@ -10,6 +10,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from cuda_ops.errors import UserError
 from pipeline import download, prepare_text
@@ -26,6 +28,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.data.tokenizers import Gpt2Tokenizer
 from pipeline.recipe import load_recipe, parse_recipe, recipe_id
 from pipeline.recipe.pins import PinnedFile, Pins
+from pipeline.records import contents
 from tests.conftest import ROOT, run
 from tests.data import fineweb
 from tests.data.test_data import gpt2
@@ -100,6 +103,9 @@ def test_shards_are_those_of_llm_c(made: dict[str, Any], gpt2: Gpt2Tokenizer) ->
     assert about["validation"]["bytes"] == len(validation)
     assert about["largest"]["val_000000.bin"] == 50256
     assert not (made["tokens"] / "unfinished").exists()
+    TypeAdapter(contents.Tokens).validate_python(about, strict=True)
+    source = json.loads((made["folder"] / "data" / "source.json").read_text())
+    TypeAdapter(contents.PinnedSource).validate_python(source, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +216,10 @@ def test_a_journal_of_something_else_is_not_taken_up(made: dict[str, Any], tmp_p
         UserError, match=f"set bits.data.train_shards to {made['shards'] - 1}; what is tokenised is kept"
     ):
         prepare(wrong, tmp_path, vocabulary)
+    shutil.copytree(tmp_path / "tokens", tmp_path / "kept" / "tokens")
+    shutil.copytree(tmp_path / "data", tmp_path / "kept" / "data", symlinks=True)
+    prepare(recipe, tmp_path / "kept", vocabulary)  # every file is in: only the last shard is to be closed
+    assert shards_in(tmp_path / "kept" / "tokens") == shards_in(made["tokens"])
     os.truncate(unfinished / "000001.bin", 3000)
     prepare(recipe, tmp_path, vocabulary)
     assert shards_in(tmp_path / "tokens") == shards_in(made["tokens"])

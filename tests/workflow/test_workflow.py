@@ -25,6 +25,7 @@ from pipeline.base.files import sha256_of
 from pipeline.recipe import load_recipe
 from pipeline.recipe.paths import chain_name, checkpoint_name
 from tests.conftest import ROOT
+from tests.data import fineweb
 from tests.workflow.lint import findings
 
 EVERYTHING = {"download", "prepare_text", "train", "evaluate", "sample", "digest", "verify", "spikes", "report"}
@@ -194,6 +195,32 @@ def test_a_net_over_images_goes_the_whole_road(project: Path) -> None:
         assert {"download/images.bin", "prepare_images/train_000000.bin", "prepare_images/val_000000.bin"} <= named
         assert would_run(project, recipe="patterns") == set()
         assert would_run(project) == set()
+    finally:
+        path.unlink()
+
+
+def test_pinned_files_go_the_whole_road_into_llm_c_shards(project: Path) -> None:
+    """A FineWeb-like corpus under GPT-2's tokens: one job a file, shards, training, page and verdict; then nothing to do."""
+    folder, path = project / "pages", project / "config" / "recipes" / "tiny_shards.yaml"
+    fineweb.write_parquet(folder, fineweb.texts(40, mean=60), 3, 5)
+    fineweb.recipe_over(folder, path, 6000, 3)
+    try:
+        output = snakemake(project, recipe="tiny_shards")
+        assert rules_of(output) == {"fetch", "download_pinned", "vocabulary", "prepare_text"} | FROM_TRAINING
+        assert re.search(r"^fetch +3$", output, re.M)
+        assert "tiny_shards: 13 digests, none published yet" in output
+        tokens = next((project / "results" / "data").glob("tiny_shards-*/gpt2-*"))
+        about = json.loads((tokens / "tokens.json").read_text())
+        assert about["train"]["documents"] + about["validation"]["documents"] == 40
+        found = json.loads((project / "results" / "runs" / "tiny_shards" / "eval_000004.json").read_text())
+        assert found["validation"]["tokens"] == 6000 - 1
+        assert would_run(project, recipe="tiny_shards") == set()
+        (tokens.parent / "raw" / "001_00000.parquet").unlink()
+        (folder / "001_00000.parquet").write_bytes(b"other")
+        output = snakemake(project, "--forcerun", "download_pinned", recipe="tiny_shards", code=1)
+        logs = project / "results" / "logs" / "data"
+        (log,) = logs.glob("tiny_shards-*/fetch/001_00000.parquet.log")
+        assert "not the file that is pinned" in log.read_text()
     finally:
         path.unlink()
 

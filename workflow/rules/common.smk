@@ -103,7 +103,7 @@ def pinned_sha256(wildcards):
 
 
 def documents_of_corpus(wildcards):
-    """Its texts; nothing for a pinned corpus, whose files stay as they came: its record, an input too, describes them."""
+    """The one file of documents; a pinned corpus has none: its files are described by the source record, an input too."""
     if wildcards.corpus not in PINNED:
         return [f"{at.RESULTS}/data/{wildcards.corpus}/{at.DOCUMENTS}"]
     return []

@@ -39,7 +39,7 @@ rule fetch:
         "python -m pipeline.download --pins {params.pins:q} --file {wildcards.file:q} --out {params.out:q} --log {log:q}"
 
 
-# Checks them, and counts their documents.
+# Checks them, and counts their documents; brings those that only the hub can list.
 rule download_pinned:
     input:
         lambda wildcards: expand(
