@@ -104,7 +104,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run snakemake --cores all reproduction") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error}); delete it and run snakemake --cores all reproduction") from None
+        raise UserError(
+            f"{path}: not JSON ({error}); move it away and run snakemake --cores all reproduction"
+        ) from None
 
 
 def digests_of(recipe: Recipe, folder: Path) -> list[Digest]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from pipeline.recipe.artifacts import Artifacts
 from pipeline.recipe.data import Data, GeneratedSource, TextData
@@ -46,7 +46,7 @@ class Bits(Strict):
 
 
 class Recipe(Strict):
-    name: Name = Field(max_length=100)
+    name: Name
     description: str
     bits: Bits
     artifacts: Artifacts = Artifacts()

@@ -14,6 +14,7 @@ from common import (
     ROOT,
     check_execution,
     check_keys,
+    check_profile,
     evaluated_bits,
     one_of,
     pins,
@@ -27,6 +28,7 @@ from pipeline.recipe import paths as at
 
 prepare_environment()
 check_keys(config)
+check_profile(sys.argv)
 validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.json"))
 RUNS = runs_of(config)
 ALL_CORES = workflow.resource_settings.cores or CORES
