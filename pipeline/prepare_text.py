@@ -1,7 +1,7 @@
 """Documents to token shards.
 
     python -m pipeline.prepare_text --recipe config/recipes/fables.yaml
-    results/data/fables-…/bpe512-…: 2,222,265 + 56,388 tokens, vocabulary 512, floor 0.2410 nats/token
+    results/data/fables-4bba0161/bpe512-d93e8e63-1: 2,222,265 + 56,388 tokens, vocabulary 512, floor 0.2410 nats/token
 
 Writes llm.c-style shards (train_000000.bin …, val_000000.bin), where documents start (*.npy), tokenizer.json, choices.json (the
 tokenised questions) and last tokens.json (counts, digests, largest tokens, the entropy floor's integer counts). The split and

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -223,3 +224,24 @@ def test_who_waits_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         assert waiting is None
         while "still computing, 0 s" not in capsys.readouterr().err:
             said.wait(0.01)
+
+
+def test_no_chart_has_empty_axes() -> None:
+    """Differences that no axis shows make no chart: none, of a NaN, infinite."""
+    from dataclasses import replace
+
+    from pipeline.evidence.comparison import Result
+    from pipeline.evidence.differences import difference
+    from pipeline.pages.compare_page import growth, network
+
+    nothing: list[dict[str, Any]] = [
+        {"step": 1, "loss": 0.0, "norm": float("nan"), "weights": float("inf")},
+        {"step": 2},
+    ]
+    assert growth(Result(growth=nothing)) is None
+    assert growth(Result(growth=[*nothing, {"step": 3, "loss": 0.5}])) is not None
+    found = difference("w", torch.tensor([1.0]), torch.tensor([2.0]))
+    assert found
+    assert network(Result(network=[found], order=["w"])) is not None
+    for shown in (0.0, float("nan"), float("inf")):
+        assert network(Result(network=[replace(found, relative=shown)], order=["w"])) is None
