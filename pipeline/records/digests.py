@@ -76,7 +76,7 @@ def entries(
     for item in digested(recipe):
         path = where[item.folder] / item.name
         if not path.exists():
-            raise UserError(f"{path}: missing; run snakemake --cores all reproduction with this recipe")
+            raise UserError(f"{path}: missing; run snakemake --cores all reproduction --config recipe=…")
         digest, link = digest_file(item, path, link)
         found.append(Entry(item.stage, item.name, digest))
     return found

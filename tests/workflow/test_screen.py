@@ -6,6 +6,7 @@ out, a path with spaces.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -18,7 +19,64 @@ from typing import Any
 
 import pytest
 
+from cuda_ops.errors import named
+from tests.conftest import ROOT
 from tests.workflow.running import snakemake, would_run
+
+COMMAND = (
+    'RuleException:\nCalledProcessError in file "train.smk", line 46:\nCommand \'set -euo pipefail;  python -m '
+    "pipeline.train --recipe r.yaml --log results/logs/tiny/train_000003.log' "
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            COMMAND + "returned non-zero exit status 2.",
+            "train ended with exit code 2; what it said is above and in results/",
+        ),
+        (
+            COMMAND + "died with <Signals.SIGKILL: 9>.",
+            "train was killed; what it said is above and in results/logs/tiny/",
+        ),
+        (COMMAND + "returned non-zero exit status 143.", ""),  # it has said how to go on
+        ("Select jobs to execute...", ""),
+        ("WorkflowError:\nAt least one job did not complete successfully.", ""),
+        (
+            'WorkflowError in file "a b/common.smk", line 29:\nan error\nof two lines\n  File "x", line 1',
+            "error: an error\nof two",
+        ),
+        (
+            "LockException:\nError: Directory cannot be locked.",
+            "error: another snakemake runs here, or one was killed.",
+        ),
+        ("Nothing to be done (all requested files are present).", "Nothing to be done"),
+        ("MissingOutputException in rule train:\nJob 2 completed", "MissingOutputException in rule train"),
+    ],
+    ids=["failed", "killed", "stopped", "chatter", "at the end", "refused", "locked", "nothing", "other"],
+)
+def test_what_stands_on_the_screen(text: str, shown: str) -> None:
+    found = screen().plain(text)
+    assert found.startswith(shown)
+    assert bool(found) == bool(shown)
+
+
+def screen() -> Any:
+    spec = importlib.util.spec_from_file_location("screen", ROOT / "workflow" / "screen.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_advice_names_the_recipe_that_was_given() -> None:
+    words = "python -m pipeline.download --recipe … makes it again; snakemake --config recipe=…"
+    assert named(words, ["train", "--steps-to", "3"]) == words
+    assert named(words, ["train", "--recipe", "my own.yaml"]) == (
+        "python -m pipeline.download --recipe 'my own.yaml' makes it again; snakemake --config recipe='my own.yaml'"
+    )
 
 
 def test_the_screen_has_a_line_per_stage_and_the_end(project: Path) -> None:
@@ -46,14 +104,25 @@ def test_the_screen_has_a_line_per_stage_and_the_end(project: Path) -> None:
     assert "rule train:" in next((project / ".snakemake" / "log").glob("*.log")).read_text()
 
 
-def test_a_stop_of_the_whole_group_saves_and_is_one_line(project: Path) -> None:
-    """SIGTERM to every process, as Slurm, docker and a CI's cancel send it: nobody is left who could write the log but
-    the stage.
+@pytest.mark.parametrize("who", ["group", "snakemake"])
+def test_a_stop_saves_and_is_one_line(project: Path, who: str) -> None:
+    """SIGTERM to every process, as Slurm and a CI's cancel send it: nobody is left who could write the log but the
+    stage. Or to Snakemake alone, as `docker stop` does.
     """
     recipe = (project / "config" / "recipes" / "tiny.yaml").read_text()
-    path = project / "config" / "recipes" / "long.yaml"
-    path.write_text(recipe.replace("name: tiny\n", "name: long\n", 1).replace("steps: 6", "steps: 999000"))
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "recipe=long", "--", "reproduction"]
+    path = project / "config" / "recipes" / f"long-{who}.yaml"
+    path.write_text(recipe.replace("name: tiny\n", f"name: long-{who}\n", 1).replace("steps: 6", "steps: 999000"))
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--cores",
+        "2",
+        "--config",
+        f"recipe=long-{who}",
+        "--",
+        "reproduction",
+    ]
     child = subprocess.Popen(
         [*command[:-2], "--set-resources", "train:rolling=100000", "--", "reproduction"],
         cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -65,14 +134,14 @@ def test_a_stop_of_the_whole_group_saves_and_is_one_line(project: Path) -> None:
             if line.startswith("step 3/"):  # the first segment's end
                 break
         said = next(line for line in child.stdout if line.startswith("step "))
-        os.killpg(child.pid, signal.SIGTERM)
+        (os.killpg if who == "group" else os.kill)(child.pid, signal.SIGTERM)
         rest = child.stdout.read()
         assert child.wait() == 1
         found = re.search(r"^stopped after step (\d+); the same command goes on from there$", rest, re.MULTILINE)
         assert found, said + rest
         assert "Exception" not in rest
         assert "Traceback" not in rest
-        log = (project / "results" / "logs" / "long" / "train_999000.log").read_text()
+        log = (project / "results" / "logs" / f"long-{who}" / "train_999000.log").read_text()
         assert found[0] in log
         kept = [path.name for path in (project / "results" / "state").glob("*/step_*.safetensors")]
         assert f"step_{int(found[1]):06d}.safetensors" in kept

@@ -23,6 +23,7 @@ from common import (
     runs_of,
     stale_library,
 )
+from stops import pass_stops_on
 from pipeline.recipe import digest_of
 from pipeline.recipe import paths as at
 
