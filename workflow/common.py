@@ -35,6 +35,7 @@ from pipeline.records.contents import in_words
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "config" / "recipes"
 KEYS = ("recipe", "data")  # of --config
+RUNNING = ("train", "evaluate", "sample", "digest", "verify", "spikes", "report")  # the stages of a run
 CORES = 8  # threads of a rule that takes all, where nobody says how many there are: an executor without --cores
 
 
@@ -92,6 +93,10 @@ class Run:
         """What a stage writes."""
         items = catalogue.of_stage(self.recipe, stage)
         return [str(path) for path in catalogue.files(items, catalogue.folders(self.recipe))]
+
+    def made(self) -> list[str]:
+        """Every file of the run: what is missing in the middle is no less missing where what follows is there."""
+        return [path for stage in RUNNING for path in self.files(stage)]
 
     def questions(self, step: int) -> list[str]:
         """What an evaluation reads beside the prepared corpus: questions with a source of their own, at the last
