@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NoReturn
 
 CODE, INTERRUPTED = 2, 130
@@ -50,6 +52,16 @@ def refusal(error: OSError) -> str | None:
     return f"{error.filename or 'while writing'}: {words}" if words else None
 
 
+def named(words: str, command: list[str]) -> str:
+    """Words whose advice is about `recipe …` or `recipe=…`, with the recipe that this command was given."""
+    given = next((after for flag, after in pairwise(command) if flag == "--recipe"), None)
+    if given is None:
+        return words
+    return words.replace("--recipe …", f"--recipe {shlex.quote(given)}").replace(
+        "recipe=…", f"recipe={shlex.quote(given)}"
+    )
+
+
 def exit_on_user_error(main: Callable[[], int | None]) -> NoReturn:
     """Run a stage's main() with `--log FILE` handled; what the user can mend is one line on stderr and exit code 2."""
     from cuda_ops import output
@@ -70,7 +82,7 @@ def exit_on_user_error(main: Callable[[], int | None]) -> NoReturn:
             sys.stdout.flush()
     except UserError as error:
         code = error.code
-        end(code, f"error: {error}" if str(error) else "", isinstance(error, Fatal))
+        end(code, named(f"error: {error}", sys.argv) if str(error) else "", isinstance(error, Fatal))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the interpreter's own flush
         code = CODE

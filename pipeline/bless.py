@@ -1,7 +1,7 @@
 """Publish the digests and the chain of a run: by hand only, and with a reason in the commit.
 
 python -m pipeline.bless --recipe config/recipes/fables.yaml
-config/expected/fables.json: 15 digests, 3 changed: train/step_000200.safetensors, …
+config/expected/fables.json: 15 digests, 3 changed: train/step_000250.safetensors, …
 config/expected/chains/fables.tsv: 1000 steps
 """
 

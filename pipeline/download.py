@@ -1,7 +1,7 @@
 """Bring a corpus here: documents or images, generated, from a local file, from a URL, or from Hugging Face `datasets`.
 
     python -m pipeline.download --recipe config/recipes/fables.yaml
-    results/data/fables-e0e3a4d5: 24,000 documents, 7,992,529 bytes, sha256 fb166c90…
+    results/data/fables-4bba0161: 24,000 documents, 7,992,529 bytes, sha256 fb166c90…
 
 Of a text it writes documents.jsonl (one {"text": …} per line) and choices.jsonl (multiple-choice questions, or empty), of
 images images.bin (pipeline/data/images.py), and last source.json: what it came from, and the digests. A URL is fetched into

@@ -1,7 +1,7 @@
 """Documents to token shards.
 
     python -m pipeline.prepare_text --recipe config/recipes/fables.yaml
-    results/data/fables-…/bpe512-…: 2,222,265 + 56,388 tokens, vocabulary 512, floor 0.2410 nats/token
+    results/data/fables-4bba0161/bpe512-d93e8e63-1: 2,222,265 + 56,388 tokens, vocabulary 512, floor 0.2410 nats/token
     python -m pipeline.prepare_text --compare config/data/kjj0_fineweb10B_gpt2.yaml
     equal: 104 shards of results/data/… have the hashes of config/data/kjj0_fineweb10B_gpt2.yaml
 

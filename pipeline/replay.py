@@ -1,8 +1,8 @@
 """Recompute one step of a run from the nearest checkpoint before it, on any machine.
 
     python -m pipeline.replay --recipe config/recipes/fables.yaml --step 251 --check
-    step 251 from step_000250.safetensors, 0 steps on the way
-    loss 0x1.0f95d40000000p-1  lr …  norm …  fingerprint 3f2a…  link 77ab…: equal to the chain
+    step 251 from results/runs/fables/step_000250.safetensors, 0 steps on the way
+    loss 0x1.305a540000000p-1  lr …  norm …  fingerprint 575049abcba28869  link b35c9ba1233b: equal to the chain
     python -m pipeline.replay --recipe config/recipes/fables.yaml --step 251 --lane 0 --tensor lane.0/h.1.attn.qkv --out qkv.safetensors
 
 --list names the tensors of the step in the order of computation. Without a checkpoint it starts from the recipe's own
@@ -21,7 +21,7 @@ from tabulate import tabulate
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.tensors import Spec, write_tensors
-from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
+from pipeline.evidence.rerun import Rerun, altered, checkpoints_of, lines_of
 from pipeline.recipe import load_recipe
 from pipeline.recipe.paths import run_dir, tokens_dir
 from pipeline.records.present import present
@@ -126,6 +126,8 @@ def main() -> int:
     )
     start = again.origin or "the recipe's initial weights"
     print(f"step {args.step} from {start}, {again.steps_on_the_way} steps on the way")
+    if again.origin and (words := altered(again.origin, run)):
+        print(f"warning: {words}")
     observed = bool(args.tensor or args.out or args.trace)
     began, agrees = time.perf_counter(), True
     about: dict[str, Any] = {"step": args.step, **again.about()}

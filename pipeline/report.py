@@ -1,7 +1,7 @@
 """One self-contained page for a run: curves, scores, samples, spikes, digests, receipts.
 
     python -m pipeline.report --recipe config/recipes/fables.yaml
-    results/runs/fables/report.html: 412 KiB
+    results/runs/fables/report.html: 229 KiB
 
 The page is for reading: it holds times and hosts, so it has no digest. It loads nothing from anywhere. Its sections
 are functions of pipeline/pages/sections.py.

@@ -2,8 +2,8 @@
 
     python -m pipeline.train --recipe config/recipes/fables.yaml --steps-to 250 --previous none \\
         --out results/runs/fables/step_000250.safetensors --chain results/runs/fables/chain_000250.tsv
-    step 200/1000  loss 0.6132  norm 0.52  lr 2.8e-03  21,000 tokens/s  eta 15 s, of the run 61 s
-    results/runs/fables/step_000250.safetensors  file sha256 1c5e…  link of the last step 77ab…
+    step 200/1000  loss 0.6180  norm 0.39  lr 2.8e-03  21,000 tokens/s  eta 5 s, of the run 78 s
+    results/runs/fables/step_000250.safetensors  file sha256 …  link of the last step 22ab36943a9c
 
 Kill it at any instant and run it again, on any number of ranks: it goes on from the last rolling checkpoint and ends
 with the same bits. Exit code 2: something to mend, with one message. 3: the loss or a gradient was not finite. 130,

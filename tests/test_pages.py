@@ -14,7 +14,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from pipeline.base import chain
 from pipeline.recipe import load_recipe
+from pipeline.recipe.paths import data_dir, run_dir, tokens_dir
 from pipeline.records.catalogue import digested
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,6 +134,36 @@ def test_commands_of_the_pages_exist() -> None:
                 if f'"{flag}"' not in text
             ]
     assert not wrong
+
+
+def test_outputs_shown_in_docstrings_are_true() -> None:
+    """What a run of fables prints, from its recipe, its published digests and its published chain."""
+    recipe = load_recipe(ROOT / "config" / "recipes" / "fables.yaml")
+    expected: dict[str, str] = json.loads(FABLES.read_text())
+    lines = {line.step: line for line in chain.read(ROOT / "config" / "expected" / "chains" / "fables.tsv")}
+
+    def shown(step: int) -> str:
+        line = lines[step]
+        return f"step {step}/1000  loss {line.loss:.4f}  norm {line.norm:.2f}  lr {line.lr:.1e}  "
+
+    columns = lines[251].content().split("\t")
+    true = {
+        "download": f"{data_dir(recipe)}: 24,000 documents, 7,992,529 bytes, sha256 {expected['download/documents.jsonl'][:8]}…",
+        "prepare_text": f"{tokens_dir(recipe)}: 2,222,265 + 56,388 tokens, vocabulary {recipe.bits.model.vocab_size}",
+        "train": shown(200),
+        "replay": f"loss {columns[1]}  lr …  norm …  fingerprint {columns[4]}  link {lines[251].link[:12]}: equal",
+        "verify": f"step_001000.safetensors   {expected['train/step_001000.safetensors'][:12]}",
+        "digest": f"{run_dir(recipe) / 'digests.json'}: {len(expected)} digests",
+        "bless": f"config/expected/fables.json: {len(expected)} digests, 3 changed: train/step_{recipe.checkpoints[0]:06d}",
+        "recipe/__main__": f"fables  recipe_id {expected['recipe/bits'][:4]}…  {recipe.bits.model.parameters:,} parameters",
+    }
+    stale = [
+        name
+        for name, text in true.items()
+        if text not in (ROOT / "pipeline" / f"{name}.py").read_text(encoding="utf-8")
+    ]
+    assert not stale
+    assert f"link of the last step {lines[250].link[:12]}" in (ROOT / "pipeline" / "train.py").read_text()
 
 
 def test_every_variable_of_the_environment_is_described() -> None:

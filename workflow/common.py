@@ -23,9 +23,10 @@ from screen import plain_words
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from cuda_ops.errors import UserError
+from cuda_ops.errors import UserError, refusal
 from pipeline.base.files import sha256_of
 from pipeline.data import own
+from pipeline.data.prompts import check_prepared
 from pipeline.recipe import PinnedSource, Recipe, TextData, digest_of, load_recipe, paths, recipe_id
 from pipeline.recipe.pins import Pins, load_pins, pins_path
 from pipeline.recipe.training import CheckpointInit
@@ -35,6 +36,7 @@ from pipeline.records.contents import in_words
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "config" / "recipes"
 KEYS = ("recipe", "data")  # of --config
+RUNNING = ("train", "evaluate", "sample", "digest", "verify", "spikes", "report")  # the stages of a run
 CORES = 8  # threads of a rule that takes all, where nobody says how many there are: an executor without --cores
 
 
@@ -92,6 +94,10 @@ class Run:
         """What a stage writes."""
         items = catalogue.of_stage(self.recipe, stage)
         return [str(path) for path in catalogue.files(items, catalogue.folders(self.recipe))]
+
+    def made(self) -> list[str]:
+        """Every file of the run: what is missing in the middle is no less missing where what follows is there."""
+        return [path for stage in RUNNING for path in self.files(stage)]
 
     def questions(self, step: int) -> list[str]:
         """What an evaluation reads beside the prepared corpus: questions with a source of their own, at the last
@@ -274,12 +280,30 @@ def check_keys(config: dict[str, Any]) -> None:
             raise WorkflowError(f"--config {key}: unknown key; known are {', '.join(KEYS)}{hint}")
 
 
+def check_profile(words: list[str]) -> None:
+    """Refuse a --workflow-profile that does not exist; Snakemake would go on without one."""
+    for at, word in enumerate(words):
+        flag, _, given = word.partition("=")
+        given = given or next(iter(words[at + 1 :]), "")
+        places = [Path(given), Path("profiles", given), ROOT / "profiles" / given]
+        if flag == "--workflow-profile" and given != "none" and not any(place.exists() for place in places):
+            known = [os.path.relpath(path.parent) for path in sorted(ROOT.glob("config/execution/*/profile.yaml"))]
+            near = get_close_matches(given, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise WorkflowError(f"{flag} {given}: there is no such profile; there are {', '.join(known)}{hint}")
+
+
 def runs_of(config: dict[str, Any]) -> Runs:
     """The recipes that --config names; what is wrong with them is one message."""
     try:
-        return Runs(config)
+        runs = Runs(config)
+        for run in runs.values():
+            check_prepared(run.recipe, Path(run.tokens))
+        return runs
     except UserError as error:
         raise WorkflowError(str(error)) from None
+    except OSError as error:  # a name that is too long, a folder that nobody may read
+        raise WorkflowError(refusal(error) or str(error)) from None
 
 
 def prepared_bits(run: Run) -> str:

@@ -27,6 +27,7 @@ UNLOCK = (
     "error: another snakemake runs here, or one was killed. If none runs: "
     f"{os.path.relpath(sys.executable)} -m snakemake --unlock, and then the same command again"
 )
+REFUSED = re.compile(r'WorkflowError in file "[^"]*", line \d+:\n(.*?)(?:\n  File "|\Z)', re.S)  # by workflow/common.py
 STOPPED = {"129", "130", "143"}  # the stage has said that it stopped, and how to go on
 
 
@@ -36,6 +37,8 @@ def plain(text: str) -> str:
         return ""
     if text.startswith("LockException"):
         return UNLOCK
+    if refused := REFUSED.match(text):
+        return f"error: {refused[1]}"
     failed = FAILED.search(text)
     if not failed:
         return text
@@ -67,5 +70,5 @@ def plain_words() -> None:
                 continue
             if known.dryrun or isinstance(handler, logging.FileHandler):
                 known.quiet = {Quietness.HOST}
-            elif not known.verbose:
+            if not known.verbose and not isinstance(handler, logging.FileHandler):
                 handler.setFormatter(Plain(handler.formatter))

@@ -83,13 +83,18 @@ def verify(path: Path) -> None:
     if expected != found:
         raise UserError(
             f"{path}: damaged ({path.stat().st_size} bytes): sha256 is {found}, it was written as {expected}; "
-            "delete it and run again"
+            "move it away and run again"
         )
 
 
 def load(path: Path) -> Stored:
     """Open a checkpoint after checking its SHA-256, header and metadata; each tensor is read when it is asked for."""
     verify(path)
+    return opened(path)
+
+
+def opened(path: Path) -> Stored:
+    """A checkpoint as it lies there, its header and metadata checked: for who looks for what is wrong with it."""
     file = TensorFile(path)
     known = {"step": int, "recipe_id": str, "link": str}
     about = file.about if isinstance(file.about, dict) else {}

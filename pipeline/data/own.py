@@ -12,6 +12,7 @@ from pipeline.data.documents import documents_of
 from pipeline.recipe import Recipe, TextData, as_written, parse_recipe
 from pipeline.recipe.paths import RESULTS
 
+LONGEST = 40  # characters of a text's name that the names of its recipe and folders take
 FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 
@@ -30,7 +31,7 @@ def derive(base: Recipe, path: Path) -> Recipe:
         raise UserError(f"data={path}: there is no text in it")
     content = as_written(base)
     digest = sha256_of(path)
-    stem = re.sub(r"[^a-z0-9_]+", "_", path.stem.lower()).strip("_") or "text"
+    stem = re.sub(r"[^a-z0-9_]+", "_", path.stem.lower()).strip("_")[:LONGEST] or "text"
     bits = content["bits"]
     content["name"] = f"{base.name}-{stem}-{digest[:8]}"
     content["description"] = f"{base.name} over {path.name}"

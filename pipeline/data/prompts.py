@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 from cuda_ops.errors import UserError
-from pipeline.data.tokenizers import Tokenizer
+from pipeline.data.tokenizers import Tokenizer, load_tokenizer
 from pipeline.recipe import Gpt, Recipe
+from pipeline.recipe.paths import CHOICES, SUMMARY
 
 
 def prompt_tokens(tokenizer: Tokenizer, text: str, key: str) -> list[int]:
@@ -43,6 +44,30 @@ def check_prompts(recipe: Recipe, tokenizer: Tokenizer, key: str = "artifacts.sa
                 f"{key.format(i)} has {len(found[-1])} tokens, bits.model.context is {model.context}: give a shorter prompt"
             )
     return found
+
+
+def check_prepared(recipe: Recipe, folder: Path) -> None:
+    """A UserError if tokens that lie there already, another recipe's perhaps, cannot serve this one: its context, its
+    prompts, its questions. Damage is not looked for here.
+    """
+    model, samples = recipe.bits.model, recipe.artifacts.samples
+    if not isinstance(model, Gpt) or not (folder / SUMMARY).exists():
+        return
+    try:
+        about, tokenizer = json.loads((folder / SUMMARY).read_text(encoding="utf-8")), load_tokenizer(folder)
+        counts = {split: int(about[split]["tokens"]) for split in ("train", "validation")}
+    except (UserError, ValueError, KeyError, TypeError):
+        return
+    for split, count in counts.items():
+        if count <= model.context:
+            raise UserError(
+                f"{recipe.name}: bits.model.context {model.context} is too long: the {split} split has {count} tokens, "
+                f"a window takes {model.context + 1}; give more text or a smaller context"
+            )
+    if samples is not None:
+        check_prompts(recipe, tokenizer)
+    if recipe.artifacts.wants("choices") and recipe.artifacts.choices.source is None and (folder / CHOICES).exists():
+        check_endings(folder / CHOICES, model.context)
 
 
 def check_endings(path: Path, context: int) -> None:

@@ -21,6 +21,7 @@ from pipeline.records.catalogue import PREPARING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.base.checkpoint import Stored
     from pipeline.recipe import Recipe
 
 FURTHER_BACK = 4  # steps to look at before the first line that differs
@@ -136,12 +137,10 @@ class Comparison:
 
     def _checkpoints(self) -> None:
         """Two checkpoints of one step whose chains, as far as they are known, are equal."""
-        from pipeline.base.checkpoint import load
-
         r = self.result
         common = [step for step in sorted(self.a.checkpoints) if step in self.b.checkpoints]
         for step in common:
-            x, y = (load(side.checkpoints[step]) for side in (self.a, self.b))
+            x, y = (self._opened(side, side.checkpoints[step]) for side in (self.a, self.b))
             self._tensors(x.tensors, y.tensors, f"{Path(checkpoint_name(step)).stem}/")
             if not r.tensor:
                 continue
@@ -154,6 +153,17 @@ class Comparison:
                     )
             self._one_element()
             return
+
+    def _opened(self, side: Side, path: Path) -> Stored:
+        """A checkpoint of a side as it lies there: a damaged file, or one without its digest, is what is looked for."""
+        from pipeline.base.checkpoint import opened, verify
+
+        try:
+            verify(path)
+        except UserError as error:
+            words = f"{side.name}: {str(error).split(';')[0]}; compared as it is"
+            self.result.notes += [] if words in self.result.notes else [words]
+        return opened(path)
 
     def _tensors(self, x: Mapping[str, Tensor], y: Mapping[str, Tensor], prefix: str) -> None:
         r = self.result
@@ -275,14 +285,12 @@ class Comparison:
     def _altered_checkpoint(self, step: int, truth: Trace) -> None:
         """Both sides compute a step alike, yet the state after it differs: the side whose checkpoint is not that state
         was altered."""
-        from pipeline.base.checkpoint import load
-
         r = self.result
         after = {s.name.removeprefix("after/"): s.sha256 for s in truth.tensors if s.name.startswith("after/")}
         altered = []
         for side in (self.a, self.b):
             path = checkpoints_of(side.folder, side.recipe).get(step)
-            tensors = load(path).tensors if path else None
+            tensors = self._opened(side, path).tensors if path else None
             if tensors and any(name in after and bytes_digest(tensors[name]) != after[name] for name in tensors):
                 altered.append(side.name)
         where = f" on side {altered[0]}" if len(altered) == 1 else ""
@@ -331,10 +339,8 @@ class Comparison:
     def _recorded_update(self, side: Side, recipe: Recipe, state: dict[str, Tensor]) -> None:
         import torch
 
-        from pipeline.base.checkpoint import load
-
         r = self.result
-        recorded = load(side.checkpoints[r.step])
+        recorded = self._opened(side, side.checkpoints[r.step])
         names = [name for name in recorded.tensors if not name.startswith("optimizer.")]
         before = {name: state[f"before/{name}"] for name in names}
         wrong = forensics.update_mismatches(recipe, recorded, before)

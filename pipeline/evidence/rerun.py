@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.recipe import Recipe, recipe_id
+from pipeline.recipe.paths import DIGESTS
+from pipeline.records.digests import checkpoint_digest, digests_in
 from pipeline.records.present import present
 
 if TYPE_CHECKING:
@@ -24,6 +26,15 @@ def checkpoints_of(folder: Path, recipe: Recipe | None = None) -> dict[int, Path
 def lines_of(folder: Path, recipe: Recipe | None = None) -> dict[int, chain.Line]:
     """The chain of a folder by step: its pieces one after another; rolling ones overlap."""
     return {line.step: line for path in present(folder, recipe).paths("chain").values() for line in chain.read(path)}
+
+
+def altered(start: Path, run: Path) -> str:
+    """In words that a checkpoint of a run is not the one that the run's digests.json has, if it is so."""
+    known = digests_in(run / DIGESTS).get(f"train/{start.name}")
+    found = checkpoint_digest(start)
+    if known in (None, found):
+        return ""
+    return f"{start}: not the one of {run / DIGESTS}, which has {str(known)[:12]}, this is {found[:12]}: altered since"
 
 
 class Rerun:

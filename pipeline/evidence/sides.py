@@ -7,21 +7,24 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
+from pipeline.base.checkpoint import opened, tensors_digest
 from pipeline.base.files import sha256_of
 from pipeline.base.tensors import TensorFile
 from pipeline.evidence.rerun import checkpoints_of, lines_of
 from pipeline.evidence.trace import Trace
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import Recipe, as_written, load_recipe
 from pipeline.recipe.paths import DIGESTS, PROVENANCE, RECEIPTS, checkpoint_name, step_of
 from pipeline.records.catalogue import STAGES
-from pipeline.records.digests import checkpoint_digest, digests_in
-from pipeline.records.origin import recipe_in
+from pipeline.records.digests import digests_in
+from pipeline.records.origin import recipe_in, tokens_of
 from pipeline.records.present import present
 from pipeline.records.receipt import read_receipts
 
@@ -85,7 +88,12 @@ class Side:
         self.made_by = {name: str(trained[-1][name]) for name in names} if trained else {}
         for item in here.current:
             file = self.path / item.name
-            self.files[item.key] = checkpoint_digest(file) if item.digest == "tensors" else sha256_of(file)
+            try:
+                self.files[item.key] = _digest(file) if item.digest == "tensors" else sha256_of(file)
+            except UserError as error:  # no whole file: evidence, which nobody can read
+                self.files[item.key] = f"damaged, sha256 {sha256_of(file)}"
+                self.checkpoints.pop(item.step, None)
+                self.note = "; ".join(filter(None, [self.note, str(error)]))
         for file in self.checkpoints.values():
             self.recipe_id = _about(file).get("recipe_id", "")
 
@@ -98,7 +106,7 @@ class Side:
         step = about.get("step")
         if not isinstance(step, int):
             raise UserError(f"{self.path}: its metadata has step {step!r}; expected a number, as checkpoints have")
-        self.checkpoints, self.files = {step: self.path}, {_key(step): checkpoint_digest(self.path)}
+        self.checkpoints, self.files = {step: self.path}, {_key(step): _digest(self.path)}
 
     @property
     def folder(self) -> Path:
@@ -121,23 +129,28 @@ class Side:
     def start(self, step: int) -> str:
         """The digest of the checkpoint from which a step is computed again; "" for the initial weights."""
         before = {number: path for number, path in checkpoints_of(self.folder, self.recipe).items() if number < step}
-        return checkpoint_digest(before[max(before)]) if before else ""
+        return _digest(before[max(before)]) if before else ""
 
     def replay(self, step: int, out: Path, *flags: str) -> None:
         """A step of this side again, by its own code, library, tokens and environment, in a process of its own."""
-        if self.recipe_path is None:
-            raise UserError(f"side {self.name} has no recipe: give --recipe-{self.name.lower()}")
+        recipe, tokens = self.recipe_path, self.tokens
+        if recipe is None:
+            if self.recipe is None:
+                raise UserError(f"side {self.name} has no recipe: give --recipe-{self.name.lower()}")
+            recipe = out.with_name("recipe.yaml")  # of its provenance
+            recipe.write_text(json.dumps(as_written(self.recipe)), encoding="utf-8")
+            tokens = tokens or tokens_of(self.folder / checkpoint_name(step), self.recipe)
         command = [
             sys.executable,
             "-m",
             "pipeline.replay",
             "--recipe",
-            str(self.recipe_path.resolve()),
+            str(recipe.resolve()),
             "--step",
             str(step),
         ]
         command += ["--run", str(self.folder.resolve()), *flags, "--trace", str(out)]
-        command += ["--tokens", str(self.tokens.resolve())] if self.tokens else []
+        command += ["--tokens", str(tokens.resolve())] if tokens else []
         command += (
             ["--device", self.device] if self.device != "cpu" else []
         )  # code that knows no GPU need not know the flag
@@ -149,7 +162,8 @@ class Side:
             env["SAMEBITS_BUILD"] = str(self.build.resolve())
         elif self.code == ROOT:
             env.setdefault("SAMEBITS_BUILD", str(ROOT / "results" / "build"))
-        done = subprocess.run(command, env=env, cwd=self.code, capture_output=True, text=True, check=False)
+        with Waiting(f"side {self.name}: still computing step {step}"):
+            done = subprocess.run(command, env=env, cwd=self.code, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(
                 f"side {self.name} cannot compute step {step} again:\n{(done.stdout + done.stderr)[-1500:]}"
@@ -164,6 +178,26 @@ class Side:
         return self.traces[step, further]
 
 
+class Waiting:
+    """Says every ten seconds, on stderr, that something is still under way."""
+
+    def __init__(self, words: str, seconds: float = 10.0) -> None:
+        self.words, self.seconds, self.over = words, seconds, threading.Event()
+        self.began = time.monotonic()
+        self.thread = threading.Thread(target=self._say, daemon=True)
+
+    def _say(self) -> None:
+        while not self.over.wait(self.seconds):
+            print(f"{self.words}, {time.monotonic() - self.began:.0f} s", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+
 def _rank(key: str) -> tuple[int, int, str]:
     stage, _, name = key.partition("/")
     return (ORDER.index(stage) if stage in ORDER else len(ORDER), step_of(name) or 0, name)
@@ -171,6 +205,11 @@ def _rank(key: str) -> tuple[int, int, str]:
 
 def _key(step: int) -> str:
     return f"train/{checkpoint_name(step)}"
+
+
+def _digest(path: Path) -> str:
+    """Over the tensors of a checkpoint as it lies there: of a damaged one too."""
+    return tensors_digest(opened(path).tensors)
 
 
 def _json(path: Path) -> dict[str, Any]:

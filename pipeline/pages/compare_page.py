@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ def spaced(parts: list[tuple[int, str]], end: int, gap: float) -> list[tuple[int
 def network(r: Result) -> Section | None:
     """The relative difference of each tensor along the computation, if any tensor differs."""
     place = {name: i for i, name in enumerate(r.order)}
-    points = [(place[d.name], d.relative) for d in r.network if d.name in place and d.relative > 0]
+    points = [(place[d.name], d.relative) for d in r.network if d.name in place and 0 < d.relative < math.inf]
     if not points:
         return None
 
@@ -82,7 +83,10 @@ def network(r: Result) -> Section | None:
 
 def growth(r: Result) -> Section | None:
     """How loss, norm and weights part step by step, if there are steps to show."""
-    series = {name: [(g["step"], g[name]) for g in r.growth if g.get(name)] for name in ("loss", "norm", "weights")}
+    series = {
+        name: [(g["step"], g[name]) for g in r.growth if 0 < g.get(name, 0) < math.inf]
+        for name in ("loss", "norm", "weights")
+    }
     series = {name: points for name, points in series.items() if points}
     if not series:
         return None

@@ -102,9 +102,11 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; run snakemake --cores all reproduction") from None
+        raise UserError(f"{path}: missing; run snakemake --cores all reproduction --config recipe=…") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error}); delete it and run snakemake --cores all reproduction") from None
+        raise UserError(
+            f"{path}: not JSON ({error}); move it away and run snakemake --cores all reproduction --config recipe=…"
+        ) from None
 
 
 def digests_of(recipe: Recipe, folder: Path) -> list[Digest]:
@@ -130,7 +132,7 @@ def load_run(recipe: Recipe, path: Path, folder: Path, tokens: Path) -> Run:
     pieces = files(chains(recipe), where)
     absent = next((each for each in pieces if not each.exists()), None)
     if absent:
-        raise UserError(f"{absent}: missing; run snakemake --cores all reproduction")
+        raise UserError(f"{absent}: missing; run snakemake --cores all reproduction --config recipe=…")
     spikes = folder / SPIKES
     return Run(
         recipe, path, folder, tokens,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from pipeline.recipe.artifacts import Artifacts
 from pipeline.recipe.data import Data, GeneratedSource, TextData
@@ -56,7 +56,7 @@ def products_kind(numerics: str) -> str:
 
 
 class Recipe(Strict):
-    name: Name = Field(max_length=100)
+    name: Name
     description: str
     bits: Bits
     artifacts: Artifacts = Artifacts()

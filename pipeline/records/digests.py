@@ -15,7 +15,7 @@ from pipeline.base import chain
 from pipeline.base.checkpoint import load, tensors_digest
 from pipeline.base.files import sha256_of
 from pipeline.recipe import Recipe, recipe_id
-from pipeline.records.catalogue import Artefact, digested, folders
+from pipeline.records.catalogue import PREPARING, Artefact, digested, folders
 
 EXPECTED = Path(__file__).resolve().parents[2] / "config" / "expected"
 
@@ -76,7 +76,9 @@ def entries(
     for item in digested(recipe):
         path = where[item.folder] / item.name
         if not path.exists():
-            raise UserError(f"{path}: missing; run snakemake --cores all reproduction with this recipe")
+            whole = "run snakemake --cores all reproduction --config recipe=…"
+            maker = f"python -m pipeline.{item.stage} --recipe … makes it again"
+            raise UserError(f"{path}: missing; {maker if item.stage in PREPARING else whole}")
         digest, link = digest_file(item, path, link)
         found.append(Entry(item.stage, item.name, digest))
     return found

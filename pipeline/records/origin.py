@@ -8,7 +8,7 @@ from typing import Any
 
 from cuda_ops.errors import UserError
 from pipeline.recipe import Recipe, load_recipe, parse_recipe, recipe_id
-from pipeline.recipe.paths import PROVENANCE, RESULTS, TOKENIZER, tokens_dir
+from pipeline.recipe.paths import PROVENANCE, RESULTS, SUMMARY, tokens_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = "unknown"  # the path of a text in a statement, which names it by its digest
@@ -20,6 +20,8 @@ def recipe_in(statement: Path) -> Recipe:
         content: Any = json.loads(statement.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{statement}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{statement}: expected an object, as a statement of a run is")
     for key in ("predicate", "buildDefinition", "externalParameters", "recipe"):
         content = content.get(key) if isinstance(content, dict) else None
     if not isinstance(content, dict):
@@ -56,12 +58,12 @@ def recipe_of(checkpoint: Path, about: dict[str, Any], digest: str) -> Recipe:
 
 
 def tokens_of(checkpoint: Path, recipe: Recipe) -> Path:
-    """The folder of its tokenizer: of the results that the checkpoint lies in, or of those here."""
+    """The folder of what was prepared: of the results that the checkpoint lies in, or of those here."""
     own = tokens_dir(recipe)
     places = [own]
     if len(checkpoint.resolve().parents) > 2:  # results/runs/<recipe>/<checkpoint>
         places.insert(0, checkpoint.resolve().parents[2] / own.relative_to(RESULTS))
     for place in places:
-        if (place / TOKENIZER).exists():
+        if (place / SUMMARY).exists():
             return place
-    raise UserError(f"{own / TOKENIZER}: no such file; run the recipe's prepare_text, or give --tokens the folder")
+    raise UserError(f"{own / SUMMARY}: no such file; run the recipe's prepare_text, or give --tokens the folder")

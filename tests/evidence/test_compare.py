@@ -7,8 +7,11 @@ What it finds when runs part is in tests/evidence/test_sabotage.py.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -16,10 +19,14 @@ import torch
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
+from pipeline.base.checkpoint import Checkpoint, save
 from pipeline.base.tensors import KEY
 from pipeline.compare import flags, side
+from pipeline.evidence import sides
 from pipeline.evidence.comparison import Comparison
 from pipeline.evidence.sides import Side
+from pipeline.recipe import as_written, load_recipe, recipe_id
+from pipeline.recipe.paths import tokens_dir
 from tests.conftest import ROOT, run
 
 RECIPE = ROOT / "tests" / "recipes" / "tiny.yaml"
@@ -112,7 +119,6 @@ def test_a_checkpoint_without_its_metadata(tmp_path: Path, about: object, said: 
 def test_a_device_reaches_the_step_computed_again(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As pipeline.compare's flags give it; a side on another device is another setting, computed for itself."""
     from pipeline import compare
-    from pipeline.evidence import sides
 
     commands: list[list[str]] = []
 
@@ -131,3 +137,111 @@ def test_a_device_reaches_the_step_computed_again(lines: Path, tmp_path: Path, m
     args = compare.flags().parse_args([str(lines), str(lines), "--device", "tpu"])
     with pytest.raises(UserError, match="--device tpu: neither cpu nor cuda"):
         compare.side(args, "a")
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Two run folders with one checkpoint each, of equal tensors, and the statement of a recipe."""
+    definition = {"externalParameters": {"recipe": as_written(load_recipe(RECIPE))}}
+    found = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        tensors = {"w": torch.arange(8.0), "x": torch.ones(3)}
+        save(folder / "step_000003.safetensors", Checkpoint(3, recipe_id(load_recipe(RECIPE)), "0" * 64, tensors))
+        (folder / "provenance.json").write_text(json.dumps({"predicate": {"buildDefinition": definition}}))
+        found.append(folder)
+    return found[0], found[1]
+
+
+def compared(a: Path, b: Path) -> Comparison:
+    found = Comparison(Side("A", a).read(), Side("B", b).read())
+    found.run(None)
+    return found
+
+
+def test_a_damaged_checkpoint_is_compared_and_named(two: tuple[Path, Path]) -> None:
+    a, b = two
+    assert compared(a, b).result.equal
+    assert compared(a, b).result.notes == []
+    path = b / "step_000003.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1  # of the last element of x
+    path.write_bytes(content)
+    found = compared(a, b).result
+    assert (found.artefact, found.tensor and found.tensor.name) == ("train/step_000003.safetensors", "step_000003/x")
+    assert "a single flipped bit" in found.causes
+    assert any("B: " in note and "damaged" in note and note.endswith("compared as it is") for note in found.notes)
+    assert "delete" not in str(found)
+    path.write_bytes(content[:-5])  # no whole file
+    found = compared(a, b).result
+    assert found.artefact == "train/step_000003.safetensors"
+    assert any("not a whole safetensors file" in note for note in found.notes)
+
+
+def test_a_lone_checkpoint_is_compared_with_a_run(two: tuple[Path, Path], tmp_path: Path) -> None:
+    """Without the digest that was written beside it."""
+    lone = tmp_path / "lone.safetensors"
+    lone.write_bytes((two[1] / "step_000003.safetensors").read_bytes())
+    assert compared(two[0], lone).result.equal
+    assert "delete" not in run("-m", "pipeline.compare", str(two[0]), str(lone))
+
+
+def test_the_recipe_of_a_statement_is_enough_to_compute_again(
+    two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a text of one's own too, whose path no statement has: its tokens lie among the results."""
+    recipe = load_recipe(RECIPE)
+    content = as_written(recipe)
+    content["bits"]["data"]["source"] = {"kind": "file", "sha256": "0" * 64, "format": "text"}
+    content["artifacts"]["scores"] = [{"kind": "loss"}]
+    statement = {"predicate": {"buildDefinition": {"externalParameters": {"recipe": content}}}}
+    folder = tmp_path / "results" / "runs" / "own"
+    folder.parent.mkdir(parents=True)
+    shutil.move(two[0], folder)
+    (folder / "provenance.json").write_text(json.dumps(statement))
+    side = Side("A", folder).read()
+    assert side.recipe
+    tokens = tmp_path / tokens_dir(side.recipe)
+    tokens.mkdir(parents=True)
+    (tokens / "tokens.json").write_text("{}")
+    commands = []
+
+    def ran(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        given = load_recipe(command[command.index("--recipe") + 1])
+        assert recipe_id(given) == recipe_id(side.recipe)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(sides.subprocess, "run", ran)
+    side.replay(4, tmp_path / "trace")
+    assert commands[0][commands[0].index("--tokens") + 1] == str(tokens)
+
+
+def test_who_waits_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    said = threading.Event()
+    with sides.Waiting("still computing", 0.01) as waiting:
+        assert waiting is None
+        while "still computing, 0 s" not in capsys.readouterr().err:
+            said.wait(0.01)
+
+
+def test_no_chart_has_empty_axes() -> None:
+    """Differences that no axis shows make no chart: none, of a NaN, infinite."""
+    from dataclasses import replace
+
+    from pipeline.evidence.comparison import Result
+    from pipeline.evidence.differences import difference
+    from pipeline.pages.compare_page import growth, network
+
+    nothing: list[dict[str, Any]] = [
+        {"step": 1, "loss": 0.0, "norm": float("nan"), "weights": float("inf")},
+        {"step": 2},
+    ]
+    assert growth(Result(growth=nothing)) is None
+    assert growth(Result(growth=[*nothing, {"step": 3, "loss": 0.5}])) is not None
+    found = difference("w", torch.tensor([1.0]), torch.tensor([2.0]))
+    assert found
+    assert network(Result(network=[found], order=["w"])) is not None
+    for shown in (0.0, float("nan"), float("inf")):
+        assert network(Result(network=[replace(found, relative=shown)], order=["w"])) is None

@@ -5,6 +5,8 @@ A step again: the same line from any checkpoint and micro-batch, every tensor of
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -96,8 +98,13 @@ def test_the_command(tiny: dict[str, Path], recorded: Path, tmp_path: Path) -> N
     seen = {item.name: item for item in Trace.load(trace).tensors}
     assert_bits_equal(tensors[name], seen[name].sample.view(tensors[name].shape))
     assert "further.6/weights" in seen
+    assert "warning" not in output
+    digests = recorded / "digests.json"
+    digests.write_text(json.dumps({"train/step_000003.safetensors": "0" * 64, "train/chain_000005.tsv": "0" * 64}))
     alone = run(*base, "--step", "5", "--lane", "2", "--tensor", name)
+    digests.unlink()
     assert seen[name].sha256[:12] in alone
+    assert re.search(r"warning: .*/step_000003\.safetensors: not the one of .*/digests\.json, which has 000000", alone)
     altered = tmp_path / "altered"
     altered.mkdir()
     lines = chain.read(recorded / "chain_000005.tsv")

@@ -131,7 +131,7 @@ def test_the_recipe_and_the_tokens_are_found_or_asked_for(folder: Path, tmp_path
     assert tokens_of(checkpoint, tiny) == folder.resolve().parents[2] / tokens_dir(tiny)
     with pytest.raises(UserError, match=r"of recipe fables, which is not found in .*fables\.yaml.* give --recipe"):
         recipe_of(checkpoint, {"recipe": "fables"}, "0" * 64)
-    with pytest.raises(UserError, match=r"tokenizer\.json: no such file; .* or give --tokens"):
+    with pytest.raises(UserError, match=r"tokens\.json: no such file; .* or give --tokens"):
         tokens_of(tmp_path / "alone.safetensors", tiny)
 
 

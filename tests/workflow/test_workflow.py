@@ -13,12 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import pytest
 import yaml
 
 from pipeline.base.files import sha256_of
@@ -27,11 +24,7 @@ from pipeline.recipe.paths import chain_name, checkpoint_name
 from tests.conftest import ROOT
 from tests.data import fineweb
 from tests.workflow.lint import findings
-
-EVERYTHING = {"download", "prepare_text", "train", "evaluate", "sample", "digest", "verify", "spikes", "report"}
-FROM_TRAINING = EVERYTHING - {"download", "prepare_text"}
-FROM_SAMPLES = {"sample", "digest", "verify", "report"}
-LOUD = ("--workflow-profile", "none")  # Snakemake's own words
+from tests.workflow.running import EVERYTHING, FROM_SAMPLES, FROM_TRAINING, LOUD, edited, rules_of, snakemake, would_run
 
 # A training that is asked to stop within a step.
 STOPPED = """
@@ -46,118 +39,6 @@ def stopping(self, flags=0):
 Trainer.train_step = stopping
 raise SystemExit(train.main())
 """
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project, with the library built here, whose tiny recipe has been run once."""
-    copy = tmp_path_factory.mktemp("copy") / "project"
-    ignore = shutil.ignore_patterns(".venv", "results", ".git", ".snakemake", "__pycache__", ".*_cache", ".hypothesis")
-    shutil.copytree(ROOT, copy, ignore=ignore)
-    build = copy / "results" / "build"
-    build.mkdir(parents=True)
-    for name in ("samebits_ops.so", "ops.digest"):
-        shutil.copy2(ROOT / "results" / "build" / name, build / name)
-    shutil.copy(copy / "tests" / "recipes" / "tiny.yaml", copy / "config" / "recipes" / "tiny.yaml")
-    (copy / "first.txt").write_text(snakemake(copy))
-    return copy
-
-
-def snakemake(
-    project: Path, *flags: str, recipe: str = "tiny", code: int = 0, config: tuple[str, ...] = (),
-    target: str = "reproduction", cores: tuple[str, ...] = ("--cores", "2"), cwd: Path | None = None,
-) -> str:  # fmt: skip
-    command = [sys.executable, "-m", "snakemake", "-s", str(project / "Snakefile"), *cores, *flags]
-    env = {k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")}
-    done = subprocess.run(
-        [*command, "--config", f"recipe={recipe}", *config, "--", target],
-        cwd=cwd or project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout[-4000:]
-    return done.stdout
-
-
-def would_run(project: Path, *flags: str, **options: Any) -> set[str]:
-    return rules_of(snakemake(project, "-n", *flags, **options))
-
-
-def rules_of(output: str) -> set[str]:
-    rules = set(re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE))
-    assert rules or "Nothing to be done" in output
-    return rules - {"reproduction"}
-
-
-@contextmanager
-def edited(path: Path, edit: tuple[str, str] | str) -> Iterator[None]:
-    """A file with one text replaced by another, or with a text added at its end."""
-    text = path.read_text()
-    if isinstance(edit, tuple):
-        assert edit[0] in text, f"{edit[0]!r} is not in {path}"
-    path.write_text(text + edit if isinstance(edit, str) else text.replace(*edit, 1))
-    try:
-        yield
-    finally:
-        path.write_text(text)
-
-
-def test_the_screen_has_a_line_per_stage_and_the_end(project: Path) -> None:
-    """Plain `snakemake` says what `make reproduction` says; an unpublished run has no table of itself."""
-    makefile = (project / "Makefile").read_text()
-    assert "@snakemake --cores $(CORES) --config recipe=$(RECIPE) -- reproduction\n" in makefile
-    lines = (project / "first.txt").read_text().splitlines()
-    assert lines[0].startswith("Using workflow specific profile profiles/default")
-    assert lines[-1].startswith("Elapsed time")
-    lines = [line for line in lines[1:-1] if not line.startswith("step ")]  # training's progress
-    run = "results/runs/tiny/"
-    beginnings = [
-        "results/data/tiny-", "results/data/tiny-", f"{run}step_000003.safetensors  file sha256",
-        f"{run}step_000006.safetensors  file sha256", f"{run}eval_000003.json: ", f"{run}eval_000006.json: ",
-        f"{run}samples.json: 2 samples", f"{run}spikes.json: 0 spikes", f"{run}digests.json: 12 digests",
-        "tiny: 12 digests, none published yet", f"{run}report.html: ",
-    ]  # fmt: skip
-    assert len(lines) == len(beginnings) + 1, lines
-    for beginning in beginnings:
-        assert any(line.startswith(beginning) for line in lines), beginning
-    loss = json.loads((project / run / "eval_000006.json").read_text())["validation"]["nats_per_token"]
-    assert re.fullmatch(rf"tiny: {loss:.4f} nats/token, .* acc .*; page {run}report.html", lines[-1])
-    logs = {path.name: path.read_text() for path in (project / "results" / "logs" / "tiny").iterdir()}
-    assert all(any(line in log for log in logs.values()) for line in lines if line.startswith(run))
-    assert "rule train:" in next((project / ".snakemake" / "log").glob("*.log")).read_text()
-
-
-def test_a_stop_of_the_whole_group_saves_and_is_one_line(project: Path) -> None:
-    """SIGTERM to every process, as Slurm, docker and a CI's cancel send it: nobody is left who could write the log but
-    the stage.
-    """
-    recipe = (project / "config" / "recipes" / "tiny.yaml").read_text()
-    path = project / "config" / "recipes" / "long.yaml"
-    path.write_text(recipe.replace("name: tiny\n", "name: long\n", 1).replace("steps: 6", "steps: 999000"))
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "recipe=long", "--", "reproduction"]
-    child = subprocess.Popen(
-        [*command[:-2], "--set-resources", "train:rolling=100000", "--", "reproduction"],
-        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env={k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")},
-    )  # fmt: skip
-    try:
-        assert child.stdout
-        for line in child.stdout:
-            if line.startswith("step 3/"):  # the first segment's end
-                break
-        said = next(line for line in child.stdout if line.startswith("step "))
-        os.killpg(child.pid, signal.SIGTERM)
-        rest = child.stdout.read()
-        assert child.wait() == 1
-        found = re.search(r"^stopped after step (\d+); the same command goes on from there$", rest, re.MULTILINE)
-        assert found, said + rest
-        assert "Exception" not in rest
-        assert "Traceback" not in rest
-        log = (project / "results" / "logs" / "long" / "train_999000.log").read_text()
-        assert found[0] in log
-        kept = [path.name for path in (project / "results" / "state").glob("*/step_*.safetensors")]
-        assert f"step_{int(found[1]):06d}.safetensors" in kept
-    finally:
-        child.kill()
-        path.unlink()
 
 
 def test_a_second_run_does_nothing(project: Path) -> None:
@@ -428,7 +309,7 @@ def test_recipes_share_a_corpus_and_never_rerun_each_other(project: Path) -> Non
     try:
         output = snakemake(project, "-n", recipe="tiny,other")
         assert rules_of(output) == FROM_TRAINING - {"sample"}
-        assert "results/runs/tiny/step" not in output
+        assert "output: results/runs/tiny/" not in output
         output = snakemake(project, recipe="tiny,other")
         assert "other: 8 digests, none published yet" in output
         assert (
@@ -508,28 +389,6 @@ def test_a_published_digest_that_differs_fails_and_names_the_first(project: Path
         (expected.parent / "chains" / "tiny.tsv").unlink()
     assert "verify" in would_run(project)
     snakemake(project)
-
-
-@pytest.mark.parametrize(
-    ("flags", "options", "said"),
-    [
-        ((), {"recipe": "nothing"}, "no such recipe; see config/recipes/"),
-        ((), {"config": ("recepi=x",)}, "--config recepi: unknown key; known are recipe, data; did you mean recipe?"),
-        ((), {"config": ("data=missing.txt",)}, "data=missing.txt: no such file"),
-        ((), {"recipe": "tiny,fables", "config": ("data=README.md",)}, "with one recipe, not with 2: tiny, fables"),
-        (("--set-resources", "train:ranks=3"), {}, "--ranks 3 does not divide the recipe's 4 lanes"),
-        (("--set-resources", "train:rank=2"), {}, "--set-resources train:rank: did you mean ranks?"),
-        (("--set-resources", "trian:ranks=2"), {}, "--set-resources trian: there is no such rule; did you mean train?"),
-        (("--set-resources", "train:micro_batch=x"), {}, "a value is of the wrong type"),
-    ],
-    ids=["recipe", "key", "data", "recipes", "ranks", "resource", "rule", "type"],
-)
-def test_mistakes_are_named_before_the_graph(
-    project: Path, flags: tuple[str, ...], options: dict[str, Any], said: str
-) -> None:
-    output = snakemake(project, "-n", *flags, code=1, **options)
-    assert said in output
-    assert "Building DAG" not in output
 
 
 def test_a_key_that_is_none_and_a_name_that_belongs_to_other_bits(project: Path) -> None:

@@ -14,6 +14,7 @@ from common import (
     ROOT,
     check_execution,
     check_keys,
+    check_profile,
     evaluated_bits,
     one_of,
     pinned_of,
@@ -24,12 +25,14 @@ from common import (
     runs_of,
     stale_library,
 )
+from stops import pass_stops_on
 from pipeline.recipe import digest_of
 from pipeline.recipe import paths as at
 from pipeline.recipe.pins import pins_path
 
 prepare_environment()
 check_keys(config)
+check_profile(sys.argv)
 validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.json"))
 RUNS = runs_of(config)
 PINNED = pinned_of(RUNS)
