@@ -268,6 +268,10 @@ def test_imported_weights_are_evaluated_sampled_and_begun_from(tiny: dict[str, P
         "step.safetensors",
     ]
     run("-m", "pipeline.train", *flags, "--chain", "chain.tsv", "--init", str(file), cwd=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("step") for row in rows] == [None, 1, 2, 3]
+    cost = json.loads((tmp_path / "receipts" / "train_000003.json").read_text())["cost"]
+    assert (cost["tokens"], cost["mfu"], cost["dollars"]) == (3 * 32 * 48, None, None)
     message = run("-m", "pipeline.train", *flags, "--chain", "chain.tsv", cwd=tmp_path, code=2)
     assert "import_weights --fetch brings it" in message
     with pytest.raises(UserError, match="pins no file at a URL"):
