@@ -11,7 +11,7 @@ Shapes: B sequences of a micro-batch, T tokens, C channels, H heads, V vocabular
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -285,23 +285,17 @@ class Gpt(Layers):
 
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats of each token, [b, t]; a buffer that the next call overwrites."""
-        hidden = self._forward(tokens).view(-1, self.config.channels)
-        losses = self._losses.view(-1)[: hidden.shape[0]]
-        flat_targets = targets.reshape(-1)
-        for first, last, logits in self._pieces(hidden.shape[0]):
-            ops.matmul(logits, hidden[first:last], self.weights["wte.weight"])
+        losses, flat_targets = self._losses.view(-1)[: tokens.numel()], targets.reshape(-1)
+        for first, last, logits in self.logits(tokens):
             ops.cross_entropy_forward(losses[first:last], logits, flat_targets[first:last], self.config.vocab_size)
         return losses.view(tokens.shape)
 
-    def best(self, tokens: Tensor) -> Tensor:
-        """The token of the largest logit after each of tokens [b, t], the first on ties: int32 [b, t]."""
+    def logits(self, tokens: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Logits [last - first, Vp] after the tokens first .. last - 1 of [b * t]; a buffer, piece after piece."""
         hidden = self._forward(tokens).view(-1, self.config.channels)
-        found = tokens.new_zeros(hidden.shape[0])
         for first, last, logits in self._pieces(hidden.shape[0]):
             ops.matmul(logits, hidden[first:last], self.weights["wte.weight"])
-            unused = self._losses.view(-1)[first:last].zero_()
-            ops.sample(found[first:last], logits, unused, self.config.vocab_size, 0.0)
-        return found.view(tokens.shape)
+            yield first, last, logits
 
     def _pieces(self, rows: int) -> list[tuple[int, int, Tensor]]:
         """(first, last, logits buffer) of consecutive pieces of the tokens."""

@@ -5,7 +5,7 @@ A lane is one chain over its samples: any micro-batch of whole samples continues
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -110,8 +110,8 @@ class Generator(Model, Protocol):
     def decode(self, tokens: Tensor, position: int) -> Tensor:
         """Logits [b, Vp] after the last of tokens [b, t], which stand at position .. position + t - 1."""
 
-    def best(self, tokens: Tensor) -> Tensor:
-        """The token of the largest logit after each of tokens [b, t], the first on ties: int32 [b, t]."""
+    def logits(self, tokens: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Logits [last - first, Vp] after the tokens first .. last - 1 of [b * t]; a buffer, piece after piece."""
 
 
 def model_of(config: Config) -> type[Model]:

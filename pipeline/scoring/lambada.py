@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from pipeline.scoring.tails import chosen, exp, tail_losses
+from pipeline.scoring.greedy import chosen
+from pipeline.scoring.tails import exp, tail_losses
 
 if TYPE_CHECKING:
     from pipeline.models.model import Generator

@@ -1,13 +1,10 @@
-"""Losses of the tokens that follow a context, and whether a model would have chosen them."""
+"""Losses of the tokens that follow a context."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
-
-import numpy as np
-import torch
 
 from cuda_ops.errors import UserError
 from pipeline.scoring.loss import batched, losses_of
@@ -39,15 +36,3 @@ def tail_losses(model: Generator, pairs: Sequence[Pair], batch: int) -> Iterator
         rows = [cropped(pair, model.config.context) for pair in group]
         for (_, tail), losses in zip(group, losses_of(model, rows), strict=True):
             yield losses[-len(tail) :]
-
-
-def chosen(model: Generator, pairs: Sequence[Pair], batch: int) -> Iterator[bool]:
-    """Whether every token of a tail has the largest logit after what is before it, the first on ties."""
-    for group in batched(pairs, batch):
-        rows = [cropped(pair, model.config.context) for pair in group]
-        padded = np.zeros((len(rows), max(map(len, rows)) - 1), dtype=np.int32)
-        for i, row in enumerate(rows):
-            padded[i, : len(row) - 1] = row[:-1]
-        best = model.best(torch.from_numpy(padded).to(model.memory.device)).cpu()
-        for i, (row, (_, tail)) in enumerate(zip(rows, group, strict=True)):
-            yield best[i, len(row) - 1 - len(tail) : len(row) - 1].tolist() == tail
