@@ -86,6 +86,10 @@ $(VENV)/ready: requirements.lock requirements-uv.lock
 lock: $(VENV)/ready ## resolve requirements.in again, with hashes
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		requirements.in --output-file requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-deps \
+		requirements-transformers.in --output-file requirements-transformers.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		-c requirements.lock requirements-lm-eval.in --output-file requirements-lm-eval.lock
 	python -c "import re; s = open('requirements.lock').read(); b = re.search(r'^uv==.*?(?=^\S)', s, re.M | re.S).group(0); \
 	lines = [l for l in b.splitlines() if not l.strip().startswith('#')]; \
 	open('requirements-uv.lock', 'w').write('# uv alone, which installs the rest; written by make lock.\n' + '\n'.join(lines).rstrip('\\\\ \n') + '\n')"

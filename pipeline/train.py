@@ -6,8 +6,8 @@
     results/runs/fables/step_000250.safetensors  file sha256 …  link of the last step 22ab36943a9c
 
 Kill it at any instant and run it again, on any number of ranks: it goes on from the last rolling checkpoint and ends
-with the same bits. Exit code 2: something to mend, with one message. 3: the loss or a gradient was not finite. 130,
-143: interrupted after a checkpoint.
+with the same bits. SIGUSR1 saves a rolling checkpoint and goes on. Exit code 2: something to mend, with one message.
+3: the loss or a gradient was not finite. 130, 143: interrupted after a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,23 +16,29 @@ import argparse
 import hashlib
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.base import chain
 from pipeline.base.files import sha256_of
 from pipeline.machine.devices import device_errors
+from pipeline.machine.energy import Energy
 from pipeline.machine.execution import Execution
 from pipeline.machine.launch import launch
 from pipeline.machine.memory import is_out_of_memory
 from pipeline.machine.progress import Progress
 from pipeline.machine.ranks import Ranks
+from pipeline.machine.room import check_room, lacking
 from pipeline.machine.stops import Stops
 from pipeline.models.model import check_device
-from pipeline.recipe import Recipe, load_recipe, recipe_id
-from pipeline.recipe.paths import RECEIPTS, RESULTS, SUMMARY, receipt_name, tokens_dir
+from pipeline.recipe import Recipe, cost, load_recipe, recipe_id
+from pipeline.recipe.paths import METRICS, RECEIPTS, RESULTS, SUMMARY, receipt_name, tokens_dir
 from pipeline.records.code_digest import trigger
+from pipeline.records.metrics import Metrics
 from pipeline.records.receipt import made_by, receipt
+from pipeline.records.spent import spent
 
 NOT_FINITE = 3
 
@@ -47,8 +53,27 @@ def say(words: str) -> None:
     print(words, file=sys.stderr)
 
 
+def check_disk(recipe: Recipe, execution: Execution, until: int, out: Path, state: Path) -> None:
+    """Refuse a segment whose checkpoints would not fit; warn where those of the whole run would not."""
+    from pipeline.base.checkpoint import Rolling
+
+    size = cost.checkpoint_bytes(recipe.bits)
+    before = max((step for step in recipe.checkpoints if step < until), default=0)
+    majors = until // execution.major - before // execution.major if execution.major else 0
+    have = len(Rolling(state).steps())
+    rolling = max(1, execution.keep + 1 + majors - have) if recipe.bits.steps else 0  # one more while it is written
+    remedy = f"--state or --out on another disk, a smaller --keep (now {execution.keep}), or no --major"
+    check_room({out: size, state: rolling * size}, f"the checkpoints up to step {until}", remedy)
+    later = sum(step >= until for step in recipe.checkpoints)
+    missing = lacking({out: later * size, state: rolling * size})
+    if missing:
+        say(f"warning: the {later} checkpoints still to come will not fit: {missing}")
+
+
 def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks, facts: dict[str, Any]) -> int:
     """The segment that the flags name; returns the exit code and adds to the receipt's facts."""
+    import torch
+
     from cuda_ops import runtime
     from pipeline.training.segment import Segment
     from pipeline.training.trainer import new_trainer
@@ -56,12 +81,30 @@ def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks:
     runtime.set_threads(execution.threads_per_rank)
     tokens = args.tokens or tokens_dir(recipe)
     state = args.state / state_key(recipe, tokens)
+    if ranks.first:
+        check_disk(recipe, execution, args.steps_to, args.out.parent, state)
     trainer = new_trainer(recipe, execution, ranks, tokens)
     previous = None if args.previous == "none" else Path(args.previous)
     segment = Segment(trainer, execution, args.steps_to, state, say, previous=previous, init=args.init)
     stops = Stops()
     progress = Progress(recipe, args.steps_to, ranks.first)
-    if not segment.run(lambda: bool(stops.number), progress):
+    gpu = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ""
+    energy = Energy(bool(gpu))
+    metrics = Metrics(args.out.parent / METRICS, recipe, trainer.step) if ranks.first else None
+
+    def seen(line: chain.Line) -> None:
+        progress(line)
+        if metrics:
+            metrics(line)
+
+    done = segment.run(lambda: bool(stops.number), seen, stops.saves)
+    facts["cost"] = spent(
+        recipe.bits, progress.done, time.perf_counter() - progress.began, gpu, execution.ranks if gpu else execution.nodes,
+        execution.price, energy.gpu_joules(), energy.cpu_joules(),
+    )  # fmt: skip
+    if metrics:
+        metrics.close()
+    if not done:
         if ranks.first:
             say(
                 ("\n" if sys.stderr.isatty() else "")

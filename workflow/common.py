@@ -347,7 +347,19 @@ def check_execution(workflow: Any, runs: Runs) -> None:
                 near = get_close_matches(rule, rules, 1)
                 hint = f"; did you mean {near[0]}?" if near else f"; rules are {', '.join(sorted(rules))}"
                 raise WorkflowError(f"{flag} {rule}: there is no such rule{hint}")
-    own = ("ranks", "device", "gpu", "micro_batch", "recompute", "rolling", "nodes", "rendezvous")
+    own = (
+        "ranks",
+        "device",
+        "gpu",
+        "micro_batch",
+        "recompute",
+        "rolling",
+        "nodes",
+        "rendezvous",
+        "price",
+        "keep",
+        "major",
+    )
     for rule, resources in settings.overwrite_resources.items():
         for name in resources:
             near = get_close_matches(name, own, 1, 0.7)

@@ -20,7 +20,7 @@ from cuda_ops.errors import UserError
 from pipeline.base.files import remove_if_unfinished, sha256_of, write_bytes
 from pipeline.base.tensors import Spec, TensorFile, raw, write_tensors
 
-KEPT = 2  # rolling checkpoints
+KEPT = 2  # rolling checkpoints, unless the execution says another number
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,13 @@ def opened(path: Path) -> Stored:
 
 
 class Rolling:
-    """The last checkpoints of a segment under way, in a folder that only this state can ever use."""
+    """The last checkpoints of a segment under way, in a folder that only this state can ever use.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    keep: how many of the newest stay; major: those at its multiples stay for good, whatever their number (0: none).
+    """
+
+    def __init__(self, folder: Path, keep: int = KEPT, major: int = 0) -> None:
+        self.folder, self.keep, self.major = folder, keep, major
 
     def path(self, step: int) -> Path:
         return self.folder / f"step_{step:06d}.safetensors"
@@ -132,9 +135,12 @@ class Rolling:
                 return step
         return -1
 
+    def _for_good(self, step: int) -> bool:
+        return bool(self.major) and step % self.major == 0
+
     def prune(self) -> None:
-        """Keep the newest two."""
-        for step in self.steps()[KEPT:]:
+        """Keep the newest, and the majors."""
+        for step in [step for step in self.steps() if not self._for_good(step)][self.keep :]:
             self.remove(step)
 
     def chain_path(self, step: int) -> Path:
@@ -145,11 +151,15 @@ class Rolling:
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove every file that a segment may have left here, those that a kill left unfinished too."""
+        """Remove every file that a segment may have left here but the majors', those that a kill left unfinished
+        too.
+        """
         for path in self.folder.glob(".*.tmp"):
             remove_if_unfinished(path)
         for pattern in ("step_*", "chain_*.tsv"):
             for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
+                number = re.match(r"(?:step|chain)_(\d+)\.", path.name)
+                if not (number and self._for_good(int(number[1]))):
+                    path.unlink(missing_ok=True)
         if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()

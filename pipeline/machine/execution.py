@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from cuda_ops.errors import UserError
 from pipeline.machine.devices import names
@@ -13,7 +13,12 @@ from pipeline.recipe import Recipe
 
 @dataclass(frozen=True)
 class Execution:
-    """rolling: seconds between rolling checkpoints; rolling_steps: steps between them, if not 0. graph: see graphs.py."""
+    """rolling: seconds between rolling checkpoints; rolling_steps: steps between them, if not 0. graph: see graphs.py.
+
+    keep: how many rolling checkpoints stay; major: those at its multiples stay for good, 0: none.
+
+    price: dollars per device and hour, for the receipt; 0: not given.
+    """
 
     ranks: int = 1
     micro_batch: int = 4
@@ -22,9 +27,12 @@ class Execution:
     threads: int = 0
     rolling: float = 30.0
     rolling_steps: int = 0
+    keep: int = 2
+    major: int = 0
     graph: bool = True
     nodes: int = 1
     rendezvous: str = ""
+    price: float = 0.0
 
     @staticmethod
     def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +48,16 @@ class Execution:
         )
         group.add_argument("--rolling", type=float, default=30.0, help="seconds between rolling checkpoints")
         group.add_argument("--rolling-steps", type=int, default=0, help="steps between them instead")
+        group.add_argument("--keep", type=int, default=2, help="rolling checkpoints that stay, the newest")
+        group.add_argument("--major", type=int, default=0, help="those at multiples of so many steps stay for good")
+        group.add_argument("--price", type=float, default=0.0, help="dollars per device and hour, for the receipt")
         group.add_argument("--graph", type=int, choices=(0, 1), default=1, help="0: no CUDA graph of the step")
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> Execution:
-        return cls(
-            args.ranks, args.micro_batch, bool(args.recompute), args.device, args.threads, args.rolling,
-            args.rolling_steps, bool(args.graph), args.nodes, args.rendezvous,
-        )  # fmt: skip
+        given = vars(args)
+        found = {field.name: given[field.name] for field in fields(cls)}
+        return cls(**found | {"recompute": bool(args.recompute), "graph": bool(args.graph)})
 
     @property
     def threads_per_rank(self) -> int:
@@ -77,6 +87,10 @@ class Execution:
         for name, value in (("--micro-batch", self.micro_batch), ("--rolling", self.rolling)):
             if value <= 0:
                 raise UserError(f"{name} {value}: expected more than 0")
+        if self.keep < 1 or self.major < 0 or self.price < 0:
+            raise UserError(
+                f"--keep {self.keep}, --major {self.major}, --price {self.price}: expected at least 1, 0 and 0"
+            )
         if self.threads < 0 or self.rolling_steps < 0:
             raise UserError(f"--threads {self.threads}, --rolling-steps {self.rolling_steps}: expected 0 or more")
         if len(names(self.device)) not in (1, self.ranks):

@@ -22,7 +22,7 @@ from pipeline.machine.execution import Execution
 from pipeline.machine.meeting import Meeting, interface_towards
 from pipeline.machine.place import BEATS, LAUNCHER, LOCAL, NEEDED, note_foreign, place_of
 from pipeline.machine.ranks import LOST
-from pipeline.machine.stops import Stops, stop_with_snakemake
+from pipeline.machine.stops import PASSED_SAVE, Stops, stop_with_snakemake
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL for the ranks that a failure leaves
 CULPRIT = 5.0  # seconds in which the rank that the others have lost must show
@@ -46,6 +46,7 @@ class Launcher:
 
     def __init__(self, execution: Execution, module: str) -> None:
         self.stops = Stops()
+        signal.signal(PASSED_SAVE, signal.SIG_IGN)  # which a rank inherits: until it listens, it does not end by one
         self.local = execution.ranks // execution.nodes
         self.meeting = Meeting(execution.ranks, execution.nodes, execution.rendezvous)
         self.first = self.meeting.node * self.local
@@ -100,6 +101,9 @@ class Launcher:
                 self.passed = self.stops.number
                 for child in living.values():
                     child.send_signal(self.passed)
+            if self.stops.saves():
+                for child in living.values():
+                    child.send_signal(PASSED_SAVE)
             codes = {rank: child.returncode for rank, child in self.children.items() if child.returncode}
             if not all(self._asked(code) for code in codes.values()):
                 return self._failed()

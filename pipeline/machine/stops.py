@@ -14,17 +14,33 @@ from pipeline.machine.place import LAUNCHER
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+# Asks for a checkpoint. A rank's launcher passes it on under another number: the first asks a rank for its stack.
+SAVE, PASSED_SAVE = signal.SIGUSR1, signal.SIGUSR2
+
+
 class Stops:
-    """From its making on SIGTERM, SIGINT and SIGHUP are noted instead of obeyed; number is the first, or 0."""
+    """From its making on SIGTERM, SIGINT and SIGHUP are noted instead of obeyed; number is the first, or 0.
+
+    SIGUSR1 is noted too: whoever asks saves() is told of it once.
+    """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number, self._save = 0, False
+        signal.signal(PASSED_SAVE if LAUNCHER in os.environ else SAVE, self._note_save)
         for number in ASKING:
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it for SIGHUP
                 signal.signal(number, self._note)
 
     def _note(self, number: int, frame: object) -> None:
         self.number = self.number or number
+
+    def _note_save(self, number: int, frame: object) -> None:
+        self._save = True
+
+    def saves(self) -> bool:
+        """Whether a checkpoint was asked for since the last call."""
+        asked, self._save = self._save, False
+        return asked
 
 
 def stop_with_parent() -> None:

@@ -289,21 +289,17 @@ class Gpt(Layers):
 
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats of each token, [b, t]; a buffer that the next call overwrites."""
-        hidden = self._forward(tokens).view(-1, self.config.channels)
-        losses = self._losses.view(-1)[: hidden.shape[0]]
-        flat_targets = targets.reshape(-1)
-        for first, last, logits in self._pieces(*tokens.shape):
-            self.products.linear(logits, hidden[first:last], "wte.weight")
+        losses, flat_targets = self._losses.view(-1)[: tokens.numel()], targets.reshape(-1)
+        for first, last, logits in self.logits(tokens):
             ops.cross_entropy_forward(losses[first:last], logits, flat_targets[first:last], self.config.vocab_size)
         return losses.view(tokens.shape)
 
-    def logits(self, tokens: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Logits [n, Vp] of tokens [b, t], counted row by row, piece by piece, and the number of the first of each; a
-        buffer that the next piece overwrites."""
+    def logits(self, tokens: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Logits [last - first, Vp] after the tokens first .. last - 1 of [b * t]; a buffer, piece after piece."""
         hidden = self._forward(tokens).view(-1, self.config.channels)
         for first, last, logits in self._pieces(*tokens.shape):
             self.products.linear(logits, hidden[first:last], "wte.weight")
-            yield first, logits
+            yield first, last, logits
 
     def _pieces(self, sequences: int, tokens: int) -> list[tuple[int, int, Tensor]]:
         """(first, last, logits buffer) of consecutive pieces of the tokens."""

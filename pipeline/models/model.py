@@ -118,9 +118,8 @@ class Generator(Model, Protocol):
     def decode(self, tokens: Tensor, position: int) -> Tensor:
         """Logits [b, Vp] after the last of tokens [b, t], which stand at position .. position + t - 1."""
 
-    def logits(self, tokens: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Logits [n, Vp] of tokens [b, t], counted row by row, piece by piece, and the number of the first of each; a
-        buffer that the next piece overwrites."""
+    def logits(self, tokens: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Logits [last - first, Vp] after the tokens first .. last - 1 of [b * t]; a buffer, piece after piece."""
 
 
 class Classifier(Model, Protocol):

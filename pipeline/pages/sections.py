@@ -14,6 +14,7 @@ from pipeline.pages.render import Section, fill
 from pipeline.pages.run import Run
 from pipeline.recipe import as_written
 from pipeline.recipe.paths import eval_name
+from pipeline.records.spent import SATURNV, together
 from pipeline.training.outliers import WINDOW
 
 
@@ -195,6 +196,30 @@ def digests(run: Run) -> Section | None:
     return Section("Digests", fill("digests", digests=run.digests, flags=run.flags("run"), tensors=tensors))
 
 
+def cost(run: Run) -> Section | None:
+    """Tokens, FLOPs, speed, energy and dollars of training, where its receipts say."""
+    costs = [receipt["cost"] for receipt in run.receipts if "cost" in receipt]
+    if not costs:
+        return None
+    found = together(costs, run.unit)
+
+    def said(key: str, form: str, factor: float = 1.0) -> str:
+        return "not measurable here" if found[key] is None else form.format(found[key] * factor)
+
+    rows = [
+        (f"{run.unit}s trained on", said(f"{run.unit}s", "{:,}")),
+        ("FLOPs", said("flops", "{:.3e}")),
+        ("hours", said("seconds", "{:,.4f}", 1 / 3600)),
+        (f"{run.unit}s per second", said("per_second", "{:,.0f}")),
+        ("MFU", said("mfu", "{:.1%}") if found["mfu"] is not None else "no peak is known of this device"),
+        ("joules of the GPUs", said("gpu_joules", "{:,.0f}")),
+        ("joules of the CPUs", said("cpu_joules", "{:,.0f}")),
+        ("GFLOPS per watt", said("gflops_per_watt", "{:,.3f}")),
+        ("dollars", said("dollars", "{:,.2f}") if found["dollars"] is not None else "no price given (--price)"),
+    ]
+    return Section("Cost", fill("cost", rows=rows, saturnv=SATURNV))
+
+
 def receipts(run: Run) -> Section | None:
     """What each stage ran on, and how long it took."""
     if not run.receipts:
@@ -215,7 +240,7 @@ def recipe(run: Run) -> Section | None:
 def sections(run: Run) -> Iterator[Section]:
     """In the order of the page; the scores in the order of the recipe."""
     scores = [SCORES[score.kind] for score in run.recipe.artifacts.scores]
-    for make in (curves, *scores, samples, spikes, digests, receipts, recipe):
+    for make in (curves, *scores, samples, spikes, digests, cost, receipts, recipe):
         found = make(run)
         if found is not None:
             yield found

@@ -54,7 +54,8 @@ def checkpoint_bytes(bits: Bits) -> int:
 
 def disk_bytes(recipe: Recipe, rolling: int = 2) -> int:
     """Of the checkpoints that a run leaves, with as many rolling ones beside them while it runs, one of them half written."""
-    return checkpoint_bytes(recipe.bits) * (len(recipe.checkpoints) + rolling + 1)
+    under_way = rolling + 1 if recipe.bits.steps else 0
+    return checkpoint_bytes(recipe.bits) * (len(recipe.checkpoints) + under_way)
 
 
 def download_bytes(bits: Bits) -> int | None:

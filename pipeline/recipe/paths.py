@@ -30,6 +30,7 @@ TRAIN_STARTS, VALIDATION_STARTS = "train_documents.npy", "val_documents.npy"
 # Of a run.
 SAMPLES, SPIKES, REPORT, VERIFICATION = "samples.json", "spikes.json", "report.html", "verification.txt"
 DIGESTS, SUMS, PROVENANCE, RECEIPTS = "digests.json", "SHA256SUMS", "provenance.json", "receipts"
+METRICS = "metrics.jsonl"  # of a run under way, beside its checkpoints
 
 
 def data_dir(recipe: Recipe) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pipeline.recipe.artifacts import Artifacts
 from pipeline.recipe.data import Data, GeneratedSource, TextData

@@ -47,7 +47,7 @@ class CheckpointInit(Strict):
 
     kind: Literal["checkpoint"]
     recipe: Annotated[Name, NotBits()] = Field(description="a recipe of config/recipes")
-    step: Annotated[Positive, NotBits()]
+    step: Annotated[int, Field(ge=0), NotBits()]
     sha256: Sha256 = Field(description="digest over its tensors, as in config/expected")
 
 

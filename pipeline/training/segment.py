@@ -16,7 +16,7 @@ from pipeline.base.checkpoint import Rolling, Stored, load
 from pipeline.machine.execution import Execution
 from pipeline.training.trainer import Trainer
 
-STOP, SAVE = 1, 2  # signal bits that the ranks share after each step
+STOP, SAVE, ASKED = 1, 2, 4  # signal bits that the ranks share after each step; ASKED: to save, by a signal
 SHARE = 20  # rolling checkpoints take at most about one part in so many of the time
 
 
@@ -32,7 +32,7 @@ class Segment:
         previous: Path | None = None, init: Path | None = None,
     ) -> None:  # fmt: skip
         self.trainer, self.execution, self.until, self.say = trainer, execution, until, say
-        self.ranks, self.rolling = trainer.ranks, Rolling(state)
+        self.ranks, self.rolling = trainer.ranks, Rolling(state, execution.keep, execution.major)
         self.lines: list[chain.Line] = []
         self.resumed = 0
         self._saved_at, self._save_took = time.perf_counter(), 0.0
@@ -79,11 +79,16 @@ class Segment:
         wait = max(self.execution.rolling, SHARE * self._save_took)
         return not self.execution.rolling_steps and time.perf_counter() - self._saved_at > wait
 
-    def run(self, stopped: Callable[[], bool], seen: Callable[[chain.Line], None]) -> bool:
-        """Train to the end; False if `stopped` of any rank ended it before, after a checkpoint."""
+    def run(
+        self, stopped: Callable[[], bool], seen: Callable[[chain.Line], None], saves: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Train to the end; False if `stopped` of any rank ended it before, after a checkpoint. Where `saves` of any
+        rank is true a checkpoint is written and training goes on.
+        """
         trainer, every = self.trainer, self.execution.rolling_steps
         while trainer.step < self.until:
-            flags = (STOP if stopped() else 0) | (SAVE if self.ranks.first and self._due() else 0)
+            flags = (STOP if stopped() else 0) | (ASKED if saves() else 0)
+            flags |= SAVE if self.ranks.first and self._due() else 0
             self.ranks.at(f"step {trainer.step + 1}")
             line, flags = trainer.train_step(flags)
             line = line.linked(trainer.link)
@@ -92,8 +97,11 @@ class Segment:
             seen(line)
             if line.step == self.until:
                 break
-            if flags & (STOP | SAVE) or (every and line.step % every == 0):
+            major = self.rolling.major
+            if flags & (STOP | SAVE | ASKED) or any(n and line.step % n == 0 for n in (every, major)):
                 self.save_rolling()
+            if flags & ASKED and self.ranks.first:
+                self.say(f"\nsaved after step {line.step}, as asked: {self.rolling.path(line.step)}")
             if flags & STOP:
                 return False
         return True

@@ -409,7 +409,13 @@ def test_workers_do_not_outlive_a_killed_launcher(tiny: dict[str, Path], tmp_pat
 
 
 def test_a_polite_stop_of_the_launcher_is_ours(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """And SIGUSR1 before it saves and goes on."""
     process, workers = two_ranks(tiny, tmp_path)
+    process.send_signal(signal.SIGUSR1)
+    assert process.stderr is not None
+    said = iter(process.stderr.readline, "")
+    step = next(int(line.split()[3].rstrip(",")) for line in said if line.startswith("saved after step"))
+    assert step > 0
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM

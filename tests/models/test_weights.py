@@ -268,10 +268,49 @@ def test_imported_weights_are_evaluated_sampled_and_begun_from(tiny: dict[str, P
         "step.safetensors",
     ]
     run("-m", "pipeline.train", *flags, "--chain", "chain.tsv", "--init", str(file), cwd=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("step") for row in rows] == [None, 1, 2, 3]
+    cost = json.loads((tmp_path / "receipts" / "train_000003.json").read_text())["cost"]
+    assert (cost["tokens"], cost["mfu"], cost["dollars"]) == (3 * 32 * 48, None, None)
     message = run("-m", "pipeline.train", *flags, "--chain", "chain.tsv", cwd=tmp_path, code=2)
     assert "import_weights --fetch brings it" in message
     with pytest.raises(UserError, match="pins no file at a URL"):
         fetch_pinned(tiny["recipe"], None)
+
+
+def test_a_file_of_the_hub_comes_from_a_mirror_or_is_named(
+    tiny: dict[str, Path], exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    from pipeline.base.files import sha256_of
+    from pipeline.import_weights import fetch_pinned
+
+    file = exported / "small" / "model.safetensors"
+    init = f"init: {{kind: weights, url: 'hf://a/b@{'1' * 40}/model.safetensors', sha256: {sha256_of(file)}}}"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(tiny["recipe"].read_text().replace("  schedule:", f"  {init}\n  schedule:"))
+    asked = []
+
+    def absent(repo: str, name: str, revision: str) -> str:
+        asked.append((repo, name, revision))
+        raise OSError("no network\nmore words")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
+    monkeypatch.delenv("SAMEBITS_MIRROR", raising=False)
+    with pytest.raises(
+        UserError, match=r"hf://a/b@1+/model\.safetensors: no network\. Or give a copy .* SAMEBITS_MIRROR"
+    ):
+        fetch_pinned(path, tmp_path / "out.safetensors")
+    assert asked == [("a/b", "model.safetensors", "1" * 40)]
+    monkeypatch.setenv("SAMEBITS_MIRROR", str(exported))
+    for _ in range(2):  # the second time it is there already
+        assert "out.safetensors: sha256" in fetch_pinned(path, tmp_path / "out.safetensors")
+    assert len(asked) == 1
+    assert (tmp_path / "out.safetensors").read_bytes() == file.read_bytes()
+    path.write_text(path.read_text().replace("hf://a/b@1", "hf://a/b@main1"))
+    with pytest.raises(UserError, match=r"bits\.init\.url: String should match pattern"):
+        fetch_pinned(path, None)
 
 
 # ---------------------------------------------------------------- transformers

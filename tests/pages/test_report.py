@@ -76,7 +76,17 @@ def check_self_contained(page: str) -> None:
 def test_the_page_is_whole_and_self_contained(finished: Run) -> None:
     page = (finished.folder / "report.html").read_text()
     check_self_contained(page)
-    whole = ["Curves", "Validation loss", "Multiple choice", "Samples", "Spikes", "Digests", "Receipts", "Recipe"]
+    whole = [
+        "Curves",
+        "Validation loss",
+        "Multiple choice",
+        "Samples",
+        "Spikes",
+        "Digests",
+        "Cost",
+        "Receipts",
+        "Recipe",
+    ]
     assert headings(page) == whole
     assert page.count("<svg") == 2  # for a wide and for a narrow window
     assert "entropy floor" in page
@@ -124,7 +134,7 @@ def test_a_text_without_samples_and_questions(finished: Run) -> None:
         (finished.folder / "hidden.json").rename(finished.folder / "samples.json")
     plain = dataclasses.replace(plain, evals=[{"step": 6, "validation": plain.evals[0]["validation"]}], spikes=None)
     page = run_page(plain)
-    assert headings(page) == ["Curves", "Validation loss", "Digests", "Receipts", "Recipe"]
+    assert headings(page) == ["Curves", "Validation loss", "Digests", "Cost", "Receipts", "Recipe"]
     check_self_contained(page)
 
 
@@ -261,3 +271,32 @@ def test_a_comparison_of_checkpoints_has_no_empty_axes() -> None:
     assert compare_page.spaced([(0, "a"), (1, "b"), (5, "c")], 9, 3.0) == [(1, "b"), (5, "c")]  # no label over another
     assert compare_page.spaced([(0, "a"), (1, "b"), (2, "c")], 3, 2.0) == [(0, "a"), (2, "c")]
     assert compare_page.heads(["before/wte", "lane.0/x", "lane.0/y"]) == [(0, "before"), (1, "lane.0")]
+
+
+def test_benchmarks_are_shown_with_their_protocols(finished: Run) -> None:
+    content = as_written(finished.recipe)
+    source = {"kind": "file", "path": "x", "sha256": "0" * 64}
+    kinds = ("hellaswag", "lambada", "wikitext")
+    content["artifacts"]["scores"] = [{"kind": "loss"}, *({"kind": kind, "source": source} for kind in kinds)]
+    protocol = {"acc": 0.2859, "acc_norm": 0.2945, "nats": "0x1p3"}
+    evaluation: Any = finished.evals[0] | {
+        "hellaswag": {"examples": 10042, "llmc": protocol, "lm_eval": protocol | {"acc_norm": 0.3114}},
+        "lambada": {"texts": 5153, "acc": 0.3256, "perplexity": 40.0554, "nats": "0x1p3"},
+        "wikitext": {
+            "pages": 62,
+            "tokens": 9,
+            "words": 9,
+            "word_perplexity": 37.37,
+            "nats_per_byte": 1.0,
+            "nats": "0x1p3",
+        },
+    }
+    page = run_page(dataclasses.replace(finished, recipe=parse_recipe(content, "tiny"), evals=[evaluation]))
+    assert [html.unescape(text) for text in headings(page)][2:5] == ["HellaSwag", "LAMBADA (OpenAI's text)", "WikiText"]
+    rows = re.findall(r"<tr><td>([^<]*)</td><td class=\"n\">([^<]*)</td></tr>", page)
+    assert ("llm.c, acc_norm", "0.2945") in rows
+    assert ("lm-evaluation-harness, acc_norm", "0.3114") in rows
+    assert ("perplexity of the last word", "40.06") in rows
+    assert ("word perplexity (lm-evaluation-harness)", "37.37") in rows
+    assert ("joules of the GPUs", "not measurable here") in rows
+    assert any(name == "FLOPs" and float(value) > 0 for name, value in rows)

@@ -19,8 +19,9 @@ from pipeline.data.benchmarks import BENCHMARKS, cleaned, detokenised, encode_pa
 from pipeline.data.tokenizers import BpeTokenizer
 from pipeline.models.gpt import Gpt as Model
 from pipeline.recipe import Gpt
+from pipeline.scoring.greedy import best
 from pipeline.scoring.hellaswag import hellaswag
-from pipeline.scoring.lambada import lambada, largest
+from pipeline.scoring.lambada import lambada
 from pipeline.scoring.tails import exp
 from pipeline.scoring.wikitext import rolling, wikitext
 from tests.conftest import run
@@ -158,7 +159,7 @@ def test_lambada_asks_for_the_last_word(model: Model, tmp_path: Path) -> None:
     # A row whose last word is what the model would say, token by token.
     context, word = TOKENIZER.encode("so"), list[int]()
     for _ in range(2):
-        word.append(int(largest(model, torch.tensor([context + word], dtype=torch.int32))[0, -1]))
+        word.append(int(best(model, torch.tensor([context + word], dtype=torch.int32))[0, -1]))
     rows.append({"context": context, "word": word})
     found = [lambada(model, rows, batch) for batch in (1, 2, 8)]
     assert found[0] == found[1] == found[2]
@@ -168,7 +169,7 @@ def test_lambada_asks_for_the_last_word(model: Model, tmp_path: Path) -> None:
     greedy = 0
     for row in rows:
         ids = (row["context"] + row["word"])[-97:]
-        guess = largest(model, torch.tensor([ids[:-1]], dtype=torch.int32))[0, -len(row["word"]) :].tolist()
+        guess = best(model, torch.tensor([ids[:-1]], dtype=torch.int32))[0, -len(row["word"]) :].tolist()
         greedy += guess == row["word"]
     assert found[0]["acc"] == greedy / 4 >= 0.25
     assert exp(1.0) == math.e
@@ -185,7 +186,7 @@ def test_the_best_token_is_the_first_of_the_largest_logits(model: Model) -> None
     tokens = torch.tensor([[200, 200, 5], [7, 3, 200]], dtype=torch.int32)
     logits = torch.stack([twin.decode(tokens[:, t : t + 1].contiguous(), t).clone() for t in range(3)], dim=1)
     expected = logits[:, :, : cfg.vocab_size].max(-1, keepdim=True).values == logits[:, :, : cfg.vocab_size]
-    assert largest(twin, tokens).tolist() == expected.int().argmax(-1).tolist()
+    assert best(twin, tokens).tolist() == expected.int().argmax(-1).tolist()
 
 
 def test_word_perplexity_is_over_every_token_once(model: Model, tmp_path: Path) -> None:

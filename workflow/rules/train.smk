@@ -24,8 +24,11 @@ rule train:
         micro_batch=4,
         recompute=0,
         rolling=30,
+        keep=2,
+        major=0,
         nodes=1,
         rendezvous="none",
+        price="0",
     params:
         recipe=recipe_of,
         tokens=tokens_of,
@@ -42,7 +45,8 @@ rule train:
         "python -m pipeline.train --recipe {params.recipe:q} --tokens {params.tokens:q}"
         " --previous {params.previous:q} {params.init:q} --steps-to {params.step} --out {output.checkpoint:q}"
         " --chain {output.chain:q} --ranks {resources.ranks} {params.cluster} --micro-batch {resources.micro_batch}"
-        " --recompute {resources.recompute} --rolling {resources.rolling}"
+        " --recompute {resources.recompute} --rolling {resources.rolling} --keep {resources.keep}"
+        " --major {resources.major} --price {resources.price}"
         " --device {resources.device} --threads {threads} --log {log:q}"
 
 

@@ -1,0 +1,41 @@
+"""Room on disks, asked for before hours of work need it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from cuda_ops.errors import UserError
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def lacking(needs: Mapping[Path, int]) -> str | None:
+    """What is missing for so many bytes in each folder, or None; folders of one file system share its room."""
+    wanted: dict[int, int] = {}
+    at: dict[int, Path] = {}
+    for folder, size in needs.items():
+        place = _existing(folder)
+        device = os.stat(place).st_dev
+        wanted[device] = wanted.get(device, 0) + size
+        at.setdefault(device, place)
+    for device, size in wanted.items():
+        free = shutil.disk_usage(at[device]).free
+        if free < size:
+            return f"{at[device]} has {free / 1e9:,.2f} GB free, {size / 1e9:,.2f} GB are needed"
+    return None
+
+
+def check_room(needs: Mapping[Path, int], what: str, remedy: str) -> None:
+    """A UserError where the disks have no room for what is to come."""
+    missing = lacking(needs)
+    if missing:
+        raise UserError(f"no room for {what}: {missing}; {remedy}")

@@ -1,0 +1,56 @@
+"""metrics.jsonl: a line per step as a run goes, for whoever looks on. It holds times, so it is no artefact with a digest.
+
+The first line is {"recipe", "steps", "unit", "units": of a step}; then {"step", "loss", "lr", "norm", "seconds": since the
+segment began, "per_second": units, "at": Unix time}. A run that goes on from a checkpoint drops the lines after it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.base.chain import Line
+from pipeline.base.files import write_bytes
+from pipeline.recipe import Recipe
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The values of the lines that are whole; the last one may be half written."""
+    if path.exists():
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    found = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(found, dict):
+                    yield found
+
+
+class Metrics:
+    """The file of a run under way, from the step after `after`; rank 0 alone has one."""
+
+    def __init__(self, path: Path, recipe: Recipe, after: int) -> None:
+        bits = recipe.bits
+        head = {"recipe": recipe.name, "steps": bits.steps, "unit": bits.model.unit, "units": bits.units}
+        kept = [row for row in read(path) if 0 < row.get("step", 0) <= after]
+        write_bytes(path, "".join(json.dumps(row) + "\n" for row in [head, *kept]).encode())
+        self._file: IO[str] = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (as long as the run)
+        self._units, self._began, self._last = bits.units, time.perf_counter(), time.perf_counter()
+
+    def __call__(self, line: Line) -> None:
+        """Write the line of a step that has just ended."""
+        now = time.perf_counter()
+        row = {
+            "step": line.step, "loss": line.loss, "lr": line.lr, "norm": line.norm,
+            "seconds": round(now - self._began, 4), "per_second": round(self._units / max(1e-9, now - self._last), 2),
+            "at": round(time.time(), 3),
+        }  # fmt: skip
+        self._last = now
+        self._file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
