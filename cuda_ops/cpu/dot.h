@@ -104,7 +104,7 @@ struct Dot128 {  // NEON. Pairs of products stay below 2^15.
 };
 struct DotSigned : Dot128 {  // the dot product extension of Armv8.2
   SAMEBITS_HD void dot(Ints& sum, Ints r, Ints l) {
-    __asm__(".arch_extension dotprod\n\tsdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(r), "w"(l));
+    __asm__(".arch armv8.2-a+dotprod\n\tsdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(r), "w"(l));
   }
 };
 #else
