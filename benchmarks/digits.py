@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -64,10 +65,10 @@ def product_sides(layout: str, m: int, n: int, k: int) -> dict[str, Side]:
     sides: dict[str, Side] = {"fp32": lambda: ops.matmul(out, a, b, layout=layout)}
     for tier in TIERS:
         if layout == "tn":
-            sides[tier] = lambda tier=tier: ops.matmul_digits(out, a, b, None, "tn", False, tier, 1024)
+            sides[tier] = partial(ops.matmul_digits, out, a, b, None, "tn", False, tier, 1024)
         else:
             operand = kept(w, layout == "nn", tier)
-            sides[tier] = lambda tier=tier, operand=operand: ops.matmul_kept_digits(out, a, operand, None, tier)
+            sides[tier] = partial(ops.matmul_kept_digits, out, a, operand, None, tier)
     left, right = (a.t() if layout == "tn" else a), (b.t() if layout == "nt" else b)
     sides["torch fp32"] = lambda: torch.mm(left, right)
     low, lower = left.bfloat16(), right.bfloat16()
@@ -89,7 +90,7 @@ def attention_sides(b: int, t: int, h: int, size: int) -> dict[str, Side]:
         ops.attention_digits_forward(out, row_max, row_sum, qkv, h, tier)
         ops.attention_digits_backward(dqkv, dout, out, qkv, row_max, row_sum, h, tier)
 
-    return {"fp32": fp32, **{tier: lambda tier=tier: digits(tier) for tier in TIERS}}
+    return {"fp32": fp32, **{tier: partial(digits, tier) for tier in TIERS}}
 
 
 def peak(threads: int) -> float:
@@ -100,13 +101,13 @@ def peak(threads: int) -> float:
         subprocess.run(["c++", "-O2", "-march=native", "-fopenmp", "-shared", "-fPIC", source, "-o", path], check=True)
         run = ctypes.CDLL(str(path)).dot_rounds
         run.restype = ctypes.c_double
-        sink, rates = (ctypes.c_int32 * 256)(), []
+        sink, rates = (ctypes.c_int32 * 256)(), list[float]()
         clock = time.thread_time if threads == 1 else time.perf_counter
         for _ in range(20):
             began = clock()
             done = run(ctypes.c_int64(200_000), threads, sink)
             rates.append(done / (clock() - began) / 1e9)
-    return max(rates)
+    return float(max(rates))
 
 
 def speeds(threads: int, rounds: int, only: str) -> list[str]:

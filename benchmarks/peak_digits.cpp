@@ -6,12 +6,15 @@
 
 #if defined(__AVX512VNNI__)
 typedef __m512i Vec;
+static Vec all(int x) { return _mm512_set1_epi32(x); }
 #define DOT(sum, a, b) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
 #elif defined(__AVXVNNI__)
 typedef __m256i Vec;
+static Vec all(int x) { return _mm256_set1_epi32(x); }
 #define DOT(sum, a, b) __asm__ volatile("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b))
 #else
 typedef __m256i Vec;  // AVX2: three instructions
+static Vec all(int x) { return _mm256_set1_epi32(x); }
 #define DOT(sum, a, b) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)))
 #endif
 constexpr int kSums = sizeof(Vec) == 64 ? 20 : 10;
@@ -20,18 +23,18 @@ constexpr int kSums = sizeof(Vec) == 64 ? 20 : 10;
 extern "C" double dot_rounds(int64_t rounds, int threads, int32_t* sink) {
 #pragma omp parallel num_threads(threads)
   {
-    Vec sum[kSums], a, b;
-    for (unsigned i = 0; i < sizeof(Vec) / 4; i++) ((int32_t*)&a)[i] = 0x01020304, ((int32_t*)&b)[i] = 0x04030201;
-    for (int i = 0; i < kSums; i++) {
-      for (unsigned j = 0; j < sizeof(Vec) / 4; j++) ((int32_t*)&sum[i])[j] = i;
-    }
+    const Vec a = all(0x01020304), b = all(0x04030201);
+    Vec sum[kSums];
+#pragma GCC unroll 20
+    for (int i = 0; i < kSums; i++) sum[i] = all(i);
     for (int64_t round = 0; round < rounds; round++) {
 #pragma GCC unroll 20
       for (int i = 0; i < kSums; i++) DOT(sum[i], a, b);
     }
-    int32_t total = 0;
-    for (int i = 0; i < kSums; i++) total += ((int32_t*)&sum[i])[0];
-    sink[omp_get_thread_num()] = total;
+    Vec total = sum[0];
+#pragma GCC unroll 20
+    for (int i = 1; i < kSums; i++) total ^= sum[i];
+    sink[omp_get_thread_num()] = (int32_t)total[0];
   }
   return 2.0 * rounds * threads * kSums * sizeof(Vec);
 }

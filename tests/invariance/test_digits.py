@@ -21,7 +21,9 @@ EDITS = {"context: 48,": "context: 140,", "batch: {sequences: 32,": "batch: {seq
 
 
 @pytest.fixture(scope="module", params=TIERS)
-def digits(request: pytest.FixtureRequest, tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict:
+def digits(
+    request: pytest.FixtureRequest, tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """The tiny recipe in a tier."""
     text = tiny["recipe"].read_text()
     for old, new in {**EDITS, "numerics: fp32": f"numerics: {request.param}"}.items():
