@@ -4,9 +4,10 @@
     python -m benchmarks.step --device cuda --configs "124M x8" --sides "samebits;compiled" --rounds 1
 
 Each side runs in a process of its own, rounds interleaved; medians over rounds of the median step. Our side is the
-trainer itself with the fingerprint of every step; PyTorch is fp32, eager and torch.compile, with fused AdamW and
-clip_grad_norm_. Memory is the process's high-water mark from after its imports (PyTorch's optimizer and compiler used
-once before), and what that is above the memory held at that moment.
+trainer itself with the fingerprint of every step, in fp32 and in digits; PyTorch is fp32, eager and torch.compile, and
+bf16 by autocast, with fused AdamW and clip_grad_norm_. `--device cuda` has no digits: leave those sides out. Memory is
+the process's high-water mark from after its imports (PyTorch's optimizer and compiler used once before), and what that
+is above the memory held at that moment.
 """
 
 from __future__ import annotations
@@ -46,7 +47,15 @@ CONFIGS = {
     "124M x8": (12, 12, 768, 1024, 8, 50257, 50304),
     "tiny": (2, 2, 32, 32, 2, 300, 304),
 }
-SIDES = ("samebits", "samebits, recompute", "eager", "compiled")
+SIDES = (
+    "samebits",
+    "samebits, recompute",
+    "samebits, int8x3",
+    "samebits, int8x1",
+    "eager",
+    "compiled",
+    "compiled, bf16",
+)
 Step = Callable[[], object]
 
 
@@ -58,7 +67,7 @@ def status_mib(key: str) -> float:
     raise RuntimeError(f"/proc/self/status has no {key}")
 
 
-def recipe_of(name: str) -> Recipe:
+def recipe_of(name: str, numerics: str = "fp32") -> Recipe:
     """A recipe around one of CONFIGS; its text is never read."""
     layers, heads, channels, context, sequences, vocab, padded = CONFIGS[name]
     tokenizer = {"kind": "gpt2"} if vocab == 50257 else {"kind": "bpe", "vocab_size": vocab}
@@ -72,6 +81,7 @@ def recipe_of(name: str) -> Recipe:
     model = {"kind": "gpt", "layers": layers, "heads": heads, "channels": channels, "context": context}
     bits = {
         "seed": 1,
+        "numerics": numerics,
         "data": data,
         "model": model | {"vocab_size": vocab, "padded_vocab_size": padded},
         "schedule": {"kind": "constant", "peak": 3e-4, "warmup_steps": 0},
@@ -98,7 +108,7 @@ def ours(recipe: Recipe, tokens: Path, threads: int, recompute: bool, device: st
     return trainer.train_step
 
 
-def theirs(recipe: Recipe, tokens: Path, compiled: bool, device: str) -> Step:
+def theirs(recipe: Recipe, tokens: Path, compiled: bool, device: str, bf16: bool = False) -> Step:
     """A function that does one step with PyTorch on the same windows."""
     config, samples = gpt_of(recipe), samples_of(recipe, tokens)
     torch.manual_seed(1)
@@ -117,7 +127,8 @@ def theirs(recipe: Recipe, tokens: Path, compiled: bool, device: str) -> Step:
         count += 1
         arrays = samples.get(count, 0, recipe.bits.batch.sequences)
         x, y = (torch.from_numpy(arrays[name]) for name in ("tokens", "targets"))
-        loss = loss_of(x.long().to(device), y.long().to(device))
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss = loss_of(x.long().to(device), y.long().to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -141,10 +152,11 @@ def measure(side: str, name: str, threads: int, seconds: float, device: str) -> 
     """Run one side in this process. On a GPU grown_mib is what its memory grew by after the third step, which records
     the graphs."""
     torch.set_num_threads(threads)
-    recipe = recipe_of(name)
+    tier = side.partition(", ")[2]
+    recipe = recipe_of(name, tier if tier.startswith("int8") else "fp32")
     bits, model = recipe.bits, gpt_of(recipe)
     if not side.startswith("samebits") and device == "cpu":  # a GPU's memory is counted by its allocator
-        warm_up(side == "compiled")
+        warm_up(side.startswith("compiled"))
     with tempfile.TemporaryDirectory() as folder:
         count = 400 * bits.units + 1
         tokens = np.random.default_rng(1).integers(0, model.vocab_size, count)
@@ -156,7 +168,7 @@ def measure(side: str, name: str, threads: int, seconds: float, device: str) -> 
         if side.startswith("samebits"):
             step = ours(recipe, Path(folder), threads, side.endswith("recompute"), device)
         else:
-            step = theirs(recipe, Path(folder), side == "compiled", device)
+            step = theirs(recipe, Path(folder), side.startswith("compiled"), device, tier == "bf16")
         for _ in range(EAGER_CALLS + 1):  # the last one records the graphs
             step()
         steady = torch.cuda.max_memory_reserved() / 2**20 if device == "cuda" else None
@@ -196,7 +208,7 @@ def rounds_of(name: str, sides: list[str], rounds: int, flags: list[str]) -> dic
 
 def rows_of(name: str, found: dict[str, dict[str, float]]) -> list[str]:
     """One row per side; ratios are to the faster, and to the leaner, of PyTorch's sides."""
-    others = [values for side, values in found.items() if not side.startswith("samebits")]
+    others = [values for side, values in found.items() if side in ("eager", "compiled")]
     rows = []
     for side, values in found.items():
         cells = [

@@ -16,6 +16,7 @@ from tests.bits import fma as fma32
 Array = NDArray[np.float32]
 TIERS = {"int8x3": 2, "int8x1": 1}
 BLOCK = 128
+Digits = tuple[NDArray[np.int64], ...]  # hi and lo
 
 
 def exponent(m: float) -> int | None:
@@ -43,7 +44,7 @@ def scale(e: int | None, tier: str) -> np.float32:
     return F(np.nan) if e is None else F(2.0 ** (e - (11 if tier == "int8x3" else 7)))
 
 
-def join(a: tuple, b: tuple, ea: int | None, eb: int | None, tier: str, acc: np.float32) -> np.float32:
+def join(a: Digits, b: Digits, ea: int | None, eb: int | None, tier: str, acc: np.float32) -> np.float32:
     """The chain's next value: a block's sums, exact, and its scales."""
     hh = int((a[0] * b[0]).sum())
     t = F(hh)

@@ -69,8 +69,40 @@ static inline __attribute__((always_inline)) void digit16(Ints16& out, const Flo
   out = above > 127 ? Ints16{} + 127 : above;
 }
 
-// words[step][16] from digits[16][128], four of a row side by side.
+// words[step][16] from digits[16][128], four of a row side by side; places after the last step may be written too.
 static inline void interleave(uint8_t* out, const int8_t (*digits)[kDigitBlock], int steps, uint32_t flip) {
+#if defined(__AVX512F__)
+  for (int step = 0; step < steps; step += kPanel) {  // 16 x 16 words at a time
+    __m512i row[kPanel], pair[kPanel];
+#pragma GCC unroll 16
+    for (int i = 0; i < kPanel; i++) row[i] = _mm512_load_si512(digits[i] + 4 * step);
+#pragma GCC unroll 8
+    for (int i = 0; i < kPanel; i += 2) {
+      pair[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
+      pair[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kPanel; i += 4) {
+      row[i] = _mm512_unpacklo_epi64(pair[i], pair[i + 2]);
+      row[i + 1] = _mm512_unpackhi_epi64(pair[i], pair[i + 2]);
+      row[i + 2] = _mm512_unpacklo_epi64(pair[i + 1], pair[i + 3]);
+      row[i + 3] = _mm512_unpackhi_epi64(pair[i + 1], pair[i + 3]);
+    }
+    const __m512i flips = _mm512_set1_epi32((int)flip);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+      const __m512i p = _mm512_shuffle_i32x4(row[c], row[4 + c], 0x88);
+      const __m512i q = _mm512_shuffle_i32x4(row[c], row[4 + c], 0xdd);
+      const __m512i r = _mm512_shuffle_i32x4(row[8 + c], row[12 + c], 0x88);
+      const __m512i s = _mm512_shuffle_i32x4(row[8 + c], row[12 + c], 0xdd);
+      uint8_t* to = out + (step + c) * 4 * kPanel;
+      _mm512_storeu_si512(to, _mm512_xor_si512(flips, _mm512_shuffle_i32x4(p, r, 0x88)));
+      _mm512_storeu_si512(to + 256, _mm512_xor_si512(flips, _mm512_shuffle_i32x4(q, s, 0x88)));
+      _mm512_storeu_si512(to + 512, _mm512_xor_si512(flips, _mm512_shuffle_i32x4(p, r, 0xdd)));
+      _mm512_storeu_si512(to + 768, _mm512_xor_si512(flips, _mm512_shuffle_i32x4(q, s, 0xdd)));
+    }
+  }
+#else
   for (int step = 0; step < steps; step++) {
     for (int r = 0; r < kPanel; r++) {
       uint32_t word;
@@ -79,6 +111,7 @@ static inline void interleave(uint8_t* out, const int8_t (*digits)[kDigitBlock],
       memcpy(out + (step * kPanel + r) * 4, &word, 4);
     }
   }
+#endif
 }
 
 static inline int row_exponent(const float* x, int64_t length) {
@@ -114,7 +147,9 @@ static inline void cut_rows(const Operand<kDigits>& out, int64_t p, int64_t b, c
           low_sum += l;
         }
       }
-      for (int k = (int)length; k < 4 * steps; k++) high[r][k] = low[r][k] = 0;
+      const int whole = (steps + kPanel - 1) / kPanel * kPanel * 4;  // what interleave reads
+      memset(high[r] + length, 0, (size_t)(whole - length));
+      if (kDigits == 2) memset(low[r] + length, 0, (size_t)(whole - length));
     } else {
       memset(high[r], 0, sizeof(high[r]));
       if (kDigits == 2) memset(low[r], 0, sizeof(low[r]));

@@ -104,43 +104,57 @@ struct Dot128 {  // NEON. Pairs of products stay below 2^15.
 };
 struct DotSigned : Dot128 {  // the dot product extension of Armv8.2
   SAMEBITS_HD void dot(Ints& sum, Ints r, Ints l) {
-    __asm__(".arch_extension dotprod\n\tsdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(r), "w"(l));
+    __asm__(".arch armv8.2-a+dotprod\n\tsdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(r), "w"(l));
   }
 };
 #else
 struct DotPlain {  // plain C: what the others must equal
   struct Ints {
-    int32_t x[4];
+    int32_t x[16];
   };
   struct Floats {
-    float x[4];
+    float x[16];
   };
-  static constexpr int kLanes = 4, kRows[2] = {2, 2}, kPanels[2] = {1, 1};
+  static constexpr int kLanes = 16, kRows[2] = {1, 1}, kPanels[2] = {1, 1};
   static constexpr bool kBiased = false;
   SAMEBITS_HD Ints right(const uint8_t* p) {
     Ints v;
-    for (int i = 0; i < 4; i++) v.x[i] = four_digits((const int8_t*)p + 4 * i) ^ (int32_t)0x80808080u;
+    for (int i = 0; i < 16; i++) v.x[i] = four_digits((const int8_t*)p + 4 * i) ^ (int32_t)0x80808080u;
     return v;
   }
   SAMEBITS_HD Ints left(const int8_t* p) { return start(four_digits(p)); }
-  SAMEBITS_HD Ints start(int32_t x) { return Ints{{x, x, x, x}}; }
+  SAMEBITS_HD Ints start(int32_t x) {
+    Ints v;
+    for (int i = 0; i < 16; i++) v.x[i] = x;
+    return v;
+  }
   SAMEBITS_HD void dot(Ints& sum, const Ints& r, const Ints& l) {
-    for (int i = 0; i < 4; i++) {
-      for (int k = 0; k < 32; k += 8) sum.x[i] += (int8_t)(r.x[i] >> k) * (int8_t)(l.x[i] >> k);
+    for (int k = 0; k < 32; k += 8) {
+      for (int i = 0; i < 16; i++) sum.x[i] += (int8_t)(r.x[i] >> k) * (int8_t)(l.x[i] >> k);
     }
   }
   SAMEBITS_HD Floats to_float(const Ints& a) {
-    return Floats{{(float)a.x[0], (float)a.x[1], (float)a.x[2], (float)a.x[3]}};
+    Floats v;
+    for (int i = 0; i < 16; i++) v.x[i] = (float)a.x[i];
+    return v;
   }
-  SAMEBITS_HD Floats all(float x) { return Floats{{x, x, x, x}}; }
-  SAMEBITS_HD Floats load(const float* p) { return Floats{{p[0], p[1], p[2], p[3]}}; }
+  SAMEBITS_HD Floats all(float x) {
+    Floats v;
+    for (int i = 0; i < 16; i++) v.x[i] = x;
+    return v;
+  }
+  SAMEBITS_HD Floats load(const float* p) {
+    Floats v;
+    memcpy(v.x, p, sizeof(v.x));
+    return v;
+  }
   SAMEBITS_HD void store(float* p, const Floats& a) { memcpy(p, a.x, sizeof(a.x)); }
   SAMEBITS_HD Floats times(Floats a, const Floats& b) {
-    for (int i = 0; i < 4; i++) a.x[i] = mul(a.x[i], b.x[i]);
+    for (int i = 0; i < 16; i++) a.x[i] = mul(a.x[i], b.x[i]);
     return a;
   }
   SAMEBITS_HD Floats fma(const Floats& a, const Floats& b, Floats c) {
-    for (int i = 0; i < 4; i++) c.x[i] = fma_(a.x[i], b.x[i], c.x[i]);
+    for (int i = 0; i < 16; i++) c.x[i] = fma_(a.x[i], b.x[i], c.x[i]);
     return c;
   }
 };
