@@ -67,10 +67,14 @@ def pytest_configure(config: pytest.Config) -> None:
         run_ops_on("cuda")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    on_device = config.getoption("--device") == "cuda"
     for item in items:
         if is_slow(item.name):
             item.add_marker(pytest.mark.slow)
+        host = item.get_closest_marker("host")
+        if on_device and host:
+            item.add_marker(pytest.mark.skip(reason=host.args[0]))
 
 
 @pytest.fixture(scope="session")

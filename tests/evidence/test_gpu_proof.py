@@ -9,6 +9,7 @@ sanitizer is found out. The published fingerprints and chain belong to the publi
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import subprocess
@@ -378,6 +379,30 @@ def test_the_planted_faults_and_the_peak_link_with_torchs_runtime(tmp_path: Path
     names = (tmp_path / "beyond.so").read_bytes()
     assert b"write_beyond" in names
     assert b"race" in names
+
+
+# ---------------------------------------------------------------------- the first things to see
+
+
+def test_the_first_checks_have_commands_that_run(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """The shell of docs/gpu.md with a small recipe on the CPU: T ends with two lines, P with the planted token's index."""
+    text = (ROOT / "docs" / "gpu.md").read_text()
+    shell = text[text.index("train() {") : text.index("P() {")].replace("sed -n 201p config", "tail -1 config")
+    shell += text[text.index("P() {") :].split("\n")[0]
+    recipe, where = tiny["recipe"], str(tmp_path)
+    shell = f"recipe={recipe}\n{shell}\n".replace("x/run", f"{where}/run").replace("--steps-to 200", "--steps-to 6")
+    shell = shell.replace("x/tokens", str(tiny["tokens"])).replace("x/planted", f"{where}/planted")
+    assert "token 60000 in every" in run("-m", "tests.evidence.plant", str(tiny["tokens"]), f"{where}/planted")
+    for call, code, expected in (
+        ("T --device cpu", 0, "\n1000\t"),
+        ("P --device cpu", 1, "is 60000, allowed is 0 to 303"),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", shell + call], capture_output=True, text=True, cwd=ROOT, check=False,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert expected in done.stdout + done.stderr
 
 
 # ---------------------------------------------------------------------- mistakes
