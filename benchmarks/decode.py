@@ -2,7 +2,12 @@
 
     python -m benchmarks.decode --model 124M --batches 1,8 --tokens 64
 
-Needs transformers, which no part of the project needs and the lock does not hold; without it, ours alone is timed and the table says so.
+Needs transformers, which no part of the project needs and the lock does not hold; without it, ours alone is timed and the table says so:
+
+    pip install --target /tmp/transformers --no-deps transformers
+    PYTHONPATH=/tmp/transformers python -m benchmarks.decode
+
+Both sides take turns; medians, and of the pairs' ratios the least and the largest.
 """
 
 from __future__ import annotations
@@ -70,15 +75,18 @@ def theirs(model: str, batch: int, prompt: int, device: str) -> Callable[[int], 
     return decode
 
 
-def rate(decode: Callable[[int], object], batch: int, count: int, rounds: int) -> float:
-    """Tokens per second of all sequences, the prompt's pass included; median of rounds."""
-    decode(2)
-    times = []
+def rates(sides: list[Callable[[int], object]], batch: int, count: int, rounds: int) -> list[list[float]]:
+    """Tokens per second of all sequences, the prompt's pass included: per round those of each side, one after another."""
+    for decode in sides:
+        decode(2)
+    found = []
     for _ in range(rounds):
-        clock = time.perf_counter()
-        decode(count)
-        times.append(time.perf_counter() - clock)
-    return batch * count / statistics.median(times)
+        found.append([])
+        for decode in sides:
+            clock = time.perf_counter()
+            decode(count)
+            found[-1].append(batch * count / (time.perf_counter() - clock))
+    return found
 
 
 def main() -> None:
@@ -94,14 +102,19 @@ def main() -> None:
     if args.prompt + args.tokens > CONTEXT:
         raise UserError(f"--prompt {args.prompt} and --tokens {args.tokens}: together at most {CONTEXT}")
     there = importlib.util.find_spec("transformers") is not None
-    lines = ["| batch | samebits tokens/s | transformers tokens/s | ratio |", "|---|---|---|---|"]
+    lines = ["| batch | samebits tokens/s | transformers tokens/s | ratio of the pairs |", "|---|---|---|---|"]
     with torch.inference_mode():
         for batch in map(int, args.batches.split(",")):
-            own = rate(ours(args.model, batch, args.prompt, args.device), batch, args.tokens, args.rounds)
+            sides = [
+                make(args.model, batch, args.prompt, args.device) for make in ([ours, theirs] if there else [ours])
+            ]
+            found = rates(sides, batch, args.tokens, args.rounds)
+            own = statistics.median(round_[0] for round_ in found)
             cells = ["not installed: pip install transformers", ""]
             if there:
-                other = rate(theirs(args.model, batch, args.prompt, args.device), batch, args.tokens, args.rounds)
-                cells = [f"{other:.1f}", f"{own / other:.2f}"]
+                ratios = sorted(mine / other for mine, other in found)
+                cells = [f"{statistics.median(other for _, other in found):.1f}", f"{statistics.median(ratios):.2f}"]
+                cells[1] += f" ({ratios[0]:.2f} to {ratios[-1]:.2f})"
             lines.append(f"| {batch} | {own:.1f} | {cells[0]} | {cells[1]} |")
     write(lines, args.out)
 

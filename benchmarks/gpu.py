@@ -37,6 +37,7 @@ from benchmarks.table import write
 from cuda_ops.errors import UserError, exit_on_user_error
 from cuda_ops.toolkit import find_nvcc
 from pipeline.base.files import write_json
+from pipeline.evidence.gpu_machine import shared_library
 
 MOST_SETS = 8  # of tensors
 GRAPH_SECONDS = 0.02  # of calls in one graph, about
@@ -141,16 +142,7 @@ def compile_peak(folder: Path) -> ctypes.CDLL:
         raise UserError("the peak is measured with nvcc, which is not installed; install the CUDA toolkit")
     source, library = Path(__file__).parent / "peak.cu", folder / "peak.so"
     major, minor = torch.cuda.get_device_capability()
-    command = [
-        str(nvcc),
-        "-O3",
-        f"-arch=sm_{major}{minor}",
-        "-shared",
-        "-Xcompiler=-fPIC",
-        str(source),
-        "-o",
-        str(library),
-    ]
+    command = shared_library(nvcc, f"sm_{major}{minor}", source, library)
     subprocess.run(command, check=True)
     found = ctypes.CDLL(str(library))
     found.peak_launch.restype = ctypes.c_double

@@ -8,10 +8,12 @@
     …
     docs/evidence/nvidia-h200-71700235.md: 8 of 8 parts passed
 
-Where a command may take ten minutes only, two make one proof; each adds its parts to the same page:
+Where a command may take ten minutes only, two make one proof; each adds its parts to the same page. Where only a folder
+of output comes back, each writes its own and a third makes one page of them, on any machine:
 
-    python -m pipeline.gpu_proof --parts build,ops,unary,fables,ranks
-    python -m pipeline.gpu_proof --parts sanitizer,speed,shakespeare_char
+    python -m pipeline.gpu_proof --parts build,ops,unary,fables,ranks --out one
+    python -m pipeline.gpu_proof --parts sanitizer,speed,shakespeare_char --out two
+    python -m pipeline.gpu_proof --merge one/*.json two/*.json
 
 The parts are functions of pipeline/evidence/gpu_parts.py. One that fails or outlasts its limit is named and the
 others go on. Exit code 1 if a part failed or did not finish, a speed target is not met (`--speed report` only lists
@@ -83,36 +85,69 @@ def main() -> int:
     parser.add_argument(
         "--speed", choices=("judge", "report"), default="judge", help="report: a missed target is no error"
     )
+    parser.add_argument("--work", type=Path, default=ROOT / "results" / "gpu_proof", help="folder of builds and runs")
     parser.add_argument(
-        "--work", type=Path, default=ROOT / "results" / "gpu_proof", help="folder of builds, runs and the log"
+        "--out", type=Path, help="folder of page, JSON and log (default: docs/evidence for a whole proof)"
     )
     parser.add_argument(
-        "--out", type=Path, help="folder of the page and its JSON (default: docs/evidence for a whole proof)"
+        "--merge",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="no part is run: JSON files of several commands as one page",
     )
     args = parser.parse_args()
+    if args.merge:
+        return merged(args)
     prepared(args.device)
     return proven(args)
 
 
+def write(path: Path, record: dict[str, Any]) -> None:
+    """The JSON and its page."""
+    from pipeline.base.files import write_bytes, write_json
+    from pipeline.pages.proof_page import page
+
+    write_json(path, record)
+    write_bytes(path.with_suffix(".md"), page(record).encode())
+
+
+def merged(args: argparse.Namespace) -> int:
+    """One page, JSON and log of those of several commands."""
+    from pipeline.evidence import gpu_record
+
+    if args.parts:
+        raise UserError("--merge runs no part; leave --parts away")
+    record = gpu_record.merged(args.merge)
+    path, _ = gpu_record.place(args.out or ROOT / "docs" / "evidence", record)
+    files = args.merge
+    if path.exists() and path not in files:  # what is there already stays
+        files = [path, *files]
+        record = gpu_record.merged(files)
+    logs = [log.read_text(encoding="utf-8") for file in files if (log := file.with_suffix(".log")).exists()]
+    write(path, record)
+    path.with_suffix(".log").write_text("".join(logs), encoding="utf-8")
+    print(summary(path.with_suffix(".md"), record, []))
+    return exit_code({part["verdict"] for part in record["parts"]}, record["device"], args.speed)
+
+
 def proven(args: argparse.Namespace) -> int:
     """Run the parts, once all that they import is there."""
-    from pipeline.base.files import write_bytes, write_json
     from pipeline.evidence import gpu_record
     from pipeline.evidence.gpu_parts import PARTS, prove
     from pipeline.evidence.gpu_session import Session
-    from pipeline.pages.proof_page import page
 
     wanted = args.parts.split(",") if args.parts else list(PARTS)
     unknown = sorted(set(wanted) - set(PARTS))
     if unknown:
         raise UserError(f"--parts {','.join(unknown)}: allowed are {', '.join(PARTS)}")
-    session = Session(args.device, args.brief, args.work)
     machine = gpu_machine.machine(args.device)
-    session.gpu = machine.get("gpu", {}).get("name", "")
-    session.environment = gpu_machine.environment(args.device)
     whole = args.device == "cuda" and not args.brief
     out = args.out or (ROOT / "docs" / "evidence" if whole else args.work)
     path, record = gpu_record.place(out, gpu_record.made(args.device, args.brief, machine))
+    session = Session(args.device, args.brief, args.work, path.with_suffix(".log"))
+    session.gpu = machine.get("gpu", {}).get("name", "")
+    session.environment = gpu_machine.environment(args.device)
     command = " ".join(["python -m pipeline.gpu_proof", *sys.argv[1:]])
     results: list[Result] = []
     for number, result in enumerate(prove(session, wanted), 1):
@@ -122,8 +157,7 @@ def proven(args: argparse.Namespace) -> int:
             flush=True,
         )
         gpu_record.add(record, [result], command)  # part by part: what ends this process takes nothing with it
-        write_json(path, record)
-        write_bytes(path.with_suffix(".md"), page(record).encode())
+        write(path, record)
     print(f"{summary(path.with_suffix('.md'), record, results)}; log: {session.log}")
     return exit_code({result.verdict for result in results}, args.device, args.speed)
 

@@ -67,10 +67,14 @@ def pytest_configure(config: pytest.Config) -> None:
         run_ops_on("cuda")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    on_device = config.getoption("--device") == "cuda"
     for item in items:
         if is_slow(item.name):
             item.add_marker(pytest.mark.slow)
+        host = item.get_closest_marker("host")
+        if on_device and host:
+            item.add_marker(pytest.mark.skip(reason=host.args[0]))
     # Long files first, so that the processes of make test end together.
     items.sort(key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES))
 

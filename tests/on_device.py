@@ -24,7 +24,7 @@ def moved(function: Callable[..., Any], device: str) -> Callable[..., Any]:
                 return x
             key = (x.data_ptr(), x.shape, x.stride(), x.dtype)
             if key not in there:
-                there[key], here[key] = x.to(device), x
+                there[key], here[key] = x.to(device, copy=True), x
             return there[key]
 
         result = function(*map(take, args), **{name: take(x) for name, x in kwargs.items()})

@@ -14,7 +14,7 @@ from typing import Any
 
 from cuda_ops.build import find_ninja
 from cuda_ops.errors import UserError
-from cuda_ops.toolkit import find_nvcc, nvcc_version, toolkit_root
+from cuda_ops.toolkit import find_nvcc, find_runtime, nvcc_version, toolkit_root
 
 # module -> its package; ninja may also be a program
 NEEDED = {
@@ -72,6 +72,26 @@ def nvcc_here(cuda: str) -> Path | None:
     """nvcc where the build looks for it, else from pip's package."""
     own = packaged(cuda) / "bin" / "nvcc"
     return find_nvcc() or (own if own.is_file() else None)
+
+
+def shared_library(nvcc: Path, arch: str, source: Path, library: Path) -> list[str]:
+    """nvcc's command for a shared library with the runtime that torch loads.
+
+    pip's nvcc looks for the static one in lib64, which pip does not make.
+    """
+    root = toolkit_root(nvcc)
+    runtime = find_runtime(root, nvcc_version(nvcc).split(".")[0])
+    link = [f"-L{runtime.parent}", f"-l:{runtime.name}", "-Xlinker", f"-rpath={runtime.parent}"]
+    compile_ = [
+        str(nvcc),
+        "-O3",
+        f"-arch={arch}",
+        "-shared",
+        "-cudart=none",
+        "-Xcompiler=-fPIC",
+        f"-I{root / 'include'}",
+    ]
+    return [*compile_, str(source), "-o", str(library), *link]
 
 
 def find_sanitizer(nvcc: Path | None, cuda: str) -> Path | None:

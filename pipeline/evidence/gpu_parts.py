@@ -8,6 +8,7 @@ the others too.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -214,11 +215,13 @@ def sanitizer(session: Session) -> str:
         if tool:
             must_see(session, check, fault, planted, prefix, env)
         shutil.rmtree(out, ignore_errors=True)
-        session.run(
+        output = session.run(
             "-m", "pipeline.train", "--recipe", recipe, "--tokens", tokens, "--steps-to", "1", "--out", out / "step.safetensors",
             "--chain", out / "chain.tsv", "--state", out / "state", "--device", session.device, "--graph", "0",
             prefix=prefix, env=env,
         )  # fmt: skip
+        if tool and found_by(output) != 0:
+            raise Failed(f"{check} gave no summary without errors of the step; see the log")
         session.seen.append(f"{check} saw a planted fault and found nothing in a step" if tool else "the step ran")
     return "; ".join(session.seen) if tool else "the step ran; the tool needs a GPU"
 
@@ -228,42 +231,52 @@ def sanitized(tool: Path | None, check: str) -> tuple[tuple[str, ...], dict[str,
 
     torch's caching allocator hands out parts of large segments, in which an access beyond a tensor is valid memory;
     without it each tensor is an allocation of its own, and --padding keeps neighbours apart. API errors that torch
-    probes for are no faults.
+    probes for are no faults. Both options are memcheck's alone. --error-exitcode holds where the command itself
+    succeeded, so a step with a finding is no success either way.
     """
     if tool is None:
         return (), {}
-    padding = ("--padding", "64") if check == "memcheck" else ()
-    prefix = (str(tool), "--tool", check, *padding, "--report-api-errors", "no", "--error-exitcode", "9")
+    own = ("--padding", "64", "--report-api-errors", "no") if check == "memcheck" else ()
+    prefix = (str(tool), "--tool", check, *own, "--error-exitcode", "9")
     return prefix, {
         "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTORCH_CUDA_ALLOC_CONF": None, "PYTORCH_ALLOC_CONF": None,
     }  # fmt: skip
+
+
+def found_by(output: str) -> int | None:
+    """How many errors the tool's last summary names; None: there is none."""
+    counts = re.findall(r"^=+ (?:ERROR|RACECHECK) SUMMARY: (\d+)", output, re.MULTILINE)
+    return int(counts[-1]) if counts else None
 
 
 def compile_faults(session: Session, nvcc: Path) -> Path:
     """The library of beyond.cu, for the GPUs present."""
     library, source = session.work / "beyond.so", Path(__file__).with_name("beyond.cu")
     code = "import subprocess, sys; raise SystemExit(subprocess.run(sys.argv[1:]).returncode)"
-    session.run("-c", code, nvcc, "-arch=native", "-shared", "-Xcompiler=-fPIC", source, "-o", library)
+    session.run("-c", code, *gpu_machine.shared_library(nvcc, "native", source, library))
     return library
 
 
 def must_see(
     session: Session, check: str, fault: str, library: Path, prefix: tuple[str, ...], env: dict[str, str | None]
 ) -> None:
-    """Failed unless the tool reports a planted fault in a tensor of torch's, with the exit code that it was given for
-    that.
+    """Failed unless the tool reports a planted fault in a tensor of torch's.
+
+    Its summary is read, not its exit code: memcheck ends the context after an error, in which torch's freeing of the
+    tensor would abort. So the command ends without destructors, and counts whatever its own end was.
     """
     code = (
-        "import ctypes, torch; buffer = torch.zeros(1000, device='cuda'); "
-        f"ctypes.CDLL({str(library)!r}).{fault}(ctypes.c_void_p(buffer.data_ptr()), ctypes.c_longlong(1000))"
+        f"import ctypes, os, torch; buffer = torch.zeros(1000, device={session.device!r}); "
+        f"ctypes.CDLL({str(library)!r}).{fault}(ctypes.c_void_p(buffer.data_ptr()), ctypes.c_longlong(1000)); os._exit(0)"
     )
     try:
-        session.run("-c", code, prefix=prefix, env=env)
+        output = session.run("-c", code, prefix=prefix, env=env)
     except Failed as reason:
-        if "exit code 9:" in str(reason):
-            return
-        raise Failed(f"{check} could not be tried on a planted fault: {reason}") from None
-    raise Failed(f"{check} does not see a planted fault ({fault} in beyond.cu): what it finds clean means nothing")
+        output = reason.output
+        if found_by(output) is None:
+            raise Failed(f"{check} could not be tried on a planted fault: {reason}") from None
+    if not found_by(output):
+        raise Failed(f"{check} does not see a planted fault ({fault} in beyond.cu): what it finds clean means nothing")
 
 
 @part("speed", 300, "the step and the ops of GPT-2 beside PyTorch on the same GPU, against speed_targets.py")

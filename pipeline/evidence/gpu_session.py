@@ -19,7 +19,11 @@ BUILD = ROOT / paths.BUILD
 
 
 class Failed(Exception):
-    """A part that did not hold, with the reason."""
+    """A part that did not hold, with the reason. output: of the command that failed, whole."""
+
+    def __init__(self, reason: str, output: str = "") -> None:
+        super().__init__(reason)
+        self.output = output
 
 
 class Expired(Exception):
@@ -37,7 +41,7 @@ class NotMet(Exception):
 class Session:
     """One run of the proof on a device. `until` is when the present part's time is over; `seen` is what it found so far."""
 
-    def __init__(self, device: str, brief: bool, work: Path) -> None:
+    def __init__(self, device: str, brief: bool, work: Path, log: Path | None = None) -> None:
         self.device, self.brief, self.work = device, brief, work.resolve()
         self.work.mkdir(parents=True, exist_ok=True)
         self.until = 0.0
@@ -45,8 +49,7 @@ class Session:
         self.seen: list[str] = []
         self.facts: dict[str, Any] = {}
         self.environment: dict[str, str] = {}  # beyond this process's own
-        self.log = self.work / "log.txt"
-        self.log.write_text("", encoding="utf-8")
+        self.log = log or self.work / "log.txt"  # of several commands, one after another
 
     @property
     def left(self) -> float:
@@ -54,6 +57,7 @@ class Session:
         return max(1.0, self.until - time.monotonic())
 
     def note(self, *texts: str) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as log:
             log.writelines(texts)
 
@@ -66,8 +70,8 @@ class Session:
     ) -> str:
         """Run `python <command>` within the part's time, or `at_most` seconds of it; returns what it printed.
 
-        Its output goes to the log. env: variables of this command, None takes one away. Failed has the last lines,
-        Expired the command that was stopped.
+        Its output goes to the log. env: variables of this command, None takes one away. Failed has the last lines and
+        the output, Expired the command that was stopped.
         """
         variables = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         variables |= {"SAMEBITS_BUILD": str(BUILD)} | self.environment
@@ -98,7 +102,7 @@ class Session:
         self.note(out, err)
         if process.returncode:
             lines = (out + err).strip().splitlines()[-3:]
-            raise Failed(f"exit code {process.returncode}: " + " / ".join(lines)[-400:])
+            raise Failed(f"exit code {process.returncode}: " + " / ".join(lines)[-400:], out + err)
         return out
 
     # ------------------------------------------------------------------ runs

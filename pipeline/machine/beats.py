@@ -40,7 +40,10 @@ class Limits:
     together: float = 45.0  # all wait for one another
     busy: float = 45.0  # computing, while the others wait; and never before `times` its longest beat
     times: float = 20.0
-    first: float = 1800.0  # the first step, whose length nobody knows
+    early: float = (
+        120.0  # the same in the first steps, once another rank has done as much: then never before `times` its longest
+    )
+    first: float = 1800.0  # where nobody has, or ranks of unlike devices take unlike times
     disk: float = 1800.0  # starting, saving and ending, where a disk may be slow
     idle_share: float = 0.005  # of a core: below it a rank does not compute
 
@@ -99,9 +102,12 @@ def processor(pid: int) -> tuple[str, float]:
 class Judge:
     """Asked often, names the rank that hangs and what it did, or None."""
 
-    def __init__(self, pids: dict[int, int], folder: Path, alone: bool = True, limits: Limits | None = None) -> None:
+    def __init__(
+        self, pids: dict[int, int], folder: Path, alone: bool = True, alike: bool = True, limits: Limits | None = None
+    ) -> None:
+        """alone: no other machine has ranks; alike: all ranks compute on the same kind of device."""
         self.ranks = [Rank(rank, pid, folder / str(rank)) for rank, pid in pids.items()]
-        self.alone, self.limits, self._asked = alone, limits or LIMITS, time.monotonic()
+        self.alone, self.alike, self.limits, self._asked = alone, alike, limits or LIMITS, time.monotonic()
         self._start_again(self._asked)
 
     def _start_again(self, now: float) -> None:
@@ -146,7 +152,16 @@ class Judge:
             return (rank, f"has not gone on for {silent:.0f} s") if silent > limits.disk else None
         if idle and silent > limits.idle:
             return rank, f"hangs: nothing computed for {silent:.0f} s"
-        longest = max(limits.busy, limits.times * rank.longest) if rank.count >= KNOWN else limits.first
-        if silent > longest and all(now - other.since > limits.busy for other in living):
+        if silent > self._longest(rank, living) and all(now - other.since > limits.busy for other in living):
             return rank, f"hangs: it computes without an end for {silent:.0f} s, its longest was {rank.longest:.1f} s"
         return None
+
+    def _longest(self, rank: Rank, living: list[Rank]) -> float:
+        """How long a rank may compute while the others wait."""
+        limits = self.limits
+        if rank.count >= KNOWN:
+            return max(limits.busy, limits.times * rank.longest)
+        others = [other for other in living if other is not rank]
+        if self.alike and any(other.waits and other.what.startswith("step") for other in others):
+            return max(limits.early, limits.times * max(other.longest for other in others))
+        return limits.first

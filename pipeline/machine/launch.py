@@ -65,7 +65,7 @@ class Launcher:
             for rank in range(self.first, self.first + self.local)
         }
         pids = {rank: child.pid for rank, child in self.children.items()}
-        self.judge = Judge(pids, self.folder, execution.nodes == 1)
+        self.judge = Judge(pids, self.folder, execution.nodes == 1, len(set(execution.device.split(","))) == 1)
         self.passed = 0  # the signal that was passed on to the ranks
 
     def _environment(self, rank: int, ranks: int) -> dict[str, str]:

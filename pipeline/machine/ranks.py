@@ -203,11 +203,6 @@ class Ranks:
             with self.together("gather"):
                 all_gather(everyone.view(-1), mine.view(-1), group=self._group(mine))
 
-    def gather_flat(self, flat: Tensor) -> None:
-        """All-gather in place: each rank's own equal part of flat goes to all."""
-        if self.size > 1:
-            self.gather(flat, flat.view(self.size, -1)[self.rank])
-
     def collect(self, mine: Tensor, counts: list[int]) -> Tensor:
         """Rank 0's host gets what each rank gives, counts[r] elements of rank r, one after another; the others nothing."""
         mine = mine.cpu()

@@ -32,8 +32,46 @@ class Parameter:
         return math.prod(self.shape)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """begin .. end - 1 of the flat space, at `at` of its owner's shard."""
+
+    begin: int
+    end: int
+    at: int
+
+
+class Shards:
+    """The flat space dealt to ranks: of each range every rank owns an equal part, the first rank the first.
+
+    So all receive at the same time while ranges of the gradient travel. Who owns an element is seen by no bit. length:
+    of a range, about; a part is a multiple of `unit`, and so is size / ranks. A rank's shard is its parts one after
+    another.
+    """
+
+    def __init__(self, size: int, ranks: int, unit: int, length: int) -> None:
+        self.size, self.ranks = size // ranks, ranks
+        step = max(1, length // (ranks * unit)) * ranks * unit if ranks > 1 else size
+        self.ranges = [(begin, min(begin + step, size)) for begin in range(0, size, step)]
+
+    def pieces(self, rank: int) -> list[Piece]:
+        """What a rank owns, in ascending order."""
+        found = []
+        for begin, end in self.ranges:
+            each = (end - begin) // self.ranks
+            found.append(Piece(begin + rank * each, begin + (rank + 1) * each, begin // self.ranks))
+        return found
+
+    def in_order(self, out: Tensor, rows: Tensor) -> None:
+        """out [n] in flat order from the ranks' shards in rows [ranks, n / ranks]; n: the size, or its chunks."""
+        scale = self.size * self.ranks // out.numel()
+        for begin, end in self.ranges:
+            a, b = begin // scale, end // scale
+            out[a:b].view(self.ranks, -1).copy_(rows[:, a // self.ranks : b // self.ranks])
+
+
 class Flat:
-    """Names, offsets, shards and views of a table. Zeros fill it up to a multiple of `multiple` scalars."""
+    """Names, offsets and views of a table. Zeros fill it up to a multiple of `multiple` scalars."""
 
     def __init__(self, table: Mapping[str, Parameter], multiple: int = 1) -> None:
         self.table = dict(table)
@@ -53,11 +91,6 @@ class Flat:
             }
             self._views[flat.data_ptr()] = found
         return found
-
-    def shard(self, rank: int, ranks: int) -> tuple[int, int]:
-        """Begin and end of the part that a rank owns; ranks divides size."""
-        each = self.size // ranks
-        return rank * each, (rank + 1) * each
 
     def part(self, name: str, begin: int, end: int) -> tuple[int, int]:
         """Which elements of a parameter lie in begin .. end - 1 of the space; an empty range where none do."""

@@ -199,6 +199,8 @@ class Gpt(Layers):
             self._dstream = buffer(batch, t, c)
             # The gradient of fc lives in the wide layer only until fc's own gradients are done.
             self._dqkv = self._wide.view(-1)[: batch * t * 3 * c].view(batch, t, 3 * c)
+            # Statistics of a LayerNorm that runs again beside the kernel that reads the first ones.
+            self._again_mean, self._again_rstd = buffer(batch, t), buffer(batch, t)
             self._dembedding = buffer(*self.inputs(cfg, lane_samples)["rows"].shape, c)
         self._keys = [buffer(decode_batch, h, t, c // h) for _ in range(cfg.layers if decode_batch else 0)]
         self._values = [buffer(*cache.shape) for cache in self._keys]
@@ -372,8 +374,8 @@ class Gpt(Layers):
         ops.gelu_backward(dwide, dwide, fc)
         self._see("d." + prefix + "mlp.fc", dwide)
         self.beside.join()
-        ln_2 = normalised, a.ln_2_mean[:b], a.ln_2_rstd[:b], a.middle[:b], prefix + "ln_2"
-        self.beside.run(partial(self._layernorm, *ln_2))
+        again = self._again_mean[:b], self._again_rstd[:b]
+        self.beside.run(partial(self._layernorm, normalised, *again, a.middle[:b], prefix + "ln_2"))
         self._linear_backward(dbranch, g, prefix + "mlp.fc", dwide, normalised)
         self._see("d." + prefix + "ln_2", dbranch)
         self._layernorm_backward(
@@ -386,7 +388,7 @@ class Gpt(Layers):
         kept = attended, a.qkv[:b], a.row_max[:b], a.row_sum[:b]
         self.products.attention_backward(dqkv, dbranch, *kept, self.config.heads)
         self._see("d." + prefix + "attn.qkv", dqkv)
-        self.beside.run(partial(self._layernorm, normalised, a.ln_1_mean[:b], a.ln_1_rstd[:b], x, prefix + "ln_1"))
+        self.beside.run(partial(self._layernorm, normalised, *again, x, prefix + "ln_1"))
         self._linear_backward(dbranch, g, prefix + "attn.qkv", dqkv, normalised)
         self._see("d." + prefix + "ln_1", dbranch)
         self._layernorm_backward(dstream, g, prefix + "ln_1", dbranch, dstream, x, a.ln_1_mean[:b], a.ln_1_rstd[:b])

@@ -10,45 +10,54 @@ from torch import Tensor
 
 from pipeline.machine.memory import Memory
 from pipeline.machine.ranks import Moving, Ranks
+from pipeline.models.flat import Shards
 from pipeline.training.lanes import tree_over_rows
 
-RANGE = 2**20  # scalars that a message should have at least
+RANGE, LEAST = 2**22, 8  # scalars of a range at most, about; ranges at least, so that most of them travel early
+
+
+def shards_of(size: int, ranks: int, unit: int) -> Shards:
+    """How a flat space of `size` scalars is dealt; unit: of which a part is a multiple."""
+    return Shards(size, ranks, unit, min(RANGE, size // LEAST))
 
 
 class Exchange:
-    """Shards of `size` scalars. What arrives for k scalars of the shard is one block [ranks, k]."""
+    """Gradients to the owners, parameters to all. What arrives for a part of k scalars is one block [ranks, k]."""
 
-    def __init__(self, ranks: Ranks, size: int, memory: Memory) -> None:
-        self.ranks, self.size = ranks, size
-        self._received = memory.zeros(ranks.size * size)
+    def __init__(self, ranks: Ranks, shards: Shards, memory: Memory) -> None:
+        self.ranks, self.shards = ranks, shards
+        self._received = memory.zeros(ranks.size * shards.size)
         self._moving: list[tuple[Moving, Tensor, int]] = []
-        self._below = ranks.size * size  # everything from here on is on its way
+        self._waiting = list(shards.ranges)  # the last is sent first
 
     def pending(self, begin: int) -> tuple[int, int] | None:
-        """The range from `begin` to what was sent last, if it is worth a message or completes the gradient."""
-        return (begin, self._below) if begin < self._below and (begin == 0 or self._below - begin >= RANGE) else None
+        """The whole ranges from `begin` on that were not sent yet, as one."""
+        first = next((at for at, _ in self._waiting if at >= begin), None)
+        return None if first is None else (first, self._waiting[-1][1])
 
     def start(self, gradient: Tensor, begin: int, end: int) -> None:
-        """Send begin .. end - 1 of this rank's gradient [ranks * size]; end is where the range before began."""
-
-        def overlap(rank: int) -> tuple[int, int]:
-            a, b = max(begin, rank * self.size), min(end, (rank + 1) * self.size)
-            return a - rank * self.size, max(a, b) - rank * self.size
-
-        counts = [b - a for a, b in map(overlap, range(self.ranks.size))]
-        first, last = overlap(self.ranks.rank)
-        block = self._received[first * self.ranks.size : last * self.ranks.size] if first < last else self._received[:0]
-        block = block.view(self.ranks.size, max(0, last - first))
-        self._moving.append((self.ranks.exchange(block, gradient[begin:end], counts), block, first))
-        self._below = begin
+        """Send what pending() gave of this rank's gradient [ranks * size]."""
+        while self._waiting and self._waiting[-1][0] >= begin:
+            a, b = self._waiting.pop()
+            block = self._received[a:b].view(self.ranks.size, -1)
+            counts = [block.shape[1]] * self.ranks.size
+            self._moving.append((self.ranks.exchange(block, gradient[a:b], counts), block, a // self.ranks.size))
 
     def finish(self, shard: Tensor) -> Tensor:
         """Wait for everything, then add over ranks by the pairwise tree into shard [size], which may lie in the gradient."""
         for moving, _, _ in self._moving:
             moving.wait()
-        for _, block, first in self._moving:
-            if block.shape[1]:
-                tree_over_rows(block, shard[first : first + block.shape[1]])
+        for _, block, at in self._moving:
+            tree_over_rows(block, shard[at : at + block.shape[1]])
         self._moving.clear()
-        self._below = self.ranks.size * self.size
+        self._waiting = list(self.shards.ranges)
         return shard
+
+    def gather(self, parameters: Tensor) -> None:
+        """Every rank's part of the flat parameters to all, by way of the buffer that gradients arrive in."""
+        rows = self._received.view(self.ranks.size, -1)
+        mine = rows[self.ranks.rank]
+        for piece in self.shards.pieces(self.ranks.rank):
+            mine[piece.at : piece.at + piece.end - piece.begin].copy_(parameters[piece.begin : piece.end])
+        self.ranks.gather(rows, mine)
+        self.shards.in_order(parameters, rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 from cuda_ops import ops
 from pipeline import recipe
 from pipeline.machine.memory import Memory
-from pipeline.models.flat import Flat, Parameter
+from pipeline.models.flat import Flat, Parameter, Piece
 from pipeline.training.schedule import bias_correction
 from pipeline.training.stored import STATES
 
@@ -23,12 +23,17 @@ class AdamW:
 
     STATE = STATES["adamw"]  # the first and second moments
 
-    def __init__(self, config: recipe.AdamW, flat: Flat, shard: tuple[int, int], memory: Memory) -> None:
+    def __init__(self, config: recipe.AdamW, flat: Flat, pieces: list[Piece], memory: Memory) -> None:
+        """pieces: of the flat space, which are this rank's shard."""
         self.config = config
-        size = shard[1] - shard[0]
+        size = sum(piece.end - piece.begin for piece in pieces)
         self.state = {name: memory.zeros(size) for name in self.STATE}
-        self._ranges = flat.ranges(*shard, key=lambda parameter: (parameter.rate, parameter.decay))
-        self._rates = sorted({rate for _, _, (rate, _) in self._ranges})
+        self._ranges = [  # in the shard, in the flat space, and the key
+            (piece.at + a, piece.begin + a, b - a, key)
+            for piece in pieces
+            for a, b, key in flat.ranges(piece.begin, piece.end, key=lambda each: (each.rate, each.decay))
+        ]
+        self._rates = sorted({rate for *_, (rate, _) in self._ranges})
         self._factor = memory.zeros(1)  # what clips the gradient, made on the device
         # Per factor of the learning rate: the learning rate and two corrections, which the host copies to the device
         # before the step, outside its graph.
@@ -48,14 +53,15 @@ class AdamW:
         ops.step_scalars(report, self._factor, totals, loss_scale, self.config.clip_norm)
 
     def update(self, parameters: Tensor, gradient: Tensor) -> None:
-        """Parameters and state of the shard, in place. A factor that is NaN changes nothing."""
+        """The shard's part of the flat parameters, and its state, in place. A factor that is NaN changes nothing."""
         c, (m, v) = self.config, self.state.values()
-        for a, b, (rate, decays) in self._ranges:
-            scalars = self._scalars[self._rates.index(rate)]
+        for a, at, count, (rate, decays) in self._ranges:
+            b, scalars = a + count, self._scalars[self._rates.index(rate)]
             decay = c.weight_decay if decays else 0.0
             ops.adamw(
-                parameters[a:b], m[a:b], v[a:b], gradient[a:b], self._factor, scalars, c.beta1, c.beta2, c.eps, decay
-            )
+                parameters[at : at + count], m[a:b], v[a:b], gradient[a:b], self._factor, scalars, c.beta1, c.beta2,
+                c.eps, decay,
+            )  # fmt: skip
 
     @staticmethod
     def updated(

@@ -29,7 +29,7 @@ from pipeline.machine.memory import Memory, OutOfMemory, gib
 from pipeline.machine.ranks import Ranks
 from pipeline.models.model import Inputs, Observer, model_of
 from pipeline.recipe import Recipe, recipe_id
-from pipeline.training.exchange import Exchange
+from pipeline.training.exchange import Exchange, shards_of
 from pipeline.training.feed import Feed
 from pipeline.training.initial import initialise
 from pipeline.training.lanes import LaneCounter, lanes_of
@@ -77,17 +77,19 @@ class Trainer:
             numerics=bits.numerics,
         )
         flat = self.model.flat
-        self.first, self.last = flat.shard(ranks.rank, ranks.size)  # this rank's shard of the flat space
-        size = self.last - self.first
+        self.shards = shards_of(flat.size, ranks.size, ops.NORM_CHUNK)
+        self.pieces = self.shards.pieces(ranks.rank)  # of the flat space: this rank's shard
         self.counter = LaneCounter(len(self.own_lanes), self.model.new_flat)
-        self.exchange = Exchange(ranks, size, memory) if ranks.size > 1 else None
-        self.optimizer = optimizer_of(bits.optimizer)(bits.optimizer, flat, (self.first, self.last), memory)
-        chunks = size // ops.NORM_CHUNK
-        self.partials, self.all_partials = memory.zeros(chunks), memory.zeros(ranks.size * chunks)
+        self.exchange = Exchange(ranks, self.shards, memory) if ranks.size > 1 else None
+        self.optimizer = optimizer_of(bits.optimizer)(bits.optimizer, flat, self.pieces, memory)
+        chunks = self.shards.size // ops.NORM_CHUNK
+        self.partials, self.all_partials = memory.zeros(chunks), memory.zeros(ranks.size, chunks)
+        self.ordered = memory.zeros(ranks.size * chunks) if ranks.size > 1 else self.all_partials.view(-1)
         self.lane_losses = memory.zeros(len(self.own_lanes))
         self.all_losses = memory.zeros(bits.batch.lanes)
         self.totals = memory.zeros(2)  # of the losses, of the gradient's squares
-        self.results = memory.zeros(2, dtype=torch.int64)  # loss and norm as two fp32, the shard's fingerprint
+        # Loss and norm as two fp32, and the fingerprint of each piece.
+        self.results = memory.zeros(1 + len(self.pieces), dtype=torch.int64)
         self.loss_and_norm = self.results[:1].view(torch.float32)
         inputs = kind.inputs(bits.model, self.lane_samples)
         self.feed = Feed(self._inputs, inputs, len(self.own_lanes), memory)
@@ -157,7 +159,7 @@ class Trainer:
 
         self._lane(final, grads, self.lane_losses[final:], done)
         done(next(iter(flat.offsets)))
-        return exchange.finish(total[: self.last - self.first])
+        return exchange.finish(total[: self.shards.size])
 
     def _descend(self) -> Tensor:
         """From the feed to the shard's gradient, loss, norm and the optimizer's factor, without waiting for the
@@ -167,14 +169,17 @@ class Trainer:
         ops.tree_sum(self.totals[:1], self.all_losses)
         ops.norm_partials(self.partials, gradient)
         self.ranks.gather(self.all_partials, self.partials)
-        ops.tree_sum(self.totals[1:], self.all_partials)
+        if self.exchange:
+            self.shards.in_order(self.ordered, self.all_partials)
+        ops.tree_sum(self.totals[1:], self.ordered)
         self.optimizer.scale(self.loss_and_norm, self.totals, self.loss_scale)
         return gradient
 
     def _update(self, gradient: Tensor) -> None:
         """The optimizer on the shard, everyone's parameters, without waiting. A factor that is NaN updates nothing."""
-        self.optimizer.update(self.model.parameters[self.first : self.last], gradient)
-        self.ranks.gather_flat(self.model.parameters)
+        self.optimizer.update(self.model.parameters, gradient)
+        if self.exchange:
+            self.exchange.gather(self.model.parameters)
 
     def train_step(self, signal: int = 0) -> tuple[Line, int]:
         """One step; returns its chain line (not yet linked) and the union of every rank's signal bits."""
@@ -189,9 +194,10 @@ class Trainer:
             self.observe("norm", self.loss_and_norm[1:])
         if not (self.skipping and self._skips()):
             self.update(gradient)
-        own = self.model.parameters[self.first : min(self.last, self.model.flat.used)]
-        if own.numel():
-            ops.fingerprint_into(self.results[1:], own, self.first)
+        for i, piece in enumerate(self.pieces, 1):
+            own = self.model.parameters[piece.begin : min(piece.end, self.model.flat.used)]
+            if own.numel():
+                ops.fingerprint_into(self.results[i : i + 1], own, piece.begin)
         if step < bits.steps:
             self.feed.prepare(step + 1, self.own_lanes)  # while the device works
         results = self.results.cpu()  # the only wait of a step, unless the recipe skips outliers
@@ -203,7 +209,7 @@ class Trainer:
             for prefix in [*state_prefixes(bits.optimizer), ""]:
                 self._see_flat(f"after/{prefix}", flats[prefix])
         self.step = step
-        fingerprint, signals = self._agree(int(results[1]), signal)
+        fingerprint, signals = self._agree(int(results[1:].sum()), signal)  # a sum modulo 2^64
         return Line(step, loss, lr, norm, fingerprint), signals
 
     def flats(self) -> dict[str, Tensor]:
@@ -257,7 +263,7 @@ class Trainer:
         initialise(self.model, self.recipe, file)
 
     def _state(self) -> State:
-        return State(specs_of(self.recipe), self.model, self.optimizer, self.skipping, self.ranks)
+        return State(specs_of(self.recipe), self.model, self.optimizer, self.skipping, self.ranks, self.shards)
 
     def checkpoint(self) -> Checkpoint:
         """The state as it is, not a copy; every rank must read its tensors, in their order: see State."""

@@ -14,7 +14,11 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,14 +34,22 @@ from pipeline.machine.stops import Stops
 
 def hang_as_nccl() -> None:
     """The stand-in: see above."""
-    gather, end = ranks_module.all_gather, dist.destroy_process_group
+    gather, exchange, end = ranks_module.all_gather, dist.all_to_all_single, dist.destroy_process_group
 
-    def never_notices(*args: object, **kwargs: object) -> object:
-        try:
-            return gather(*args, **kwargs)
-        except RuntimeError:
-            time.sleep(3600)
-            raise
+    def deaf(call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def never_notices(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return call(*args, **kwargs)
+            except RuntimeError:
+                time.sleep(3600)
+                raise
+
+        return never_notices
+
+    def deaf_exchange(*args: Any, **kwargs: Any) -> Any:
+        work = deaf(exchange)(*args, **kwargs)
+        return SimpleNamespace(wait=deaf(work.wait)) if work else work
 
     def waits_for_peers() -> None:
         store = dist.distributed_c10d._get_default_store()
@@ -46,7 +58,8 @@ def hang_as_nccl() -> None:
             time.sleep(0.1)
         end()
 
-    ranks_module.all_gather, dist.destroy_process_group = never_notices, waits_for_peers
+    ranks_module.all_gather, dist.destroy_process_group = deaf(gather), waits_for_peers
+    dist.all_to_all_single = deaf_exchange
 
 
 def fault(kind: str, ranks: Ranks) -> None:
@@ -56,9 +69,8 @@ def fault(kind: str, ranks: Ranks) -> None:
         raise UserError("rank's own words")
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "kill within an exchange":  # from a thread, while the main one sits in a collective
+    if kind == "kill within an exchange":  # from a thread, while the main one sits there: the others come later
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        dist.recv(torch.zeros(1), 0)
     if kind == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     if kind == "hang":
@@ -83,7 +95,7 @@ def main() -> int:
     Execution.add_flags(parser)
     args = parser.parse_args()
     execution = Execution.from_flags(args)
-    beats.LIMITS = replace(beats.LIMITS, stopped=2.0, idle=4.0, together=5.0, busy=4.0, times=2.0)
+    beats.LIMITS = replace(beats.LIMITS, stopped=2.0, idle=4.0, together=5.0, busy=4.0, times=2.0, early=6.0)
     launch(execution, "tests.machine.program")
     ranks = Ranks(execution.device, execution.ranks, execution.nodes)
     if args.nccl:
@@ -97,6 +109,11 @@ def main() -> int:
             time.sleep(args.pause)
             if args.fault and ranks.rank == args.rank and step == args.at:
                 fault(args.fault, ranks)
+            elif args.fault == "kill within an exchange" and step == args.at:
+                time.sleep(3.0)
+            received, mine = torch.zeros(ranks.size, 2), torch.full((2 * ranks.size,), float(ranks.rank))
+            ranks.exchange(received, mine, [2] * ranks.size).wait()
+            assert received[:, 0].tolist() == [float(rank) for rank in range(ranks.size)]
             signals = torch.zeros(ranks.size, 1)
             ranks.gather(signals, torch.tensor([float(stops.number)]))
             if signals.any():

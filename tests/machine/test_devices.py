@@ -108,6 +108,7 @@ import os, sys, torch
 from pathlib import Path
 from cuda_ops import runtime
 from pipeline.base import chain
+from pipeline.base.checkpoint import load
 from pipeline.training import exchange
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
@@ -122,19 +123,30 @@ def counted(self, gradient, begin, end):
 exchange.Exchange.start = counted
 runtime.set_threads(1)
 ranks = Ranks(size=int(os.environ["WORLD_SIZE"]))
-trainer = Trainer(load_recipe(sys.argv[1]), Execution(micro_batch=4), ranks, Path(sys.argv[2]))
+def new_trainer():
+    return Trainer(load_recipe(sys.argv[1]), Execution(micro_batch=4), ranks, Path(sys.argv[2]))
+trainer = new_trainer()
 trainer.initialise()
-link = chain.START
-for _ in range(2):
+trainer.link = chain.START
+for step in range(2):
+    if step == 1:  # through a checkpoint
+        saved = Path(sys.argv[4]) / "step.safetensors"
+        trainer.save(saved)
+        ranks.agree(0)
+        trainer = new_trainer()
+        trainer.restore(load(saved))
     line, _ = trainer.train_step()
-    link = line.linked(link).link
+    trainer.link = link = line.linked(trainer.link).link
 print(runtime.isa(), len(started) // 2, link)
 ranks.close()
 """
 
 
-def by_hand(tiny: dict[str, Path], ranges: int, builds: list[str | None]) -> list[list[str]]:
-    """One process per entry of builds, each with its own library (None: the shipped one); returns what each printed."""
+def by_hand(tiny: dict[str, Path], out: Path, ranges: int, builds: list[str | None]) -> list[list[str]]:
+    """One process per entry of builds, each with its own library (None: the shipped one); returns what each printed.
+
+    Two steps, the second of a trainer that has read the first one's checkpoint.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -144,7 +156,7 @@ def by_hand(tiny: dict[str, Path], ranges: int, builds: list[str | None]) -> lis
             "PYTHONPATH": str(ROOT), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(builds)),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         } | ({"SAMEBITS_BUILD": build} if build else {})  # fmt: skip
-        arguments = [sys.executable, "-c", RANK, str(tiny["recipe"]), str(tiny["tokens"]), str(ranges)]
+        arguments = [sys.executable, "-c", RANK, str(tiny["recipe"]), str(tiny["tokens"]), str(ranges), str(out)]
         workers.append(
             subprocess.Popen(arguments, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
@@ -156,18 +168,18 @@ def by_hand(tiny: dict[str, Path], ranges: int, builds: list[str | None]) -> lis
     return found
 
 
-@pytest.mark.parametrize(("ranks", "ranges", "messages"), [(2, 1, 3), (4, 20_000, 2)])
+@pytest.mark.parametrize(("ranks", "ranges", "messages"), [(1, 1, 0), (2, 1, 3), (4, 20_000, 3)])
 def test_exchange_in_ranges_gives_the_bits_of_the_whole(
-    tiny: dict[str, Path], ranks: int, ranges: int, messages: int
+    tiny: dict[str, Path], tmp_path: Path, ranks: int, ranges: int, messages: int
 ) -> None:
     good = in_process(tiny, Execution())
-    for _, count, link in by_hand(tiny, ranges, [None] * ranks):
+    for _, count, link in by_hand(tiny, tmp_path, ranges, [None] * ranks):
         assert (int(count), link) == (messages, good)
 
 
-def test_ranks_on_the_cpu_and_through_the_cuda_sources_agree(tiny: dict[str, Path], shim: Path) -> None:
+def test_ranks_on_the_cpu_and_through_the_cuda_sources_agree(tiny: dict[str, Path], tmp_path: Path, shim: Path) -> None:
     good = in_process(tiny, Execution())
-    (_, _, first), (_, _, second) = by_hand(tiny, 1, [None, str(shim)])
+    (_, _, first), (_, _, second) = by_hand(tiny, tmp_path, 1, [None, str(shim)])
     assert first == second == good
 
 

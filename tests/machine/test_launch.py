@@ -82,7 +82,11 @@ def test_ranks_that_somebody_else_starts() -> None:
         ("raise", 1, "error: rank 1 ended with exit code 1; the others were stopped. It was at: step 3. "),
         ("user", 2, "error: rank's own words"),
         ("kill", 137, "error: rank 1 ended by signal SIGKILL; the others were stopped. It was at: step 3. "),
-        ("kill within an exchange", 137, "error: rank 1 ended by signal SIGKILL; the others were stopped. "),
+        (
+            "kill within an exchange",
+            137,
+            "error: rank 1 ended by signal SIGKILL; the others were stopped. It was at: step 3, exchange",
+        ),
         ("stop", 137, "error: rank 1 is stopped (SIGSTOP) since "),
         ("hang", 137, "error: rank 1 hangs: nothing computed for "),
     ],
@@ -129,8 +133,10 @@ def test_no_destructor_runs_after_a_fatal_error(raised: str, at_once: bool, code
     assert "stopped" in output or "no space left" in output or "a mistake" in output
 
 
-def test_a_rank_that_computes_without_an_end_is_named() -> None:
-    output = ends(start("--ranks", 2, "--fault", "spin", "--at", 9, "--steps", 10), 137)
+@pytest.mark.parametrize("step", [1, 9])
+def test_a_rank_that_computes_without_an_end_is_named(step: int) -> None:
+    """In the first step too, whose length is known as soon as another rank has done it."""
+    output = ends(start("--ranks", 2, "--fault", "spin", "--at", step, "--steps", 10), 137)
     assert "error: rank 1 hangs: it computes without an end for " in output
     assert 'program.py", line' in output  # its stack
 
@@ -211,3 +217,20 @@ def test_the_judge_knows_a_sleeper_from_a_worker(tmp_path: Path) -> None:
     finally:
         sleeper.kill()
         worker.kill()
+
+
+def test_in_the_first_steps_a_rank_is_measured_by_the_others(tmp_path: Path) -> None:
+    """By none where devices are unlike, where no other rank has come, or where it waits itself."""
+    pids = {0: os.getpid(), 1: os.getpid()}
+
+    def limit(first: str, waits: bool, alike: bool = True) -> float:
+        Beat(tmp_path / "0")(first, waits=waits)
+        Beat(tmp_path / "1")("step 1")
+        judge = Judge(pids, tmp_path, alike=alike, limits=Limits(early=120.0, first=1800.0, times=20.0))
+        judge()
+        judge.ranks[0].longest = 30.0
+        return judge._longest(judge.ranks[1], judge.ranks)
+
+    assert limit("step 1, gather", True) == 600.0  # 20 times what the other took
+    assert limit("step 1", False) == 1800.0
+    assert limit("step 1, gather", True, alike=False) == 1800.0

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.models.flat import Flat, Parameter
+from pipeline.models.flat import Flat, Parameter, Shards
 
 TABLE = {
     "a": Parameter((3, 4), decay=True),
@@ -35,11 +35,27 @@ def test_names_lie_one_after_another() -> None:
         flat.located(22)
 
 
-@given(st.sampled_from([1, 2, 4, 8]))
-def test_shards_hold_every_element_once(ranks: int) -> None:
-    flat = Flat(TABLE, 8)
+@given(st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 16, 40, 1000]))
+def test_shards_hold_every_element_once(ranks: int, length: int) -> None:
+    """Of every range all ranks have as much; in_order brings the shards of all back, whole or by chunks."""
+    flat = Flat(TABLE, 48)
+    shards = Shards(flat.size, ranks, 2, length)
+    assert (len(shards.ranges) > 1) == (ranks > 1 and length < flat.size)
+    everything = torch.arange(flat.size)
+    rows = torch.full((ranks, shards.size), -1)
+    for rank in range(ranks):
+        for piece, (begin, end) in zip(shards.pieces(rank), shards.ranges, strict=True):
+            assert (piece.end - piece.begin) * ranks == end - begin
+            assert piece.begin % 2 == 0
+            rows[rank, piece.at : piece.at + piece.end - piece.begin] = everything[piece.begin : piece.end]
+    out = torch.empty_like(everything)
+    shards.in_order(out, rows)
+    assert torch.equal(out, everything)
+    halves = torch.empty(flat.size // 2, dtype=torch.int64)
+    shards.in_order(halves, rows[:, ::2])
+    assert torch.equal(halves, everything[::2])
     for name, parameter in TABLE.items():
-        parts = [flat.part(name, *flat.shard(rank, ranks)) for rank in range(ranks)]
+        parts = sorted(flat.part(name, p.begin, p.end) for rank in range(ranks) for p in shards.pieces(rank))
         assert [i for a, b in parts for i in range(a, b)] == list(range(parameter.size))
 
 

@@ -73,24 +73,44 @@ def test_opcheck(name: str) -> None:
 
 
 def test_messages_say_expected_and_actual() -> None:
-    row = f(9)
     cases = [
-        (lambda: ops.gelu_forward(row[1:], row[:-1]), "out and inp share memory"),
-        (lambda: ops.add(row[:-1], f(8), row[1:]), "out and b share memory"),
         (lambda: ops.matmul(torch.empty(2, 2), f(2, 3), f(2, 4)), r"b: expected K = 3 .* got shape \[2, 4\]"),
         (lambda: ops.matmul(torch.empty(2, 2), f(2, 3), f(2, 3), layout="tt"), "layout: expected nt, nn or tn, got tt"),
         (lambda: ops.gelu_forward(torch.empty(3), f(4)), r"out: expected shape \[4\], got \[3\]"),
         (lambda: ops.gelu_forward(torch.empty(3), f(3).double()), "expected dtype Float, got Double"),
         (lambda: ops.gelu_forward(torch.empty(3, 2), f(2, 3).t()), "expected a contiguous tensor"),
         (lambda: ops.attention_forward(f(1, 3, 4), f(1, 3, 3), f(1, 3, 3), f(1, 3, 12), 3), "multiple of heads 3"),
-        (
-            lambda: ops.embedding_forward(f(1, 2, 4), torch.tensor([[0, 9]], dtype=i32), f(3, 4), f(5, 4)),
-            "tokens: element 1 is 9, allowed is 0 to 2",
-        ),
     ]
     for call, message in cases:
         with pytest.raises(RuntimeError, match=message):
             call()
+
+
+@pytest.mark.host("a wrong index stops a GPU, and every test after it would fail: docs/gpu.md, check 5")
+def test_a_wrong_index_is_named() -> None:
+    tokens = torch.tensor([[0, 9]], dtype=i32)
+    with pytest.raises(RuntimeError, match="tokens: element 1 is 9, allowed is 0 to 2"):
+        ops.embedding_forward(f(1, 2, 4), tokens, f(3, 4), f(5, 4))
+
+
+@pytest.mark.host("a device gets copies of tensors, and copies do not overlap")
+def test_tensors_that_share_memory_are_named() -> None:
+    row = f(9)
+    with pytest.raises(RuntimeError, match="out and inp share memory"):
+        ops.gelu_forward(row[1:], row[:-1])
+    with pytest.raises(RuntimeError, match="out and b share memory"):
+        ops.add(row[:-1], f(8), row[1:])
+
+
+def test_on_a_gpu_these_tests_leave_the_device_alone(tmp_path: Path) -> None:
+    """On a stand-in for one (as_a_gpu.py); the control is a test of a wrong index that is not marked."""
+    gpu = ("-m", "pytest", "-p", "tests.ops.as_a_gpu", "--device", "cuda", "--rootdir", str(ROOT))
+    output = run(*gpu, __file__, "-k", "messages or wrong_index or share_memory or fma_is_exact")
+    assert "2 passed, 2 skipped" in output
+    unmarked = tmp_path / "test_unmarked.py"
+    unmarked.write_text(re.sub(r"^@pytest.mark.host.*$", "", Path(__file__).read_text(), flags=re.M))
+    output = run(*gpu, "-p", "tests.conftest", str(unmarked), "-k", "wrong_index or fma_is_exact", code=1)
+    assert "unspecified launch failure" in output
 
 
 # Everything the library may import by a plain C name: memory, strings, threads, the C++ and CUDA runtimes. No mathematics.

@@ -23,7 +23,7 @@ from pipeline.evidence.rerun import Rerun
 from pipeline.machine.execution import Execution
 from pipeline.machine.memory import Memory
 from pipeline.machine.ranks import Ranks
-from pipeline.models.flat import Flat, Parameter
+from pipeline.models.flat import Flat, Parameter, Piece, Shards
 from pipeline.recipe import AdamW as Config
 from pipeline.recipe import load_recipe
 from pipeline.scoring.model import load_model
@@ -65,6 +65,14 @@ def other(stored: Stored, path: Path, change: Callable[[dict[str, torch.Tensor]]
 
 def broadcast(tensors: dict[str, torch.Tensor]) -> None:
     tensors["wte.weight"] = tensors["wte.weight"][:1].clone()
+
+
+def test_only_rank_0_brings_weights_to_the_host(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(load_recipe(tiny["recipe"]), Execution(), Ranks(), tiny["tokens"])
+    assert trainer._state()["wte.weight"].shape == (304, 32)
+    monkeypatch.setattr(Ranks, "first", property(lambda self: False))
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: pytest.fail("brought to the host"))
+    assert trainer._state()["wte.weight"].numel() == 0
 
 
 FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -180,7 +188,7 @@ def test_rates_and_decay_come_from_the_table() -> None:
     shape."""
     table = {"w": Parameter((2, 3)), "b": Parameter((4,), decay=True, rate=2.0), "c": Parameter((3,), rate=0.5)}
     flat, config, lr = Flat(table, 16), Config(weight_decay=0.3, clip_norm=1e9), 0.125
-    optimizer = AdamW(config, flat, (0, 16), Memory())
+    optimizer = AdamW(config, flat, [Piece(0, 16, 0)], Memory())
     generator = torch.Generator().manual_seed(1)
     before, gradient = (torch.randn(16, generator=generator) for _ in range(2))
     after = before.clone()
@@ -194,6 +202,13 @@ def test_rates_and_decay_come_from_the_table() -> None:
         states = {state: flat.views(t)[name] for state, t in optimizer.state.items()}
         again = AdamW.updated(config, p, flat.views(before)[name], states, 1, lr)
         assert_bits_equal(again, flat.views(after)[name], name)
+    shards, dealt = Shards(16, 2, 2, 4), before.clone()
+    for rank in range(2):  # of each 4 elements two
+        own = AdamW(config, flat, shards.pieces(rank), Memory())
+        own.load(1, lr)
+        own.scale(torch.zeros(2), torch.ones(2), 1.0)
+        own.update(dealt, torch.cat([gradient[piece.begin : piece.end] for piece in shards.pieces(rank)]))
+    assert_bits_equal(dealt, after, "the same of two ranks that share every range")
     frozen = after.clone()
     optimizer.load(2, lr)
     optimizer.scale(torch.zeros(2), torch.tensor([float("nan"), 1.0]), 1.0)
