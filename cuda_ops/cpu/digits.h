@@ -69,7 +69,7 @@ static inline __attribute__((always_inline)) void digit16(Ints16& out, const Flo
   out = above > 127 ? Ints16{} + 127 : above;
 }
 
-// words[step][16] from digits[16][128], four of a row side by side; places after the last step may be written too.
+// words[step][16] from digits[16][128], four of a row side by side.
 static inline void interleave(uint8_t* out, const int8_t (*digits)[kDigitBlock], int steps, uint32_t flip) {
 #if defined(__AVX512F__)
   for (int step = 0; step < steps; step += kPanel) {  // 16 x 16 words at a time
@@ -95,11 +95,13 @@ static inline void interleave(uint8_t* out, const int8_t (*digits)[kDigitBlock],
       const __m512i q = _mm512_shuffle_i32x4(row[c], row[4 + c], 0xdd);
       const __m512i r = _mm512_shuffle_i32x4(row[8 + c], row[12 + c], 0x88);
       const __m512i s = _mm512_shuffle_i32x4(row[8 + c], row[12 + c], 0xdd);
-      uint8_t* to = out + (step + c) * 4 * kPanel;
-      _mm512_storeu_si512(to, _mm512_xor_si512(flips, _mm512_shuffle_i32x4(p, r, 0x88)));
-      _mm512_storeu_si512(to + 256, _mm512_xor_si512(flips, _mm512_shuffle_i32x4(q, s, 0x88)));
-      _mm512_storeu_si512(to + 512, _mm512_xor_si512(flips, _mm512_shuffle_i32x4(p, r, 0xdd)));
-      _mm512_storeu_si512(to + 768, _mm512_xor_si512(flips, _mm512_shuffle_i32x4(q, s, 0xdd)));
+      const __m512i column[4] = {_mm512_shuffle_i32x4(p, r, 0x88), _mm512_shuffle_i32x4(q, s, 0x88),
+                                 _mm512_shuffle_i32x4(p, r, 0xdd), _mm512_shuffle_i32x4(q, s, 0xdd)};
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) {
+        const int at = step + c + 4 * i;
+        if (at < steps) _mm512_storeu_si512(out + at * 4 * kPanel, _mm512_xor_si512(flips, column[i]));
+      }
     }
   }
 #else
