@@ -79,7 +79,7 @@ def rates(sides: list[Callable[[int], object]], batch: int, count: int, rounds: 
     """Tokens per second of all sequences, the prompt's pass included: per round those of each side, one after another."""
     for decode in sides:
         decode(2)
-    found = []
+    found: list[list[float]] = []
     for _ in range(rounds):
         found.append([])
         for decode in sides:
