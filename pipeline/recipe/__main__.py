@@ -1,10 +1,10 @@
 """Check a recipe, and say what it is and what it takes, before anybody starts what cannot end.
 
-    python -m pipeline.recipe gpt2_124m
-    gpt2_124m  recipe_id 6746…  124,439,808 parameters, 18865 steps of 512 x 1024 tokens in 64 lanes
-    tokens trained on        9,890,693,120
+    python -m pipeline.recipe fables
+    fables  recipe_id 9fd8…  875,264 parameters, 1000 steps of 16 x 128 tokens in 4 lanes
+    tokens trained on        2,048,000
     …
-    python -m pipeline.recipe config/recipes/fables.yaml --devices 1 --mfu 0.3 --price 2
+    python -m pipeline.recipe gpt2_124m --devices 8 --mfu 0.38 --price 3.5
     python -m pipeline.recipe --schema     the JSON schema of a recipe, as workflow/schemas/recipe.schema.json holds it
 
 Memory is that of the buffers which the trainer allocates, counted by its own constructor; hours and dollars follow from

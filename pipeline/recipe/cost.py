@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.recipe.data import PinnedSource
 from pipeline.recipe.models import Gpt
+from pipeline.recipe.pins import load_pins, pins_path
 from pipeline.recipe.recipe import Bits, Recipe
 from pipeline.recipe.training import AdamW
 
@@ -61,7 +63,10 @@ def disk_bytes(recipe: Recipe, rolling: int = 2) -> int:
 def download_bytes(bits: Bits) -> int | None:
     """What the corpus's files take, and those of the initial weights; None where the recipe does not say."""
     weights = getattr(bits.init, "bytes", None) or 0
-    size = 0 if bits.data.source.kind == "generated" else getattr(bits.data.source, "bytes", None)
+    source = bits.data.source
+    size = 0 if source.kind == "generated" else getattr(source, "bytes", None)
+    if isinstance(source, PinnedSource):
+        size = sum(file.bytes for file in load_pins(pins_path(source.pins), listed=False).files) or None
     return None if size is None else int(size) + int(weights)
 
 
