@@ -242,13 +242,15 @@ class Runs(dict[str, Run]):
             if isinstance(run.recipe.bits.data, TextData) and (pins_of(run.recipe) is not None) == pinned
         )
 
-    def by_shards(self, kind: str) -> dict[int, str]:
-        """The folders of prepared corpora of a kind, as a wildcard's constraint, by the number of their training
-        shards.
+    def by_shards(self, kind: str) -> list[tuple[str, int, str]]:
+        """Of the prepared corpora of a kind: the corpus's folder, the number of training shards, and the folders that
+        have so many, each folder as a wildcard's constraint.
         """
-        runs = [run for run in self.values() if run.recipe.bits.data.kind == kind]
-        counts = sorted({len(paths.train_shards(run.recipe)) for run in runs})
-        return {n: one_of(run.prepared for run in runs if len(paths.train_shards(run.recipe)) == n) for n in counts}
+        found: dict[tuple[str, int], set[str]] = {}
+        for run in self.values():
+            if run.recipe.bits.data.kind == kind:
+                found.setdefault((run.corpus, len(paths.train_shards(run.recipe))), set()).add(run.prepared)
+        return [(one_of([corpus]), count, one_of(folders)) for (corpus, count), folders in sorted(found.items())]
 
 
 @cache

@@ -92,12 +92,12 @@ rule vocabulary:
         f"python -m pipeline.download --pins {{params.pins:q}} --out {at.GPT2_BPE} --log {{log:q}}"
 
 
-# One rule per number of shards, because a rule's outputs are fixed; nearly always there is one number.
-for nth, (shards, folders) in enumerate(RUNS.by_shards("text").items()):
+# One rule per corpus and number of shards, because a rule's outputs are fixed; nearly always there is one.
+for nth, (corpus, shards, folders) in enumerate(RUNS.by_shards("text")):
 
     rule:
         name:
-            "prepare_text" if nth == 0 else f"prepare_text_{shards}_shards"
+            "prepare_text" if nth == 0 else f"prepare_text_{nth + 1}"
         input:
             documents=documents_of_corpus,
             source=f"{CORPUS}/{at.SOURCE}",
@@ -114,7 +114,7 @@ for nth, (shards, folders) in enumerate(RUNS.by_shards("text").items()):
         log:
             f"{LOGS}/data/{{corpus}}/{{prepared}}.log",
         wildcard_constraints:
-            corpus=RUNS.corpora("text"),
+            corpus=corpus,
             prepared=folders,
         threads: ALL_CORES
         params:
