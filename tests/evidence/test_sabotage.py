@@ -70,7 +70,7 @@ CONTROLS = [
         1, "gradient/", "other code of the trainer",
     ),
     Control(
-        Variant("counter of the order off by one", [("pipeline/data/order.py", "words(2 * (epoch", "words(1 + 2 * (epoch")]),
+        Variant("counter of the order off by one", [("pipeline/data/order.py", "words(2 * first", "words(1 + 2 * first")]),
         1, "lane.0/tokens", "other data",
     ),
     Control(
