@@ -75,7 +75,7 @@ SLOW = {
 
 # Files that take longest, longest first.
 LONG_FILES = (
-    "test_workflow.py", "test_sabotage.py", "test_invariance.py", "test_ptx_audit.py", "test_gpu_proof.py", "test_launch.py",
+    "test_workflow.py", "test_sabotage.py", "test_screen.py", "test_commands.py", "test_invariance.py", "test_ptx_audit.py", "test_gpu_proof.py", "test_launch.py",
     "test_sanitized.py", "test_stages.py", "test_shim.py",
 )  # fmt: skip
 
