@@ -26,7 +26,7 @@ from tests.data import fineweb
 from tests.workflow.lint import findings
 from tests.workflow.running import EVERYTHING, FROM_SAMPLES, FROM_TRAINING, LOUD, edited, rules_of, snakemake, would_run
 
-# A training that is asked to stop within a step.
+# A training that is asked to stop within a step, and does after the next.
 STOPPED = """
 import os, signal
 from pipeline import train
@@ -242,7 +242,7 @@ def test_rolling_checkpoints_outlive_an_edit_that_changes_no_bit(project: Path) 
         assert done.returncode == (128 + signal.SIGTERM if stopped_at else 0), done.stderr
         return done.stdout + done.stderr
 
-    assert "stopped after step 2" in train(stopped_at=2)
+    assert "stopped after step 2" in train(stopped_at=1)
     with edited(project / "pipeline" / "training" / "schedule.py", "\nADDED = 1\n"):
         assert "resuming" not in train(stopped_at=1)
     with (
