@@ -18,6 +18,11 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
+def amount(size: int) -> str:
+    """Bytes in decimal units, as disks count."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.2f} MB"
+
+
 def lacking(needs: Mapping[Path, int]) -> str | None:
     """What is missing for so many bytes in each folder, or None; folders of one file system share its room."""
     wanted: dict[int, int] = {}
@@ -30,7 +35,7 @@ def lacking(needs: Mapping[Path, int]) -> str | None:
     for device, size in wanted.items():
         free = shutil.disk_usage(at[device]).free
         if free < size:
-            return f"{at[device]} has {free / 1e9:,.2f} GB free, {size / 1e9:,.2f} GB are needed"
+            return f"{at[device]} has {amount(free)} free, {amount(size)} are needed"
     return None
 
 

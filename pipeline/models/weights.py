@@ -64,6 +64,11 @@ def config_beside(path: Path) -> Gpt | None:
         raise UserError(f"{about}: not JSON: {error}") from None
 
 
+def initial_weights(path: Path, config: Any) -> Weights | TensorFile:
+    """A file of weights to begin from: of a GPT, other programs' files too."""
+    return open_weights(path, config)[0] if isinstance(config, Gpt) else TensorFile(path)
+
+
 def open_weights(path: Path, config: Gpt | None = None) -> tuple[Weights, Gpt]:
     """The weights and the model that they are of. config: the model that a recipe has, to which they must fit."""
     path = file_of(path)

@@ -12,7 +12,7 @@ from pipeline.base.checkpoint import tensors_digest
 from pipeline.base.files import sha256_of
 from pipeline.base.tensors import Spec, TensorFile, checked_finite
 from pipeline.models.model import Model
-from pipeline.recipe import Gpt, Recipe
+from pipeline.recipe import Recipe
 from pipeline.recipe.training import CheckpointInit, WeightsInit
 
 if TYPE_CHECKING:
@@ -43,11 +43,9 @@ def _weights(init: WeightsInit, file: Path | None, model: Model) -> Weights:
     found = sha256_of(path)
     if found != init.sha256:
         raise UserError(f"{path}: its sha256 is {found}, bits.init.sha256 is {init.sha256}: another file")
-    if not isinstance(model.config, Gpt):
-        return TensorFile(path)
-    from pipeline.models.weights import open_weights
+    from pipeline.models.weights import initial_weights
 
-    return open_weights(path, model.config)[0]
+    return initial_weights(path, model.config)
 
 
 def _checkpoint(init: CheckpointInit, file: Path | None) -> TensorFile:

@@ -27,7 +27,7 @@ def test_folders_of_one_disk_share_its_room(tmp_path: Path) -> None:
     below = tmp_path / "not" / "there" / "yet"
     assert lacking({below: free // 4, tmp_path: free // 4}) is None
     assert lacking({below: free, tmp_path: free}) is not None
-    with pytest.raises(UserError, match=r"no room for it: .* has .* GB free, .* GB are needed; make some"):
+    with pytest.raises(UserError, match=r"no room for it: .* has .* [GM]B free, .* [GM]B are needed; make some"):
         check_room({below: 2 * free}, "it", "make some")
     assert not below.exists()
 

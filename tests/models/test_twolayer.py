@@ -151,7 +151,8 @@ def test_a_model_is_known_to_models_recipe_and_data_alone() -> None:
     assert isinstance(new_trainer(recipe()), Trainer)
     named = re.compile(r"twolayer|two_layer|TwoLayer|\bGpt\b|models\.gpt\b|kind == \"(gpt|twolayer)\"")
     know_it = {"models", "recipe", "data"}
-    texts = {"prepare_text.py", "prepare_questions.py"}  # the stages of one kind of data, which refuse other models
+    # Commands of one kind of data, or of GPT's weights alone, which refuse other models.
+    texts = {"prepare_text.py", "prepare_questions.py", "sample.py", "import_weights.py", "export_weights.py"}
     files = [
         path
         for path in (ROOT / "pipeline").rglob("*.py")

@@ -24,7 +24,8 @@ f, i32 = torch.randn, torch.int32
 
 def samples() -> dict[str, tuple[Any, ...]]:
     """Arguments for every op that writes tensors."""
-    ids = torch.tensor([[0, 2, 1]], dtype=i32)
+    ids, tier = torch.tensor([[0, 2, 1]], dtype=i32), "int8x3"
+    digits = torch.zeros(ops.digits_bytes(3, 5, tier), dtype=torch.uint8)
     return {
         "matmul": (torch.empty(4, 5), f(4, 3), f(5, 3), f(5), "nt", False),
         "bias_backward": (f(4), f(2, 3, 4)),
@@ -55,6 +56,18 @@ def samples() -> dict[str, tuple[Any, ...]]:
         "unary": (torch.empty(9), torch.rand(9), 0),
         "fill_normal": (torch.empty(9), 1, 2, 3, 0.0, 1.0),
         "fill_uniform": (torch.empty(9), 1, 2, 3),
+        "digits": (digits, f(3, 5), False, tier),
+        "matmul_digits": (torch.empty(4, 5), f(4, 3), f(5, 3), f(5), "nt", False, tier, 0),
+        "matmul_kept_digits": (torch.empty(2, 3), f(2, 5), digits, f(3), tier),
+        "attention_digits_forward": (
+            torch.empty(1, 3, 4), torch.empty(1, 2, 3), torch.empty(1, 2, 3), f(1, 3, 12), 2, tier
+        ),
+        "attention_digits_backward": (
+            torch.empty(1, 3, 12), f(1, 3, 4), f(1, 3, 4), f(1, 3, 12), f(1, 2, 3) + 9, torch.rand(1, 2, 3) + 1, 2, tier
+        ),
+        "attention_digits_cached": (
+            torch.empty(1, 3, 4), torch.zeros(1, 2, 5, 2), torch.zeros(1, 2, 5, 2), f(1, 3, 12), 2, 1, tier
+        ),
         "sample": (torch.zeros(2, dtype=i32), f(2, 5), torch.rand(2), 4, 1.0, 2),
     }  # fmt: skip
 
@@ -63,7 +76,9 @@ def test_every_writing_op_has_a_sample() -> None:
     names = {
         name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "samebits::" in name
     }
-    assert names - {"fingerprint", "first_nonfinite", "device_archs", "set_threads", "isa"} == set(samples())
+    assert names - {"fingerprint", "first_nonfinite", "device_archs", "set_threads", "isa", "digits_bytes"} == set(
+        samples()
+    )
 
 
 @pytest.mark.parametrize("name", samples())

@@ -87,7 +87,7 @@ def test_checkpoints_round_trip_and_name_their_damage(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"damaged \({len(bad)} bytes\): sha256 is .* it was written as"):
             load(path)
     path.with_name(path.name + ".sha256").unlink()
-    with pytest.raises(UserError, match="is missing, so it cannot be trusted"):
+    with pytest.raises(UserError, match="is missing, which says whether it is whole"):
         load(path)
 
 

@@ -30,11 +30,14 @@ NOT_RUN = {  # a pattern of the whole command -> why no test runs it here
     r"source .*": "it names the environment; a test has it",
     r"make( .*)?": "the whole of CI; its parts have tests (Makefile, tests/test_pages.py)",
     r"pytest .*": "tests, run as such",
-    r"snakemake .*recipe=shakespeare_char": "minutes of training",
+    r"snakemake .*recipe=(shakespeare_char|fables_int8x3)": "minutes of training",
     r"snakemake .*data=path/to/my\.txt": "test_a_text_of_ones_own",
     r"snakemake .*profile config/execution/gpu1.*": "a GPU; test_execution_reruns_nothing plans it",
     r"python -m pipeline\.train --device cuda \.\.\.": "a GPU",
     r"python -m pipeline\.(compile|gpu_proof)\b.*": "a compilation, or a GPU; tests/ops/test_library.py, tests/evidence",
+    r"python -m pipeline\.\w+ --recipe \$recipe .*": "lines of a script; tests/evidence/test_first_checks.py runs it",
+    r"python -m pipeline\.lm_eval .*": "lm-evaluation-harness, an environment of its own; tests/scoring",
+    r"python -m pipeline\.follow .*": "it looks on until Ctrl-C; tests/records/test_metrics.py",
     r"python -m pip install .*": "packages",
     r"srun .*": "several machines; tests/machine/test_launch.py",
     r"python -m (benchmarks|tests)\..*": "minutes of measurement, or proofs at full size",
@@ -43,7 +46,9 @@ TINY = (
     ("config/recipes/fables.yaml", "config/recipes/tiny.yaml"), ("results/runs/fables", "results/runs/tiny"),
     ("config/expected/fables.json", "results/runs/tiny/digests.json"), ("step_001000", "step_000006"),
     ("path/to/another/run", "results/runs/tiny"), ("path/to/B", "results/runs/tiny"),
-    ("other/fables", "results/runs/tiny"), ("--step 251", "--step 5"),
+    ("other/fables", "results/runs/tiny"), ("--step 251", "--step 5"), ("step_000250", "step_000003"),
+    ("--steps-to 251", "--steps-to 4"), ("/tmp/again", "results/again"),
+    ("--recipe fables", "--recipe tiny"),
 )  # fmt: skip
 
 
@@ -100,6 +105,8 @@ for words in json.load(sys.stdin):
 def test_the_commands_of_the_pages_run(project: Path, tmp_path: Path) -> None:
     """On a copy of the run: some write over parts of it."""
     project = Path(shutil.copytree(project, tmp_path / "project", symlinks=True))
+    (project / "my_pages").mkdir()
+    (project / "my_pages" / "page.txt").write_text("A page of one's own.\n")
     env = {k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")}
     commands = dict.fromkeys(here(command) for command in shown() if not reasons(command))
     assert len(commands) >= 12
@@ -185,7 +192,13 @@ def test_what_a_message_names_makes_the_file_again(project: Path, tmp_path: Path
     assert [words.split()[:3][-1] for words in followed[:2]] == ["pipeline.download", "pipeline.prepare_text"]
     assert followed[2] == "snakemake --cores all reproduction --config recipe=config/recipes/tiny.yaml"
     command(f"python -m pipeline.verify {shared}", 0)
-    timed = {"report.html", "spikes.json", "provenance.json", "verification.txt"}  # they hold times, or paths
+    timed = {
+        "report.html",
+        "spikes.json",
+        "provenance.json",
+        "verification.txt",
+        "metrics.jsonl",
+    }  # they hold times, or paths
     assert {path: sha256_of(path) for path in files if path.name not in timed} == {
         path: digest for path, digest in made.items() if path.name not in timed
     }

@@ -26,7 +26,7 @@ from tests.data import fineweb
 from tests.workflow.lint import findings
 from tests.workflow.running import EVERYTHING, FROM_SAMPLES, FROM_TRAINING, LOUD, edited, rules_of, snakemake, would_run
 
-# A training that is asked to stop within a step.
+# A training that is asked to stop within a step, and does after the next.
 STOPPED = """
 import os, signal
 from pipeline import train
@@ -86,7 +86,7 @@ def test_pinned_files_go_the_whole_road_into_llm_c_shards(project: Path) -> None
     fineweb.write_parquet(folder, fineweb.texts(40, mean=60), 3, 5)
     fineweb.recipe_over(folder, path, 6000, 3)
     try:
-        output = snakemake(project, recipe="tiny_shards")
+        output = snakemake(project, *LOUD, recipe="tiny_shards")
         assert rules_of(output) == {"fetch", "download_pinned", "vocabulary", "prepare_text"} | FROM_TRAINING
         assert re.search(r"^fetch +3$", output, re.M)
         assert "tiny_shards: 13 digests, none published yet" in output
@@ -242,14 +242,14 @@ def test_rolling_checkpoints_outlive_an_edit_that_changes_no_bit(project: Path) 
         assert done.returncode == (128 + signal.SIGTERM if stopped_at else 0), done.stderr
         return done.stdout + done.stderr
 
-    assert "stopped after step 3" in train(stopped_at=3)
+    assert "stopped after step 2" in train(stopped_at=1)
     with edited(project / "pipeline" / "training" / "schedule.py", "\nADDED = 1\n"):
         assert "resuming" not in train(stopped_at=1)
     with (
         edited(project / "pipeline" / "data" / "shards.py", ("no such shard;", "there is no such shard;")),
         edited(project / "pipeline" / "machine" / "memory.py", "\nADDED = 1\n"),
     ):
-        assert "resuming from step 3 " in train()
+        assert "resuming from step 2 " in train()
     run = project / "results" / "runs" / "tiny"
     assert [sha256_of(out / name) for name in names] == [sha256_of(run / name) for name in names]
 

@@ -33,7 +33,7 @@ rule fetch:
         pins=lambda wildcards, output: pins_path(
             of_corpus(wildcards).recipe.bits.data.source.pins
         ),
-        out=lambda wildcards, output: output[0].removesuffix(f"/{wildcards.file}"),
+        out=lambda wildcards, output: output[0][: -len(wildcards.file) - 1],
         sha256=pinned_sha256,
     shell:
         "python -m pipeline.download --pins {params.pins:q} --file {wildcards.file:q} --out {params.out:q} --log {log:q}"
