@@ -75,8 +75,8 @@ SLOW = {
 
 # Files that take longest, longest first.
 LONG_FILES = (
-    "test_workflow.py", "test_sabotage.py", "test_screen.py", "test_commands.py", "test_invariance.py", "test_ptx_audit.py", "test_gpu_proof.py", "test_launch.py",
-    "test_sanitized.py", "test_stages.py", "test_shim.py",
+    "test_workflow.py", "test_sabotage.py", "test_invariance.py", "test_ptx_audit.py", "test_gpu_proof.py", "test_commands.py",
+    "test_screen.py", "test_launch.py", "test_stages.py", "test_sanitized.py", "test_faults.py", "test_digits_portable.py",
 )  # fmt: skip
 
 
