@@ -7,7 +7,8 @@
     0.61 |      ⠉⠒⠤⠤⣀⣀⣀
     python -m pipeline.follow results/runs/fables --tensorboard results/tensorboard
 
-Reads metrics.jsonl, which pipeline.train writes as it goes; it changes nothing there. --once prints once and ends; else Ctrl-C.
+Reads metrics.jsonl, which pipeline.train writes as it goes; it changes nothing there. It ends with the run, or by
+Ctrl-C; with --once it prints once.
 The time that is left is that of the last steps. A spike is a step whose z-score is above 6, as on the run's page.
 """
 
@@ -92,6 +93,12 @@ def shown(path: Path, width: int, height: int, now: float) -> list[str]:
     return [text, *picture([row["loss"] for row in rows], max(10, width - 10), height)]
 
 
+def ended(path: Path) -> bool:
+    """Whether the last step of the run has been taken."""
+    steps = [(row.get("steps"), row.get("step")) for row in metrics.read(path)]
+    return (steps[-1][1] or 0) == next(number for number, _ in steps if number is not None)
+
+
 def to_tensorboard(path: Path, folder: Path, after: int, events: Events | None) -> tuple[int, Events | None]:
     """Write the steps after `after` as scalars; returns the last one written."""
     for row in metrics.read(path):
@@ -122,7 +129,7 @@ def main() -> int:
             print(f"\x1b[{before}A\x1b[J", end="")
         print("\n".join(lines), flush=True)
         before = len(lines)
-        if args.once:
+        if args.once or ended(path):
             return 0
         try:
             time.sleep(args.every)

@@ -63,6 +63,10 @@ def test_the_picture_and_the_line_of_a_run(recipe: Recipe, tmp_path: Path) -> No
     assert "r  step 100 of 200  loss 1.0000" in line
     assert "2,000 tokens/s  eta 50 s  1 spikes, the last at 90" in line
     assert "silent" not in line
+    assert not follow.ended(path)
+    last = tmp_path / "last.jsonl"
+    last.write_text(path.read_text() + json.dumps(rows[-1] | {"step": 200}) + "\n")
+    assert follow.ended(last)
     assert "silent for 11 min" in follow.shown(path, 60, 4, now=1760.0)[0]
     assert [row.split("|")[0].strip() for row in picture] == ["4", "", "", "1"]
     assert picture[0].split("|")[1].strip("\u2800"), "the spike is at the top"

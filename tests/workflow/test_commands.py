@@ -37,7 +37,6 @@ NOT_RUN = {  # a pattern of the whole command -> why no test runs it here
     r"python -m pipeline\.(compile|gpu_proof)\b.*": "a compilation, or a GPU; tests/ops/test_library.py, tests/evidence",
     r"python -m pipeline\.\w+ --recipe \$recipe .*": "lines of a script; tests/evidence/test_first_checks.py runs it",
     r"python -m pipeline\.lm_eval .*": "lm-evaluation-harness, an environment of its own; tests/scoring",
-    r"python -m pipeline\.follow .*": "it looks on until Ctrl-C; tests/records/test_metrics.py",
     r"python -m pip install .*": "packages",
     r"srun .*": "several machines; tests/machine/test_launch.py",
     r"python -m (benchmarks|tests)\..*": "minutes of measurement, or proofs at full size",
@@ -47,7 +46,7 @@ TINY = (
     ("config/expected/fables.json", "results/runs/tiny/digests.json"), ("step_001000", "step_000006"),
     ("path/to/another/run", "results/runs/tiny"), ("path/to/B", "results/runs/tiny"),
     ("other/fables", "results/runs/tiny"), ("--step 251", "--step 5"), ("step_000250", "step_000003"),
-    ("--steps-to 251", "--steps-to 4"), ("/tmp/again", "results/again"),
+    ("--steps-to 251", "--steps-to 4"), ("/tmp/again", "results/again"), ("results/runs/gpt2_124m", "results/runs/tiny"),
     ("--recipe fables", "--recipe tiny"),
 )  # fmt: skip
 
