@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.machine.progress import duration
 from pipeline.recipe.paths import METRICS
 from pipeline.records import metrics
 from pipeline.records.tensorboard import Events
@@ -58,12 +59,6 @@ def spikes(rows: list[dict[str, Any]]) -> list[int]:
     """The steps whose loss or norm is an outlier."""
     series = {"loss": Outliers(), "norm": Outliers()}
     return [row["step"] for row in rows if sum(window.take(row[name], Z)[1] for name, window in series.items())]
-
-
-def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def shown(path: Path, width: int, height: int, now: float) -> list[str]:

@@ -7,10 +7,7 @@ using at::Tensor;
 
 void attention_forward(const Tensor& out_, const Tensor& row_max, const Tensor& row_sum, const Tensor& qkv,
                        int64_t heads) {
-  const auto [B, T, C] = attention_sizes(qkv, out_, heads);
-  check_shape(row_max, "row_max", {B, heads, T});
-  check_shape(row_sum, "row_sum", {B, heads, T});
-  check_apart(out_, "out", qkv, "qkv");
+  const auto [B, T, C] = forward_sizes(out_, row_max, row_sum, qkv, heads);
   const Call call(out_);
   call->attention_forward(call.out(out_, "out"), call.out(row_max, "row_max"), call.out(row_sum, "row_sum"),
                           call.in(qkv, "qkv"), B, T, C, heads);
@@ -18,13 +15,7 @@ void attention_forward(const Tensor& out_, const Tensor& row_max, const Tensor& 
 
 void attention_cached(const Tensor& out_, const Tensor& key_cache, const Tensor& value_cache, const Tensor& qkv,
                       int64_t heads, int64_t position) {
-  const auto [B, T, C] = attention_sizes(qkv, out_, heads);
-  check_dims(key_cache, "key_cache", 4);
-  const int64_t capacity = key_cache.size(2);
-  check_shape(key_cache, "key_cache", {B, heads, capacity, C / heads});
-  check_shape(value_cache, "value_cache", key_cache.sizes());
-  TORCH_CHECK(position >= 0 && position + T <= capacity, "position: ", position, " + ", T,
-              " tokens exceed the cache's ", capacity);
+  const auto [B, T, C, capacity] = cached_sizes(out_, key_cache, value_cache, qkv, heads, position);
   const Call call(out_);
   call->attention_cached(call.out(out_, "out"), call.out(key_cache, "key_cache"), call.out(value_cache, "value_cache"),
                          call.in(qkv, "qkv"), B, T, C, heads, position, capacity);

@@ -8,12 +8,7 @@ using at::Tensor;
 
 void attention_digits_backward(const Tensor& dqkv, const Tensor& dout, const Tensor& out_, const Tensor& qkv,
                                const Tensor& row_max, const Tensor& row_sum, int64_t heads, c10::string_view tier) {
-  const auto [B, T, C] = attention_sizes(qkv, out_, heads);
-  check_shape(dqkv, "dqkv", qkv.sizes());
-  check_shape(dout, "dout", out_.sizes());
-  check_shape(row_max, "row_max", {B, heads, T});
-  check_shape(row_sum, "row_sum", {B, heads, T});
-  check_apart(dqkv, "dqkv", qkv, "qkv");
+  const auto [B, T, C] = backward_sizes(dqkv, dout, out_, qkv, row_max, row_sum, heads);
   const Call call(dqkv);
   check_on_cpu(dqkv, call->attention_digits_backward);
   call->attention_digits_backward(call.out(dqkv, "dqkv"), call.in(dout, "dout"), call.in(out_, "out"),

@@ -6,9 +6,6 @@
 // (sequence, head) pairs.
 #include "attention.h"
 
-#include <string.h>
-
-#include "../numerics/exp_log.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -29,42 +26,10 @@ static void forward_head(float* out, float* row_max, float* row_sum, const Head&
     const int64_t m = head.T - first < kRows ? head.T - first : kRows;
     chain_block(scores, stride, head.q + first * head.row, head.row, 1, keys, stride, m, first + m, size, false);
     for (int64_t i = 0; i < m; i++) {
-      float* s = scores + i * stride;
-      const int64_t count = first + i + 1;
-      const float scale = head.scale;
-      float largest = mul(s[0], scale);
-      // Maxima side by side: they do not round, so their order is free.
-      float lanes[kLanes];
-      for (int l = 0; l < kLanes; l++) lanes[l] = largest;
-      int64_t j = 0;
-      for (; j + kLanes <= count; j += kLanes) {
-        for (int l = 0; l < kLanes; l++) {
-          s[j + l] = mul(s[j + l], scale);
-          lanes[l] = max_(lanes[l], s[j + l]);
-        }
-      }
-      for (; j < count; j++) {
-        s[j] = mul(s[j], scale);
-        largest = max_(largest, s[j]);
-      }
-      for (int l = 0; l < kLanes; l++) largest = max_(largest, lanes[l]);
-      for (j = 0; j < count; j++) s[j] = exp_(sub(s[j], largest));
-      row_max[first + i] = largest;
+      row_max[first + i] = weigh(scores + i * stride, first + i + 1, head.scale);
     }
-    // The chains of the rows run side by side, each in key order.
-    float total[kRows] = {0};
-    if (m == kRows) {
-      for (int64_t j = 0; j <= first; j++) {
-        for (int i = 0; i < kRows; i++) total[i] = add(total[i], scores[i * stride + j]);
-      }
-    } else {
-      for (int64_t j = 0; j <= first; j++) {
-        for (int64_t i = 0; i < m; i++) total[i] = add(total[i], scores[i * stride + j]);
-      }
-    }
-    for (int64_t i = 1; i < m; i++) {
-      for (int64_t j = first + 1; j <= first + i; j++) total[i] = add(total[i], scores[i * stride + j]);
-    }
+    float total[kRows];
+    sum_rows<kRows>(total, scores, stride, first, m);
     sum_over_keys(sums, size, scores, stride, head.v, head.row, first, m, size);
     for (int64_t i = 0; i < m; i++) {
       row_sum[first + i] = total[i];
@@ -89,10 +54,7 @@ void attention_cached(float* out, float* key_cache, float* value_cache, const fl
     const int64_t size = head.size, row = head.row;
     float* keys = key_cache + unit * capacity * size;
     float* values = value_cache + unit * capacity * size;
-    for (int64_t t = 0; t < T; t++) {
-      memcpy(keys + (position + t) * size, head.k + t * row, (size_t)size * sizeof(float));
-      memcpy(values + (position + t) * size, head.v + t * row, (size_t)size * sizeof(float));
-    }
+    extend(keys, values, head, position);
     float* weights = scratch.reserve(capacity + size);
     float* sums = weights + capacity;
     for (int64_t t = 0; t < T; t++) {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 
+#include "../numerics/exp_log.h"
 #include "../numerics/float.h"
 #include "chains.h"
 
@@ -26,6 +28,54 @@ static inline Head head_of(const float* qkv, int64_t unit, int64_t T, int64_t C,
 }
 
 static inline int64_t padded(int64_t n) { return (n + kTileColumns - 1) / kTileColumns * kTileColumns; }
+
+// Scores to weights: s[count] becomes exp(s scale - largest); returns the largest.
+static inline float weigh(float* s, int64_t count, float scale) {
+  // Maxima side by side: they do not round, so their order is free.
+  float lanes[kLanes], largest = mul(s[0], scale);
+  for (int l = 0; l < kLanes; l++) lanes[l] = largest;
+  int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) {
+    for (int l = 0; l < kLanes; l++) {
+      s[j + l] = mul(s[j + l], scale);
+      lanes[l] = max_(lanes[l], s[j + l]);
+    }
+  }
+  for (; j < count; j++) {
+    s[j] = mul(s[j], scale);
+    largest = max_(largest, s[j]);
+  }
+  for (int l = 0; l < kLanes; l++) largest = max_(largest, lanes[l]);
+  for (j = 0; j < count; j++) s[j] = exp_(sub(s[j], largest));
+  return largest;
+}
+
+// total[i], i < m, of the weights [m][stride] that queries first + i see: chains side by side, each in key order.
+template <int kMost>
+static inline void sum_rows(float* total, const float* weights, int64_t stride, int64_t first, int64_t m) {
+  for (int i = 0; i < kMost; i++) total[i] = 0.0f;
+  if (m == kMost) {
+    for (int64_t j = 0; j <= first; j++) {
+      for (int i = 0; i < kMost; i++) total[i] = add(total[i], weights[i * stride + j]);
+    }
+  } else {
+    for (int64_t j = 0; j <= first; j++) {
+      for (int64_t i = 0; i < m; i++) total[i] = add(total[i], weights[i * stride + j]);
+    }
+  }
+  for (int64_t i = 1; i < m; i++) {
+    for (int64_t j = first + 1; j <= first + i; j++) total[i] = add(total[i], weights[i * stride + j]);
+  }
+}
+
+// The head's keys and values behind the `position` that its cache [capacity][size] holds.
+static inline void extend(float* keys, float* values, const Head& head, int64_t position) {
+  const size_t bytes = (size_t)head.size * sizeof(float);
+  for (int64_t t = 0; t < head.T; t++) {
+    memcpy(keys + (position + t) * head.size, head.k + t * head.row, bytes);
+    memcpy(values + (position + t) * head.size, head.v + t * head.row, bytes);
+  }
+}
 
 // c[i][size] += over keys of weights[i][j] rows[j] for queries first + i, i < m: the keys up to `first` for all of
 // them, then each query's own last keys. Continues the chains in c.

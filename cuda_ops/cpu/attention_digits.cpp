@@ -5,9 +5,6 @@
 // out (sequence, head) pairs; 16 queries walk the keys together.
 #include "attention_digits.h"
 
-#include <string.h>
-
-#include "../numerics/exp_log.h"
 #include "kernels.h"
 #include "parallel.h"
 
@@ -15,26 +12,6 @@ namespace samebits {
 namespace SAMEBITS_ISA {
 
 static thread_local Scratch scratch;
-
-// Scores to weights: s[count] becomes exp(s scale - largest); returns the largest.
-static inline float weigh(float* s, int64_t count, float scale) {
-  float lanes[kLanes], largest = mul(s[0], scale);
-  for (int l = 0; l < kLanes; l++) lanes[l] = largest;
-  int64_t j = 0;
-  for (; j + kLanes <= count; j += kLanes) {
-    for (int l = 0; l < kLanes; l++) {
-      s[j + l] = mul(s[j + l], scale);
-      lanes[l] = max_(lanes[l], s[j + l]);
-    }
-  }
-  for (; j < count; j++) {
-    s[j] = mul(s[j], scale);
-    largest = max_(largest, s[j]);
-  }
-  for (int l = 0; l < kLanes; l++) largest = max_(largest, lanes[l]);
-  for (j = 0; j < count; j++) s[j] = exp_(sub(s[j], largest));
-  return largest;
-}
 
 // What attending needs of a head; made once, for any number of its queries.
 template <int kDigits>
@@ -79,21 +56,9 @@ static void attend(float* out, int64_t out_row, float* row_max, float* row_sum, 
   const Steps steps(q.size);
   digit_panel<Dot, kDigits>(head.scores, stride, head.left, 0, m, head.keys, panels_of(limit), 0, blocks_of(q.size),
                             steps.counts, 0, false);
-  float largest[kPanel], total[kPanel] = {0};
+  float largest[kPanel], total[kPanel];
   for (int64_t i = 0; i < m; i++) largest[i] = weigh(head.scores + i * stride, first + i + 1, scale);
-  // The chains of the rows run side by side, each in key order.
-  if (m == kPanel) {
-    for (int64_t j = 0; j <= first; j++) {
-      for (int i = 0; i < kPanel; i++) total[i] = add(total[i], head.scores[i * stride + j]);
-    }
-  } else {
-    for (int64_t j = 0; j <= first; j++) {
-      for (int64_t i = 0; i < m; i++) total[i] = add(total[i], head.scores[i * stride + j]);
-    }
-  }
-  for (int64_t i = 1; i < m; i++) {
-    for (int64_t j = first + 1; j <= first + i; j++) total[i] = add(total[i], head.scores[i * stride + j]);
-  }
+  sum_rows<kPanel>(total, head.scores, stride, first, m);
   digits_over_keys<Dot, kDigits>(head.sums, head.sums_stride, head.scores, stride, head.folds, head.weights,
                                  head.values, panels_of(q.size), first, m);
   for (int64_t i = 0; i < m; i++) {
@@ -142,10 +107,7 @@ void attention_digits_cached(float* out, float* key_cache, float* value_cache, c
       const Head head = head_of(qkv, unit, T, C, H);
       const int64_t size = head.size, count = position + T;
       float *keys = key_cache + unit * capacity * size, *values = value_cache + unit * capacity * size;
-      for (int64_t t = 0; t < T; t++) {
-        memcpy(keys + (position + t) * size, head.k + t * head.row, (size_t)size * sizeof(float));
-        memcpy(values + (position + t) * size, head.v + t * head.row, (size_t)size * sizeof(float));
-      }
+      extend(keys, values, head, position);
       const Tokens k{keys, size, count, size}, v{values, size, count, size};
       float* y = out + unit / H * T * C + unit % H * size;
       digits == 2 ? attend_all<Dot, 2>(y, nullptr, nullptr, head, k, v, position)

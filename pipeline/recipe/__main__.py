@@ -17,6 +17,7 @@ import argparse
 from dataclasses import replace
 
 from cuda_ops.errors import UserError, exit_on_user_error
+from pipeline.machine.room import amount
 from pipeline.recipe import Recipe, cost, load_recipe, recipe_id, schema
 from pipeline.recipe.load import recipe_file
 
@@ -33,9 +34,7 @@ def head(recipe: Recipe) -> str:
 
 def gb(size: int | None) -> str:
     """Decimal units, as disks and networks count."""
-    if size is None:
-        return "not stated by the recipe"
-    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.2f} MB"
+    return "not stated by the recipe" if size is None else amount(size)
 
 
 def facts(recipe: Recipe, price: cost.Price) -> list[tuple[str, str]]:
