@@ -91,7 +91,7 @@ def shown(path: Path, width: int, height: int, now: float) -> list[str]:
 def ended(path: Path) -> bool:
     """Whether the last step of the run has been taken."""
     steps = [(row.get("steps"), row.get("step")) for row in metrics.read(path)]
-    return (steps[-1][1] or 0) == next(number for number, _ in steps if number is not None)
+    return bool((steps[-1][1] or 0) == next(number for number, _ in steps if number is not None))
 
 
 def to_tensorboard(path: Path, folder: Path, after: int, events: Events | None) -> tuple[int, Events | None]:
