@@ -209,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Each op on a GPU beside PyTorch's and beside its limit.")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--models", default="124M,1558M", help=f"of {', '.join(MODELS)}, with commas")
+    parser.add_argument("--ops", default="", help="only ops with this in their name")
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
@@ -235,6 +236,8 @@ def main() -> None:
         config = MODELS[model]
         for group in groups(config, args.tokens, lm_head_rows(config, args.tokens, args.device)):
             for cases in sets(group):
+                if args.ops not in cases[0].op:
+                    continue
                 rows.append(row(model, cases[0], limits, *measure(cases, args.rounds)))
             if args.json:
                 write_json(args.json, {"about": about, "limits": asdict(limits), "rows": [asdict(r) for r in rows]})

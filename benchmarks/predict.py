@@ -44,7 +44,6 @@ class Card:
     registers: int = 65536  # of a multiprocessor
     products: float = 0.9
     attention: float = 0.85
-    alone: float = 0.8  # a block without another on its multiprocessor
     hidden: float = 0.5  # what stays of the time of a memory-bound kernel that runs beside a product
     packed: bool = True  # two products side by side fill the card as one would; else each has waves of its own
     latency: float = 0.6e-6  # from a kernel's start to its first bytes
@@ -91,11 +90,14 @@ def assuming(**changes: float | bool) -> Iterator[None]:
         CARD = before
 
 
-# Threads' outputs and blocks per multiprocessor are those of matmul.cu; the last number is matmul_tile_for's factor.
-TILES = {
-    "Tile<128, 128, 8, 8, 16, 8, 2>": 110,
-    "Tile<128, 64, 16, 8, 8, 4, 3>": 116,
-    "Tile<64, 64, 16, 4, 8, 4, 3>": 125,
+# Threads' outputs and blocks per multiprocessor are those of matmul.cu; the numbers are matmul_tile_for's percentages for
+# nt, nn and tn, none where a tile is not taken. In the order of the enumeration.
+LARGE = "Tile<128, 128, 8, 8, 16, 8, 2>"
+TILES: dict[str, tuple[int | None, int | None, int | None]] = {
+    LARGE: (100, 100, 100),
+    "Tile<128, 128, 16, 8, 8, 4, 2>": (100, None, 100),
+    "Tile<64, 128, 16, 8, 8, 4, 3>": (103, 101, 102),
+    "Tile<64, 64, 16, 4, 8, 4, 3>": (113, 112, 107),
 }
 
 
@@ -110,15 +112,21 @@ def tiles_of(tile: str, m: int, n: int) -> int:
     return -(-m // rows) * -(-n // columns)
 
 
-def tile_name(m: int, n: int) -> str:
-    """The tile of matmul_tile_for: least work in quarters of waves, a block that ends alone one more."""
+def rounds_of(tile: str, m: int, n: int) -> int:
+    """Tiles over multiprocessors; those of large tiles come in whole waves once there is more than one."""
+    rounds, blocks = -(-tiles_of(tile, m, n) // CARD.processors), sizes_of(tile)[3]
+    return -(-rounds // blocks) * blocks if tile == LARGE and rounds > blocks else rounds
 
-    def cost(tile: str) -> int:
-        rows, columns, _, blocks = sizes_of(tile)
-        waves = -(-tiles_of(tile, m, n) // CARD.processors)
-        return (4 * waves + (waves % blocks == 1)) * rows * columns * TILES[tile]
 
-    return min(TILES, key=cost)
+def tile_name(layout: str, m: int, n: int) -> str:
+    """The tile of matmul_tile_for: least work in rounds; of equals the square one."""
+
+    def cost(tile: str) -> tuple[int, bool]:
+        rows, columns, _, _ = sizes_of(tile)
+        percent = TILES[tile][LAYOUTS.index(layout)] or 0
+        return rounds_of(tile, m, n) * rows * columns * percent, tile == LARGE
+
+    return min((tile for tile in TILES if TILES[tile][LAYOUTS.index(layout)]), key=cost)
 
 
 @dataclass(frozen=True)
@@ -132,10 +140,15 @@ class Tile:
     def sizes(self) -> tuple[int, int, int, int]:
         return sizes_of(self.name)
 
+    @property
+    def warps(self) -> int:
+        m, n, _, thread_m, thread_n, lane_rows, _ = (int(number) for number in re.findall(r"\d+", self.name))
+        return m // (lane_rows * thread_m) * (n // (32 // lane_rows * thread_n))
+
     def instructions(self, k: int) -> float:
-        """Of one warp for one tile: the main loop, and everything outside it once."""
+        """Of all warps for one tile: the main loop, and everything outside it once."""
         loop = self.kernel.main_loop().instructions.total()
-        return loop * (k / self.sizes[2]) + self.kernel.instructions - loop
+        return self.warps * (loop * (k / self.sizes[2]) + self.kernel.instructions - loop)
 
     def count(self, m: int, n: int) -> int:
         return tiles_of(self.name, m, n)
@@ -143,7 +156,7 @@ class Tile:
 
 def tile_for(layout: str, m: int, n: int) -> Tile:
     """The tile that matmul.cu takes, from its machine code."""
-    name = tile_name(m, n)
+    name = tile_name(layout, m, n)
     return Tile(name, compiled(KERNELS / "matmul.cu")[f"matmul_tile<{LAYOUTS.index(layout)}, {name}, true>"])
 
 
@@ -161,15 +174,13 @@ def product(layout: str, m: int, n: int, k: int) -> tuple[float, str]:
     """Seconds of one product, and why."""
     tile = tile_for(layout, m, n)
     blocks = tile.sizes[3]
-    if blocks_held(tile.kernel, 128) < blocks:
+    if blocks_held(tile.kernel, 32 * tile.warps) < blocks:
         raise UserError(f"{tile.name}: {tile.kernel.registers} registers leave no room for {blocks} blocks")
-    count = tile.count(m, n)
-    waves = -(-count // CARD.processors)
-    alone = 1 / CARD.alone - 1 if waves % blocks == 1 else 0.0
-    seconds = CARD.seconds((waves + alone) * 4 * tile.instructions(k), CARD.products)
+    count, rounds = tile.count(m, n), rounds_of(tile.name, m, n)
+    seconds = CARD.seconds(rounds * tile.instructions(k), CARD.products)
     peak = peak_seconds(2.0 * m * n * k)
     share = tile.kernel.main_loop().ffma_share
-    why = f"{layout} {m}×{n}×{k}: {count} tiles {tile.sizes[0]}×{tile.sizes[1]}, {waves} waves{', last alone' if alone else ''}"
+    why = f"{layout} {m}×{n}×{k}: {count} tiles {tile.sizes[0]}×{tile.sizes[1]}, {rounds} rounds"
     return seconds, f"{why}, FFMA {share:.2f}, {peak / seconds:.2f} of the peak"
 
 
@@ -180,9 +191,9 @@ def products_beside(shapes: list[tuple[str, int, int, int]]) -> tuple[float, str
     work, peak = 0.0, 0.0
     for layout, m, n, k in shapes:
         tile = tile_for(layout, m, n)
-        work += tile.count(m, n) * 4 * tile.instructions(k)
+        work += tile.count(m, n) * tile.instructions(k)
         peak += peak_seconds(2.0 * m * n * k)
-    last = 4 * tile.instructions(k) / 2
+    last = tile.instructions(k) / 2
     seconds = CARD.seconds(work / CARD.processors + last, CARD.products)
     names = (f"{layout} {'×'.join(map(str, tile_for(layout, m, n).sizes[:2]))}" for layout, m, n, _ in shapes)
     why = f"FFMA: tiles {', '.join(names)} over all multiprocessors, {peak / seconds:.2f} of the peak"

@@ -1,7 +1,9 @@
 // LayerNorm (Ba, Kiros and Hinton 2016, equation 4), forward and backward.
 //
-// Rows (forward, dinp): rows.h; a row is read from memory once and from the near cache after that. Columns (dweight,
-// dbias): columns.h. 128-bit accesses where C % 4 == 0 and all arrays are 16-byte aligned; any N, T, C.
+// Rows (forward, dinp): rows.h. A row of middle length lies in the registers of a warp, read once and all of it in
+// flight at a time; another is read again for every pass, from the near cache if it is short. Columns (dweight, dbias):
+// columns.h. Where rows are not held, 128-bit accesses where C % 4 == 0 and all arrays are 16-byte aligned; any N, T,
+// C.
 //
 // order: mean, variance and the two means of the backward pass are row reductions (fold_partials); dweight and dbias
 // are column reductions, sequences in order.
@@ -55,6 +57,49 @@ __global__ void __launch_bounds__(kRowThreads)
     store<kWidth>(y + i, v);
   }
   if (real && own.first == 0) {
+    mean[own.row] = m;
+    rstd[own.row] = r;
+  }
+}
+
+// A row in the registers of a warp, kHeld elements to a lane: C <= 32 kHeld.
+template <int kHeld>
+__global__ void __launch_bounds__(kRowThreads, kHeld <= 32 ? 8 : 4)  // rows in flight are what it lives on
+    layernorm_forward_held_kernel(float* out, float* mean, float* rstd, const float* inp, const float* weight,
+                                  const float* bias, int64_t N, int C, float eps) {
+  const OwnRow<1> own;
+  if (own.row >= N) return;  // the whole warp
+  const int own_count = (C - own.first + kPartials - 1) / kPartials;
+  const float* x = inp + own.row * C + own.first;
+  const float count = (float)C;
+  float held[kHeld];
+#pragma unroll
+  for (int k = 0; k < kHeld; k++) held[k] = k < own_count ? x[k * kPartials] : 0.0f;
+
+  Pack<1> p = no_partials<1>();
+#pragma unroll
+  for (int k = 0; k < kHeld; k++) {
+    if (k < own_count) p.x[0] = add(p.x[0], held[k]);
+  }
+  const float m = div(fold_lanes<1>(p), count);
+
+  p = no_partials<1>();
+#pragma unroll
+  for (int k = 0; k < kHeld; k++) {
+    held[k] = sub(held[k], m);
+    if (k < own_count) p.x[0] = fma_(held[k], held[k], p.x[0]);
+  }
+  const float variance = div(fold_lanes<1>(p), count);
+  const float r = div(1.0f, sqrt_(add(variance, eps)));
+
+  float* y = out + own.row * C + own.first;
+  weight += own.first;
+  bias += own.first;
+#pragma unroll
+  for (int k = 0; k < kHeld; k++) {
+    if (k < own_count) y[k * kPartials] = fma_(mul(held[k], r), weight[k * kPartials], bias[k * kPartials]);
+  }
+  if (own.first == 0) {
     mean[own.row] = m;
     rstd[own.row] = r;
   }
@@ -136,10 +181,17 @@ struct LayernormTerms {
 
 // ---------------------------------------------------------------- launchers
 
+constexpr int kShort = 256, kMiddle = 1024, kLong = 2048;  // channels: rows beyond kShort and up to kLong are held
+
 void layernorm_forward(Stream stream, float* out, float* mean, float* rstd, const float* inp, const float* weight,
                        const float* bias, int64_t N, int64_t C, float eps) {
   if (N <= 0) return;
-  if (C % 4 == 0 && aligned(out, inp, weight, bias)) {
+  if (C > kShort && C <= kLong) {
+    const auto held = C <= kMiddle ? layernorm_forward_held_kernel<kMiddle / kPartials>
+                                   : layernorm_forward_held_kernel<kLong / kPartials>;
+    SAMEBITS_LAUNCH(held, grid_for_rows<1>(N), dim3(kRowThreads), 0, stream, out, mean, rstd, inp, weight, bias, N,
+                    (int)C, eps);
+  } else if (C % 4 == 0 && aligned(out, inp, weight, bias)) {
     SAMEBITS_LAUNCH(layernorm_forward_kernel<4>, grid_for_rows<4>(N), dim3(kRowThreads), 0, stream, out, mean, rstd,
                     inp, weight, bias, N, (int)C, eps);
   } else {

@@ -238,7 +238,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks)
 // ---------------------------------------------------------------- launchers
 
 using Large = Tile<128, 128, 8, 8, 16, 8, 2>;
-using Medium = Tile<128, 64, 16, 8, 8, 4, 3>;
+using Square = Tile<128, 128, 16, 8, 8, 4, 2>;
+using Wide = Tile<64, 128, 16, 8, 8, 4, 3>;
 using Small = Tile<64, 64, 16, 4, 8, 4, 3>;
 using Narrow = Tile<64, 64, 8, 4, 8, 4, 3>;  // for rows that are not 16-byte aligned
 
@@ -263,8 +264,10 @@ static void launch_layout(Stream cuda_stream, const Problem& p, int tile) {
     launch_tile<kLayout, Narrow, false>(cuda_stream, p);
   } else if (tile == kLargeTile) {
     launch_tile<kLayout, Large, true>(cuda_stream, p);
-  } else if (tile == kMediumTile) {
-    launch_tile<kLayout, Medium, true>(cuda_stream, p);
+  } else if (tile == kSquareTile && kLayout != kNN) {  // for nn its registers do not suffice
+    launch_tile<kLayout == kNN ? kTN : kLayout, Square, true>(cuda_stream, p);
+  } else if (tile == kSquareTile || tile == kWideTile) {
+    launch_tile<kLayout, Wide, true>(cuda_stream, p);
   } else {
     launch_tile<kLayout, Small, true>(cuda_stream, p);
   }
@@ -280,21 +283,31 @@ static void launch_few_rows(Stream cuda_stream, const Problem& p, int layout) {
                   p.K, a_row, a_step, p.accumulate, wide);
 }
 
-int matmul_tile_for(int64_t M, int64_t N) {
+int matmul_tile_for(int64_t M, int64_t N, int layout) {
   if (M <= 2 * kFewRows) return kFewRowsTile;
   // Rounds of tiles over kProcessors, times the work of one: a fixed number, so that a problem has one tile everywhere.
-  // The factors are what a tile's instructions other than fma cost (docs/kernels.md), in percent. Blocks of a
-  // multiprocessor run kBlocks at a time and hide each other's waits; where the last is alone, it takes a quarter more.
+  // The percentages are measured (docs/kernels.md): the time of a tile over that of the fastest, per output. Blocks of
+  // large tiles end in pairs, and the scheduler puts the next pair where they were: their rounds come in whole waves.
   constexpr int64_t kProcessors = 132;
-  const auto cost = [=](auto tile, int64_t percent) {
+  constexpr int kPercent[3][4] = {{100, 100, 103, 113}, {100, 0, 101, 112}, {100, 100, 102, 107}};
+  int best = kLargeTile;
+  int64_t least = 0;
+  const auto consider = [&](int number, auto tile) {
     using T = decltype(tile);
+    if (kPercent[layout][number] == 0) return;
     const int64_t tiles = ((M + T::kM - 1) / T::kM) * ((N + T::kN - 1) / T::kN);
-    const int64_t rounds = (tiles + kProcessors - 1) / kProcessors;
-    return (4 * rounds + (rounds % T::kBlocks == 1)) * T::kM * T::kN * percent;
+    int64_t rounds = (tiles + kProcessors - 1) / kProcessors;
+    if (number == kLargeTile && rounds > T::kBlocks) rounds = (rounds + T::kBlocks - 1) / T::kBlocks * T::kBlocks;
+    const int64_t cost = rounds * T::kM * T::kN * kPercent[layout][number];
+    if (least && cost >= least) return;
+    least = cost;
+    best = number;
   };
-  const int64_t large = cost(Large(), 110), medium = cost(Medium(), 116), small = cost(Small(), 125);
-  if (large <= medium && large <= small) return kLargeTile;
-  return medium <= small ? kMediumTile : kSmallTile;
+  consider(kSquareTile, Square());
+  consider(kLargeTile, Large());
+  consider(kWideTile, Wide());
+  consider(kSmallTile, Small());
+  return best;
 }
 
 void matmul_with_tile(Stream cuda_stream, float* out, const float* a, const float* b, const float* bias, int64_t M,
@@ -323,7 +336,7 @@ void matmul_with_tile(Stream cuda_stream, float* out, const float* a, const floa
 
 void matmul(Stream cuda_stream, float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N,
             int64_t K, int layout, bool accumulate) {
-  matmul_with_tile(cuda_stream, out, a, b, bias, M, N, K, layout, accumulate, matmul_tile_for(M, N));
+  matmul_with_tile(cuda_stream, out, a, b, bias, M, N, K, layout, accumulate, matmul_tile_for(M, N, layout));
 }
 
 }  // namespace device

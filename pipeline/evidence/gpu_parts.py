@@ -328,3 +328,8 @@ def speed(session: Session) -> str:
 @part("shakespeare_char", 100, "the same of the recipe shakespeare_char")
 def shakespeare_char(session: Session) -> str:
     return trained(session, "shakespeare_char")
+
+
+@part("gpt2_124m_steps", 100, "the same of the recipe gpt2_124m_steps: GPT-2 at its true size")
+def gpt2_124m_steps(session: Session) -> str:
+    return trained(session, "gpt2_124m_steps")

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe import load_recipe, paths
+from pipeline.recipe import TextData, load_recipe, paths
+from pipeline.recipe.pins import pins_path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / paths.BUILD
@@ -119,6 +120,9 @@ class Session:
         if not (tokens / paths.SUMMARY).exists():
             try:
                 self.run("-m", "pipeline.download", "--recipe", self.recipe(name), "--out", data)
+                text = load_recipe(self.recipe(name)).bits.data
+                if isinstance(text, TextData) and text.tokenizer.kind == "gpt2":
+                    self.run("-m", "pipeline.download", "--pins", pins_path("gpt2_bpe"), "--out", ROOT / paths.GPT2_BPE)
             except Failed as error:
                 if name == "fables":
                     raise

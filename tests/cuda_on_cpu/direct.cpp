@@ -13,7 +13,7 @@ namespace device {
 __attribute__((weak)) void matmul_with_tile(Stream cuda_stream, float* out, const float* a, const float* b,
                                             const float* bias, int64_t M, int64_t N, int64_t K, int layout,
                                             bool accumulate, int tile);
-__attribute__((weak)) int matmul_tile_for(int64_t M, int64_t N);
+__attribute__((weak)) int matmul_tile_for(int64_t M, int64_t N, int layout);
 __attribute__((weak)) void check_indices(Stream stream, const int32_t* indices, int64_t n, int64_t limit,
                                          bool ascending, const char* name);
 }  // namespace device
@@ -35,7 +35,9 @@ SAMEBITS_VISIBLE void samebits_matmul_with_tile(float* out, const float* a, cons
   samebits::device::matmul_with_tile(nullptr, out, a, b, bias, M, N, K, layout, accumulate, tile);
 }
 
-SAMEBITS_VISIBLE int samebits_matmul_tile_for(int64_t M, int64_t N) { return samebits::device::matmul_tile_for(M, N); }
+SAMEBITS_VISIBLE int samebits_matmul_tile_for(int64_t M, int64_t N, int layout) {
+  return samebits::device::matmul_tile_for(M, N, layout);
+}
 
 // Whether the device stopped.
 SAMEBITS_VISIBLE bool samebits_check_indices(const int32_t* indices, int64_t n, int64_t limit, bool ascending,

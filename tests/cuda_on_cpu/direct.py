@@ -12,7 +12,7 @@ from cuda_ops import build as cpu_build
 from tests.cuda_on_cpu.build import build_shim
 
 ROOT = Path(__file__).resolve().parents[2]
-TILES = ("large", "medium", "small", "few_rows")
+TILES = ("large", "square", "wide", "small", "few_rows")
 LAYOUTS = ("nt", "nn", "tn")
 
 
@@ -32,8 +32,8 @@ class Direct:
         values = [as_c(x) for x in arguments]
         ctypes.CFUNCTYPE(None, *(type(x) for x in values))(address)(*values)
 
-    def tile_for(self, m: int, n: int) -> str:
-        return TILES[self.library.samebits_matmul_tile_for(as_c(m), as_c(n))]
+    def tile_for(self, m: int, n: int, layout: str) -> str:
+        return TILES[self.library.samebits_matmul_tile_for(as_c(m), as_c(n), LAYOUTS.index(layout))]
 
     def matmul(
         self,
@@ -48,7 +48,7 @@ class Direct:
         """matmul of cuda_ops.ops, with a tile of kernels/matmul.h or the one it would pick."""
         m, n = out.shape
         k = a.shape[0 if layout == "tn" else 1]
-        number = TILES.index(tile or self.tile_for(m, n))
+        number = TILES.index(tile or self.tile_for(m, n, layout))
         arguments = (out, a, b, bias, m, n, k)
         self.library.samebits_matmul_with_tile(
             *map(as_c, arguments), ctypes.c_int(LAYOUTS.index(layout)), ctypes.c_bool(accumulate), ctypes.c_int(number)
