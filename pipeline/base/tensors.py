@@ -88,13 +88,17 @@ def raw(tensor: Tensor) -> memoryview:
 
 class TensorFile(Mapping[str, Tensor]):
     """The tensors of a file by name; each access reads one. about: the metadata, or None. specs: all names, dtypes and
-    shapes."""
+    shapes.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.about, self.specs = self._header()
+    whole=False is for who looks at damage: of a file of another length than its header says, the tensors that lie in it
+    to their end. damage: in words, or nothing.
+    """
 
-    def _header(self) -> tuple[Any, dict[str, Spec]]:
+    def __init__(self, path: Path, whole: bool = True) -> None:
+        self.path, self.damage = path, ""
+        self.about, self.specs = self._header(whole)
+
+    def _header(self, whole: bool) -> tuple[Any, dict[str, Spec]]:
         try:
             with open(self.path, "rb") as file:
                 file.seek(0, 2)
@@ -106,7 +110,15 @@ class TensorFile(Mapping[str, Tensor]):
                 header = json.loads(file.read(size), object_pairs_hook=_once)
             metadata = header.pop("__metadata__", {})
             about = json.loads(metadata[KEY]) if KEY in metadata else None
-            return about, _specs(header, 8 + size, total)
+            announced = 8 + size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            if whole or announced == total:
+                return about, _specs(header, 8 + size, total)
+            specs = _specs(header, 8 + size, announced)
+            kept = {name: spec for name, spec in specs.items() if spec.begin + spec.bytes <= total}
+            self.damage = (
+                f"{total} bytes, where its header announces {announced}: {len(kept)} of {len(specs)} tensors are whole"
+            )
+            return about, kept
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
