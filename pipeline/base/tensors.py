@@ -110,10 +110,12 @@ class TensorFile(Mapping[str, Tensor]):
                 header = json.loads(file.read(size), object_pairs_hook=_once)
             metadata = header.pop("__metadata__", {})
             about = json.loads(metadata[KEY]) if KEY in metadata else None
-            announced = 8 + size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-            if whole or announced == total:
+            if whole:
                 return about, _specs(header, 8 + size, total)
-            specs = _specs(header, 8 + size, announced)
+            specs = _specs(header, 8 + size, None)
+            announced = max((spec.begin + spec.bytes for spec in specs.values()), default=8 + size)
+            if announced == total:
+                return about, specs
             kept = {name: spec for name, spec in specs.items() if spec.begin + spec.bytes <= total}
             self.damage = (
                 f"{total} bytes, where its header announces {announced}: {len(kept)} of {len(specs)} tensors are whole"
@@ -178,10 +180,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _specs(header: dict[str, Any], begin: int, total: int) -> dict[str, Spec]:
-    """The tensors of a header, checked: known dtypes, sizes that fit, one after another to the file's end."""
+def _specs(header: dict[str, Any], begin: int, end: int | None) -> dict[str, Spec]:
+    """The tensors of a header, checked: known dtypes, sizes that fit, one after another to the file's end, or, for who
+    looks at damage, to any.
+    """
     found: dict[str, Spec] = {}
-    at = begin
+    at, total = begin, 2**63 if end is None else end
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         shape, (first, last) = entry["shape"], entry["data_offsets"]
         if entry["dtype"] not in DTYPES:
@@ -193,6 +197,6 @@ def _specs(header: dict[str, Any], begin: int, total: int) -> dict[str, Spec]:
         if spec.begin != at or begin + last != at + spec.bytes or at + spec.bytes > total:
             raise ValueError(f"{name} does not lie where its shape and the tensor before it say")
         found[name], at = spec, at + spec.bytes
-    if at != total:
+    if end is not None and at != total:
         raise ValueError(f"{total - at} bytes belong to no tensor")
     return found
