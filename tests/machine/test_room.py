@@ -5,6 +5,7 @@ Room on disks is asked for before training, and a signal for a checkpoint is not
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -48,6 +49,19 @@ def test_a_folder_that_cannot_be_written_is_named_before_training(tmp_path: Path
         with pytest.raises(UserError, match=rf"^{place}: {words}; .*; give other --out$"):
             check_writable([place / "runs" / "own"], "give other --out")
         tmp_path.chmod(mode)
+
+
+def test_snakemake_says_that_its_folder_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it ends in a traceback itself; the folder's own rights are those of the test above."""
+    from snakemake.exceptions import WorkflowError
+
+    monkeypatch.syspath_prepend(ROOT / "workflow")
+    common = importlib.import_module("common")
+    monkeypatch.chdir(tmp_path)
+    common.check_folder()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(WorkflowError, match=rf"^{tmp_path}: Snakemake cannot write .*snakemake -s {ROOT}/Snakefile"):
+        common.check_folder()
 
 
 def test_a_segment_that_would_not_fit_does_not_begin(
