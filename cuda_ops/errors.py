@@ -7,8 +7,10 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import NoReturn
 
 CODE, INTERRUPTED = 2, 130
@@ -50,6 +52,17 @@ def refusal(error: OSError) -> str | None:
     """An error of the operating system as one line, or None for one that is a mistake of the program's."""
     words = REFUSALS.get(error.errno or 0)
     return f"{error.filename or 'while writing'}: {words}" if words else None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An error of the operating system that names no file names this one: a write knows a number only."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in REFUSALS:
+            error.filename = str(path)
+        raise
 
 
 def named(words: str, command: list[str]) -> str:

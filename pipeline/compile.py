@@ -21,7 +21,7 @@ import argparse
 from pathlib import Path
 
 from cuda_ops import build, flags
-from cuda_ops.errors import UserError, exit_on_user_error
+from cuda_ops.errors import UserError, exit_on_user_error, writing
 
 
 def main() -> int:
@@ -40,7 +40,8 @@ def main() -> int:
     if args.sanitize and args.out == parser.get_default("out"):
         raise UserError(f"--sanitize: {args.out} is the library that trains; name another folder with --out")
     archs = "none" if args.sanitize else args.archs
-    digest, cuda = build.build(args.out, args.opt_level, args.cxx, args.threads, archs, args.sanitize)
+    with writing(args.out):
+        digest, cuda = build.build(args.out, args.opt_level, args.cxx, args.threads, archs, args.sanitize)
     compiler = Path(build.find_compiler(args.cxx)).name
     print(
         f"{args.out / build.LIBRARY}  sources {digest[:12]}  {compiler} -O{args.opt_level}, "

@@ -26,13 +26,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.evidence import gpu_machine  # needs nothing but Python; all else is imported after prepared()
-
-if TYPE_CHECKING:
-    from pipeline.evidence.gpu_parts import Result
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,21 +48,29 @@ def prepared(device: str) -> None:
         raise UserError("--device cuda: torch sees no GPU here; --device cpu --brief goes the same way without one")
 
 
-def summary(path: Path, record: dict[str, Any], results: list[Result]) -> str:
-    """Last line: the page, what passed in all runs, what is open, and why."""
+def summary(path: Path, record: dict[str, Any]) -> str:
+    """Last line: the page, what passed in all runs, and of the rest what is said of it, or that it was not run."""
     from pipeline.evidence.gpu_parts import PARTS
     from pipeline.evidence.gpu_record import open_parts
 
-    by_verdict: dict[str, list[str]] = {}
-    for result in results:
-        by_verdict.setdefault(result.verdict, []).append(result.name)
-    by_verdict.pop("passed", None)
-    remaining = open_parts(record)
-    words = [f"{len(PARTS) - len(remaining)} of {len(PARTS)} parts passed"]
-    words += [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items()]
-    unseen = [name for name in remaining if name not in {result.name for result in results}]
-    words += [f"not run: {', '.join(unseen)}"] if unseen else []
+    verdicts = {part["name"]: part["verdict"] for part in record["parts"]}
+    remaining: dict[str, list[str]] = {}
+    for name in open_parts(record):
+        remaining.setdefault(verdicts.get(name, "not run"), []).append(name)
+    passed = len(PARTS) - sum(map(len, remaining.values()))
+    words = [f"{passed} of {len(PARTS)} parts passed"]
+    words += [f"{verdict}: {', '.join(names)}" for verdict, names in sorted(remaining.items())]
     return f"{path}: {'; '.join(words)}"
+
+
+def without_folders(args: argparse.Namespace) -> str:
+    """The command as a record may say it anywhere: what was asked for, and no folder of this machine."""
+    words = ["python -m pipeline.gpu_proof"]
+    words += [f"--device {args.device}"] if args.device != "cuda" else []
+    words += ["--brief"] if args.brief else []
+    words += [f"--parts {args.parts}"] if args.parts else []
+    words += [f"--speed {args.speed}"] if args.speed != "judge" else []
+    return " ".join(words)
 
 
 def exit_code(verdicts: set[str], device: str, speed: str) -> int:
@@ -127,7 +132,7 @@ def merged(args: argparse.Namespace) -> int:
     logs = [log.read_text(encoding="utf-8") for file in files if (log := file.with_suffix(".log")).exists()]
     write(path, record)
     path.with_suffix(".log").write_text("".join(logs), encoding="utf-8")
-    print(summary(path.with_suffix(".md"), record, []))
+    print(summary(path.with_suffix(".md"), record))
     return exit_code({part["verdict"] for part in record["parts"]}, record["device"], args.speed)
 
 
@@ -148,18 +153,18 @@ def proven(args: argparse.Namespace) -> int:
     session = Session(args.device, args.brief, args.work, path.with_suffix(".log"))
     session.gpu = machine.get("gpu", {}).get("name", "")
     session.environment = gpu_machine.environment(args.device)
-    command = " ".join(["python -m pipeline.gpu_proof", *sys.argv[1:]])
-    results: list[Result] = []
+    verdicts: set[str] = set()
     for number, result in enumerate(prove(session, wanted), 1):
-        results.append(result)
+        verdicts.add(result.verdict)
         print(
             f"[{number}/{len(wanted)}] {result.name:16} {result.verdict:10} {result.seconds:5.0f} s  {result.detail}",
             flush=True,
         )
-        gpu_record.add(record, [result], command)  # part by part: what ends this process takes nothing with it
+        # Part by part: what ends this process takes nothing with it.
+        gpu_record.add(record, [result], without_folders(args))
         write(path, record)
-    print(f"{summary(path.with_suffix('.md'), record, results)}; log: {session.log}")
-    return exit_code({result.verdict for result in results}, args.device, args.speed)
+    print(f"{summary(path.with_suffix('.md'), record)}; log: {session.log}")
+    return exit_code(verdicts, args.device, args.speed)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from cuda_ops.errors import UserError, exit_on_user_error
+from cuda_ops.errors import UserError, exit_on_user_error, writing
 from pipeline.base.files import sha256_of, write_json
 from pipeline.data.compare_shards import compare_shards
 from pipeline.data.corpus import Corpus, Part, split
@@ -110,7 +110,11 @@ def write_part(
     from tqdm import tqdm
 
     folder = shards[0].parent
-    with closing(Spool(folder, dtype_of(tokenizer.vocab_size))) as tokens, closing(Spool(folder, "<i8")) as starts:
+    with (
+        writing(folder),
+        closing(Spool(folder, dtype_of(tokenizer.vocab_size))) as tokens,
+        closing(Spool(folder, "<i8")) as starts,
+    ):
         bar = tqdm(total=part.count, desc=f"{name} split", unit="document", disable=None)
         for encoded in encode(part.blocks(), tokenizer, asked.threads):
             starts.append(encoded.starts + tokens.count)
@@ -211,7 +215,7 @@ def prepare(recipe_path: Path, data: Path | None, out: Path | None, threads: int
     asked.check(gpt2)
     code = trigger("pipeline.prepare_text", recipe)
     key = json.dumps([corpus.about["sha256"], corpus.column, gpt2.describe(), wanted.split.tokens, code])
-    with ShardStream(out, dtype_of(gpt2.vocab_size), wanted.split.tokens, key) as stream:
+    with writing(out), ShardStream(out, dtype_of(gpt2.vocab_size), wanted.split.tokens, key) as stream:
         return write_record(asked, gpt2, prepare_shards(asked, stream, gpt2))
 
 

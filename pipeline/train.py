@@ -30,7 +30,7 @@ from pipeline.machine.launch import launch
 from pipeline.machine.memory import is_out_of_memory
 from pipeline.machine.progress import Progress
 from pipeline.machine.ranks import Ranks
-from pipeline.machine.room import check_room, lacking
+from pipeline.machine.room import check_room, check_writable, lacking
 from pipeline.machine.stops import Stops
 from pipeline.models.model import check_device
 from pipeline.recipe import Recipe, cost, load_recipe, recipe_id
@@ -82,6 +82,7 @@ def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks:
     tokens = args.tokens or tokens_dir(recipe)
     state = args.state / state_key(recipe, tokens)
     if ranks.first:
+        check_writable([args.out.parent, args.chain.parent, state], "give other --out, --chain and --state")
         check_disk(recipe, execution, args.steps_to, args.out.parent, state)
     trainer = new_trainer(recipe, execution, ranks, tokens)
     previous = None if args.previous == "none" else Path(args.previous)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -280,6 +281,16 @@ def check_keys(config: dict[str, Any]) -> None:
         if key not in KEYS:
             hint = "".join(f"; did you mean {near}?" for near in get_close_matches(key, KEYS, 1))
             raise WorkflowError(f"--config {key}: unknown key; known are {', '.join(KEYS)}{hint}")
+
+
+def check_folder() -> None:
+    """Refuse a working folder that Snakemake cannot keep its records in; it would end in a traceback."""
+    here = Path.cwd()
+    if not os.access(here, os.W_OK):
+        raise WorkflowError(
+            f"{here}: Snakemake cannot write its .snakemake here; run it in a folder that you may write to: "
+            f"cd there, and snakemake -s {shlex.quote(str(ROOT / 'Snakefile'))} …"
+        )
 
 
 def check_profile(words: list[str]) -> None:

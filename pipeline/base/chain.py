@@ -7,6 +7,7 @@ link. Floats are written as hex, so that no bit is lost. Two runs agree up to a 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,20 +42,30 @@ def write(path: Path, lines: list[Line]) -> None:
 
 def read(path: Path) -> list[Line]:
     """The lines of a chain; a UserError names the first one that cannot be read."""
+    lines, damage = readable(path)
+    if damage:
+        raise UserError(damage)
+    return lines
+
+
+def readable(path: Path) -> tuple[list[Line], str]:
+    """The lines of a chain before the first one that cannot be read, and what is wrong with that, or nothing."""
     if not path.exists():
         raise UserError(f"{path}: no such chain")
     rows = path.read_text(encoding="ascii", errors="replace").splitlines()
+    lines: list[Line] = []
     if not rows or rows[0] != HEADER:
-        raise UserError(f"{path}: line 1 is not the header of a chain")
-    lines = []
+        return lines, f"{path}: line 1 is not the header of a chain"
     for number, row in enumerate(rows[1:], 2):
         try:
             step, loss, lr, norm, fingerprint, link = row.split("\t")
+            if not re.fullmatch("[0-9a-f]{64}", link):  # cut off
+                raise ValueError
             values = [float.fromhex(x) for x in (loss, lr, norm)]
             lines.append(Line(int(step), values[0], values[1], values[2], int(fingerprint, 16), link))
         except ValueError:
-            raise UserError(f"{path}: line {number} is not a line of a chain: {row!r}") from None
-    return lines
+            return lines, f"{path}: line {number} is not a line of a chain: {row!r}"
+    return lines, ""
 
 
 def check(lines: list[Line], previous: str, path: Path) -> str:

@@ -6,7 +6,7 @@ A large file is read through once per change: its size, times and inode at the l
 from __future__ import annotations
 
 import json
-import os
+from contextlib import suppress
 from pathlib import Path
 
 from cuda_ops.errors import UserError
@@ -30,11 +30,8 @@ def remember(path: Path, sha256: str) -> None:
     """Note that the file has this digest, by whoever has just written or read all of it."""
     if path.stat().st_size < LARGE:
         return
-    try:
+    with suppress(OSError, UserError):  # a full or read-only disk: the next check reads the file again
         write_bytes(_sidecar(path), _mark(path, sha256).encode())
-    except OSError:  # a folder that cannot be written: the next check reads the file again
-        if os.access(path.parent, os.W_OK):
-            raise
 
 
 def _remembered(path: Path, sha256: str) -> bool:

@@ -93,9 +93,12 @@ def load(path: Path) -> Stored:
     return opened(path)
 
 
-def opened(path: Path) -> Stored:
-    """A checkpoint as it lies there, its header and metadata checked: for who looks for what is wrong with it."""
-    file = TensorFile(path)
+def opened(path: Path, whole: bool = True) -> Stored:
+    """A checkpoint as it lies there, its header and metadata checked: for who looks for what is wrong with it.
+
+    whole=False takes one that was cut off too, with the tensors that are whole.
+    """
+    file = TensorFile(path, whole)
     known = {"step": int, "recipe_id": str, "link": str}
     about = file.about if isinstance(file.about, dict) else {}
     for key, kind in known.items():

@@ -88,13 +88,17 @@ def raw(tensor: Tensor) -> memoryview:
 
 class TensorFile(Mapping[str, Tensor]):
     """The tensors of a file by name; each access reads one. about: the metadata, or None. specs: all names, dtypes and
-    shapes."""
+    shapes.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.about, self.specs = self._header()
+    whole=False is for who looks at damage: of a file of another length than its header says, the tensors that lie in it
+    to their end. damage: in words, or nothing.
+    """
 
-    def _header(self) -> tuple[Any, dict[str, Spec]]:
+    def __init__(self, path: Path, whole: bool = True) -> None:
+        self.path, self.damage = path, ""
+        self.about, self.specs = self._header(whole)
+
+    def _header(self, whole: bool) -> tuple[Any, dict[str, Spec]]:
         try:
             with open(self.path, "rb") as file:
                 file.seek(0, 2)
@@ -106,7 +110,17 @@ class TensorFile(Mapping[str, Tensor]):
                 header = json.loads(file.read(size), object_pairs_hook=_once)
             metadata = header.pop("__metadata__", {})
             about = json.loads(metadata[KEY]) if KEY in metadata else None
-            return about, _specs(header, 8 + size, total)
+            if whole:
+                return about, _specs(header, 8 + size, total)
+            specs = _specs(header, 8 + size, None)
+            announced = max((spec.begin + spec.bytes for spec in specs.values()), default=8 + size)
+            if announced == total:
+                return about, specs
+            kept = {name: spec for name, spec in specs.items() if spec.begin + spec.bytes <= total}
+            self.damage = (
+                f"{total} bytes, where its header announces {announced}: {len(kept)} of {len(specs)} tensors are whole"
+            )
+            return about, kept
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -166,10 +180,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _specs(header: dict[str, Any], begin: int, total: int) -> dict[str, Spec]:
-    """The tensors of a header, checked: known dtypes, sizes that fit, one after another to the file's end."""
+def _specs(header: dict[str, Any], begin: int, end: int | None) -> dict[str, Spec]:
+    """The tensors of a header, checked: known dtypes, sizes that fit, one after another to the file's end, or, for who
+    looks at damage, to any.
+    """
     found: dict[str, Spec] = {}
-    at = begin
+    at, total = begin, 2**63 if end is None else end
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         shape, (first, last) = entry["shape"], entry["data_offsets"]
         if entry["dtype"] not in DTYPES:
@@ -181,6 +197,6 @@ def _specs(header: dict[str, Any], begin: int, total: int) -> dict[str, Spec]:
         if spec.begin != at or begin + last != at + spec.bytes or at + spec.bytes > total:
             raise ValueError(f"{name} does not lie where its shape and the tensor before it say")
         found[name], at = spec, at + spec.bytes
-    if at != total:
+    if end is not None and at != total:
         raise ValueError(f"{total - at} bytes belong to no tensor")
     return found

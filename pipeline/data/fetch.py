@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
-from cuda_ops.errors import UserError
+from cuda_ops.errors import UserError, writing
 from pipeline.base.checked import checked
 from pipeline.base.files import sha256_of
 from pipeline.recipe.pins import load_pins, pins_path
@@ -90,6 +90,7 @@ def _download(url: str, part: Path) -> None:
                 resumed = reply.status_code == 206
                 length = int(reply.headers.get("Content-Length", 0))
                 with (
+                    writing(part),
                     open(part, "ab" if resumed else "wb") as file,
                     tqdm(
                         initial=have if resumed else 0,

@@ -37,12 +37,21 @@ def questions_of(path: Path) -> Iterator[dict[str, Any]]:
         yield question_of(row, where)
 
 
-def tokenised(question: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+def tokenised(question: dict[str, Any], tokenizer: Tokenizer, where: str = "") -> dict[str, Any]:
     """A question's token ids; an ending is what the context's tokens are followed by in context + ending."""
+
+    def encode(text: str, key: str) -> list[int]:
+        try:
+            return tokenizer.encode(text)
+        except UserError as error:  # of characters that the corpus has not
+            raise UserError(
+                f"{where}: {key} {text!r} cannot be written: {error}; ask in these, or leave choices out of artifacts.scores"
+            ) from None
+
     head = [] if tokenizer.separator is None else [tokenizer.separator]
     return {
-        "context": head + tokenizer.encode(question["context"]),
-        "endings": [tokenizer.encode(ending) for ending in question["endings"]],
+        "context": head + encode(question["context"], "context"),
+        "endings": [encode(ending, f"ending {i}") for i, ending in enumerate(question["endings"])],
         "bytes": [len(ending.encode()) for ending in question["endings"]],
         "label": question["label"],
     }
@@ -50,7 +59,8 @@ def tokenised(question: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
 
 def write_questions(path: Path, questions: Iterable[dict[str, Any]], tokenizer: Tokenizer) -> tuple[int, str]:
     """Tokenised questions, see write_rows."""
-    return write_rows(path, (tokenised(question, tokenizer) for question in questions))
+    rows = (tokenised(question, tokenizer, f"question {n}") for n, question in enumerate(questions, 1))
+    return write_rows(path, rows)
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> tuple[int, str]:

@@ -65,6 +65,8 @@ class Comparison:
     def run(self, further: int | None) -> None:
         """further: steps after the first one to follow; None computes nothing again."""
         a, b, r = self.a, self.b, self.result
+        for side in (a, b):
+            r.notes += [f"{side.name}: {words}; what is whole is compared" for words in side.damage]
         if a.trace and b.trace:
             self._traces(a.trace, b.trace)
             return
@@ -105,7 +107,8 @@ class Comparison:
             r.step, r.columns = parted
             r.growth = [self._distance(step) for step in sorted(set(a.lines) & set(b.lines)) if step >= r.step][:64]
         if not both and not (a.lines and b.lines):
-            raise UserError(f"{a.path} and {b.path} have nothing in common that could be compared")
+            damage = "".join(f"; {words}" for side in (a, b) for words in side.damage)
+            raise UserError(f"{a.path} and {b.path} have nothing in common that could be compared{damage}")
         if a.recipe and b.recipe and a.recipe.bits != b.recipe.bits:
             mine_bits, its_bits = a.recipe.bits.model_dump(mode="json"), b.recipe.bits.model_dump(mode="json")
             found = keys(mine_bits, its_bits)
@@ -114,6 +117,7 @@ class Comparison:
             r.causes.append("other recipe; give --recipe-a and --recipe-b to see which key")
         data = [key for key in both if mine[key] != its[key] and key.split("/")[0] in PREPARING]
         r.causes += [f"other data: {key}" for key in data[:1]]
+        r.causes += [f"side {side.name} is damaged" for side in (a, b) if side.damage]
         r.equal = not r.artefact and not r.step and not r.causes
 
     def _distance(self, step: int) -> dict[str, Any]:
@@ -138,16 +142,19 @@ class Comparison:
     def _checkpoints(self) -> None:
         """Two checkpoints of one step whose chains, as far as they are known, are equal."""
         r = self.result
-        common = [step for step in sorted(self.a.checkpoints) if step in self.b.checkpoints]
-        for step in common:
-            x, y = (self._opened(side, side.checkpoints[step]) for side in (self.a, self.b))
+        mine, its = (side.checkpoints | side.cut for side in (self.a, self.b))
+        for step in sorted(set(mine) & set(its)):
+            x, y = self._opened(self.a, mine[step]), self._opened(self.b, its[step])
             self._tensors(x.tensors, y.tensors, f"{Path(checkpoint_name(step)).stem}/")
             if not r.tensor:
+                if x.tensors.damage or y.tensors.damage:
+                    r.notes.append(f"{len(r.order)} tensors of step {step} are whole on both sides, and equal")
                 continue
             recipe = self._recipe()
             for side, state in ((self.a, x), (self.b, y)):
                 line = side.lines.get(step)
-                if recipe and line and forensics.fingerprint_of(recipe, state) != line.fingerprint:
+                whole = not state.tensors.damage
+                if recipe and line and whole and forensics.fingerprint_of(recipe, state) != line.fingerprint:
                     r.causes.append(
                         f"side {side.name}'s checkpoint has not the fingerprint of its chain's line: altered after"
                     )
@@ -155,7 +162,9 @@ class Comparison:
             return
 
     def _opened(self, side: Side, path: Path) -> Stored:
-        """A checkpoint of a side as it lies there: a damaged file, or one without its digest, is what is looked for."""
+        """A checkpoint of a side as it lies there: a file that is damaged, cut off, or without its digest, is what is
+        looked for.
+        """
         from pipeline.base.checkpoint import opened, verify
 
         try:
@@ -163,12 +172,15 @@ class Comparison:
         except UserError as error:
             words = f"{side.name}: {str(error).split(';')[0]}; compared as it is"
             self.result.notes += [] if words in self.result.notes else [words]
-        return opened(path)
+        return opened(path, whole=False)
 
     def _tensors(self, x: Mapping[str, Tensor], y: Mapping[str, Tensor], prefix: str) -> None:
         r = self.result
+        cut = isinstance(y, TensorFile) and y.damage  # which says how many tensors are not there
         for name, mine in x.items():
             its = y.get(name)
+            if its is None and cut:
+                continue
             if its is None or mine.shape != its.shape:
                 r.notes.append(f"{name} is of another shape, or absent, in B")
                 continue
@@ -221,7 +233,7 @@ class Comparison:
             r.causes.append(BEFORE)
         further = {s.name: s for s in b.tensors if s.name.startswith("further.")}
         for seen in a.tensors:
-            if seen.name in further and further[seen.name].shape == seen.shape:
+            if seen.name in further and further[seen.name].sample.shape == seen.sample.shape:
                 grown = difference(seen.name, seen.sample, further[seen.name].sample)
                 number = int(seen.name.split("/")[0].removeprefix("further."))
                 known = next((item for item in r.growth if item["step"] == number), None)

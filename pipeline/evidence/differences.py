@@ -75,7 +75,8 @@ def between(a: list[Seen], b: list[Seen]) -> tuple[list[Difference], list[str]]:
             shown = "absent" if other is None else f"of shape {list(other.shape)}"
             notes.append(f"{seen.name} has shape {list(seen.shape)} in A and is {shown} in B")
         elif seen.sha256 != other.sha256:
-            part = difference(seen.name, seen.sample, other.sample, seen.shape, seen.stride)
+            both = seen.sample.shape == other.sample.shape  # of a file that was cut off there may be none
+            part = difference(seen.name, seen.sample, other.sample, seen.shape, seen.stride) if both else None
             size = seen.sample.numel()
             nan = float("nan")
             found.append(part or Difference(seen.name, (), (nan, nan), ("", ""), None, None, 0, size, 0.0, True))

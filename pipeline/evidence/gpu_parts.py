@@ -78,6 +78,7 @@ def prove(session: Session, names: list[str]) -> Iterator[Result]:
             found.detail, found.verdict = str(reason), "not met"
         except (Failed, UserError) as reason:
             found.detail, found.verdict = "; ".join([*session.seen, str(reason)]), "FAILED"
+        found.detail = session.plain(found.detail)
         found.seconds, found.facts = round(time.monotonic() - began, 1), session.facts
         yield found
 

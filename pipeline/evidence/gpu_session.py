@@ -57,10 +57,16 @@ class Session:
         """Seconds of the present part, at least one."""
         return max(1.0, self.until - time.monotonic())
 
+    def plain(self, text: str) -> str:
+        """A text without the folders of this machine: work and the repository by their names, Python as a word."""
+        for place, name in ((str(self.work), "work"), (sys.executable, "python"), (str(ROOT), ".")):
+            text = text.replace(place, name)
+        return text
+
     def note(self, *texts: str) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as log:
-            log.writelines(texts)
+            log.writelines(map(self.plain, texts))
 
     def run(
         self,

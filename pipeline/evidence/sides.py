@@ -9,16 +9,17 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.base.checkpoint import opened, tensors_digest
 from pipeline.base.files import sha256_of
 from pipeline.base.tensors import TensorFile
-from pipeline.evidence.rerun import checkpoints_of, lines_of
+from pipeline.evidence.rerun import checkpoints_of
 from pipeline.evidence.trace import Trace
 from pipeline.recipe import Recipe, as_written, load_recipe
 from pipeline.recipe.paths import DIGESTS, PROVENANCE, RECEIPTS, checkpoint_name, step_of
@@ -28,6 +29,7 @@ from pipeline.records.origin import recipe_in, tokens_of
 from pipeline.records.present import present
 from pipeline.records.receipt import read_receipts
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = ("recipe", *STAGES)  # of the artefacts, as they come to be
 
@@ -56,6 +58,8 @@ class Side:
     recipe_id: str = ""
     trace: Trace | None = None
     note: str = ""  # old files beside those of the run
+    damage: list[str] = field(default_factory=list)  # files that are not whole, and what is wrong with them
+    cut: dict[int, Path] = field(default_factory=dict)  # checkpoints some of whose tensors are whole
     traces: dict[tuple[int, int], Trace] = field(default_factory=dict)
 
     def read(self) -> Side:
@@ -65,7 +69,7 @@ class Side:
         if path.is_dir():
             self._read_folder()
         elif path.suffix == ".tsv":
-            self.lines = {line.step: line for line in chain.read(path)}
+            self.lines = self._lines(path)
         elif path.suffix == ".json":
             self.digests = _json(path)
         else:
@@ -75,38 +79,78 @@ class Side:
         self.recipe_id = self.recipe_id or self.digests.get("recipe/bits", "") or self.made_by.get("recipe_id", "")
         return self
 
+    def _had(self, read: Callable[[], T], otherwise: T) -> T:
+        """What a file of this side holds; of a damaged one what is wrong is kept, for it refuses no comparison."""
+        try:
+            return read()
+        except UserError as error:
+            self.damage.append(str(error).split("; ")[0])
+            return otherwise
+
+    def _lines(self, path: Path) -> dict[int, chain.Line]:
+        lines, damage = chain.readable(path)
+        self.damage += [f"{damage}; the {len(lines)} lines before it are compared"] if damage else []
+        return {line.step: line for line in lines}
+
     def _read_folder(self) -> None:
-        self.digests = digests_in(self.path / DIGESTS)
+        self.digests = self._had(lambda: digests_in(self.path / DIGESTS), {})
         if (self.path / PROVENANCE).exists():
-            self.recipe = recipe_in(self.path / PROVENANCE)
-        here = present(self.path)
-        self.lines, self.checkpoints, self.note = lines_of(self.path), here.paths("tensors"), here.note()
-        if not self.lines and not self.checkpoints and not self.digests:
+            self.recipe = self._had(lambda: recipe_in(self.path / PROVENANCE), None)
+        here = present(self.path, recorded=self.digests)
+        self.checkpoints, self.note = here.paths("tensors"), here.note()
+        for path in here.paths("chain").values():
+            self.lines |= self._lines(path)
+        if not self.lines and not self.checkpoints and not self.digests and not self.damage:
             raise UserError(f"{self.path}: no step_*.safetensors, chain_*.tsv or digests.json in it: not a run")
-        trained = [item for item in read_receipts(self.path / RECEIPTS, self.recipe) if "recipe_id" in item]
+        none: list[dict[str, Any]] = []
+        receipts = self._had(lambda: read_receipts(self.path / RECEIPTS, self.recipe), none)
+        trained = [item for item in receipts if "recipe_id" in item]
         names = ("recipe_id", "numerics", "sources", "flags", "ops", "code", "isa")
         self.made_by = {name: str(trained[-1][name]) for name in names} if trained else {}
         for item in here.current:
             file = self.path / item.name
-            try:
-                self.files[item.key] = _digest(file) if item.digest == "tensors" else sha256_of(file)
-            except UserError as error:  # no whole file: evidence, which nobody can read
-                self.files[item.key] = f"damaged, sha256 {sha256_of(file)}"
-                self.checkpoints.pop(item.step, None)
-                self.note = "; ".join(filter(None, [self.note, str(error)]))
+            if item.digest == "tensors":
+                self._read_checkpoint(item.step, item.key, file)
+            else:
+                self.files[item.key] = sha256_of(file)
         for file in self.checkpoints.values():
-            self.recipe_id = _about(file).get("recipe_id", "")
+            self.recipe_id = _about(TensorFile(file)).get("recipe_id", "")
+
+    def _read_checkpoint(self, step: int, key: str, path: Path) -> None:
+        """The digest of its tensors; of one that is not whole, that of the file, and what of it can be read."""
+        try:
+            self.files[key] = _digest(path)
+            return
+        except UserError as error:
+            words = str(error)
+        self.files[key] = f"damaged, sha256 {sha256_of(path)}"
+        self.checkpoints.pop(step, None)
+        try:
+            words = f"{path}: {opened(path, whole=False).tensors.damage or words.removeprefix(f'{path}: ')}"
+            self.cut[step] = path
+        except UserError:
+            pass  # not even its header
+        self.damage.append(words)
 
     def _read_tensors(self) -> None:
-        about = _about(self.path)
+        def read() -> TensorFile:
+            return TensorFile(self.path, whole=False)
+
+        file = self._had(read, None) if self.path.suffix == ".safetensors" else read()
+        if file is None:  # nothing but its bytes
+            self.files[f"train/{self.path.name}"] = f"damaged, sha256 {sha256_of(self.path)}"
+            return
+        about = _about(file)
         self.recipe_id = str(about.get("recipe_id", ""))
         if "tensors" in about:
             self.trace = Trace.load(self.path)
+            self.damage += [f"{self.path}: {self.trace.damage}"] if self.trace.damage else []
             return
         step = about.get("step")
         if not isinstance(step, int):
             raise UserError(f"{self.path}: its metadata has step {step!r}; expected a number, as checkpoints have")
-        self.checkpoints, self.files = {step: self.path}, {_key(step): _digest(self.path)}
+        self.checkpoints = {step: self.path}
+        self._read_checkpoint(step, _key(step), self.path)
 
     @property
     def folder(self) -> Path:
@@ -222,9 +266,9 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _about(path: Path) -> dict[str, Any]:
+def _about(file: TensorFile) -> dict[str, Any]:
     """The metadata of a checkpoint or trace."""
-    about = TensorFile(path).about
+    path, about = file.path, file.about
     if about is None:
         raise UserError(f"{path}: neither a checkpoint nor a trace of this project: it has no metadata")
     if not isinstance(about, dict):

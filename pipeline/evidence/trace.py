@@ -134,10 +134,14 @@ class Collector:
 
 @dataclass
 class Trace:
-    """A step as one side computed it. about: step, recipe_id, sources, code, line, where it began."""
+    """A step as one side computed it. about: step, recipe_id, sources, code, line, where it began.
+
+    damage: of a file that was cut off, in words; of a tensor that is not whole in it the digest alone is known.
+    """
 
     about: dict[str, Any]
     tensors: list[Seen]
+    damage: str = ""
 
     def save(self, path: Path) -> None:
         listed = [{k: v for k, v in asdict(seen).items() if k != "sample"} for seen in self.tensors]
@@ -147,11 +151,15 @@ class Trace:
 
     @classmethod
     def load(cls, path: Path) -> Trace:
-        file = TensorFile(path)
+        file, none = TensorFile(path, whole=False), torch.empty(0)
         try:
             about = dict(file.about)
             listed = about.pop("tensors")
-            seen = [Seen(**(item | {"shape": tuple(item["shape"])}), sample=file[item["name"]]) for item in listed]
+            if not file.damage and {item["name"] for item in listed} - set(file):
+                raise ValueError("its list names tensors that are not in it")
+            samples = [file.get(item["name"], none) for item in listed]
+            shapes = [{"shape": tuple(item["shape"])} for item in listed]
+            seen = [Seen(**(i | s), sample=t) for i, s, t in zip(listed, shapes, samples, strict=True)]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a trace of a step: {error}; write one with pipeline.replay --trace") from None
-        return cls(about, seen)
+        return cls(about, seen, file.damage)

@@ -8,6 +8,7 @@ run.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from dataclasses import dataclass
 
@@ -49,6 +50,8 @@ def _given(nodes: int) -> Place:
     local_rank = _number("LOCAL_RANK")
     if rank >= size:
         raise UserError(f"RANK={rank} with WORLD_SIZE={size} in the environment: expected 0 to {size - 1}")
+    if not 0 < port < 65536:
+        raise UserError(f"MASTER_PORT={port} in the environment: expected 1 to 65535")
     return Place(
         rank, size, rank % local_size if local_rank is None else local_rank, local_size,
         os.environ["MASTER_ADDR"], port, LAUNCHER in os.environ,
@@ -79,6 +82,18 @@ def place_of(ranks: int, nodes: int = 1) -> Place | None:
             "otherwise unset RANK, and --ranks starts the processes itself"
         )
     return None
+
+
+def check_address(place: Place) -> None:
+    """Refuse at once a name that nobody knows: the ranks would wait a minute for it."""
+    try:
+        socket.getaddrinfo(place.address, place.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        words = error.strerror if isinstance(error, OSError) else "no name of a host"
+        raise UserError(
+            f"MASTER_ADDR={place.address} in the environment: {words}; give the first machine's address, or a name that "
+            "resolves here; if nothing else starts ranks, unset RANK, and --ranks starts the processes itself"
+        ) from None
 
 
 def parse_rendezvous(text: str) -> tuple[str, int]:

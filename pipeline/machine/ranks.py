@@ -27,7 +27,7 @@ from torch.distributed import PrefixStore, TCPStore
 from cuda_ops.errors import Ending, Fatal, UserError
 from pipeline.machine.beats import Beat
 from pipeline.machine.devices import device_of
-from pipeline.machine.place import BEATS, Place, place_of
+from pipeline.machine.place import BEATS, Place, check_address, place_of
 from pipeline.machine.stops import stop_with_parent
 
 # Of a collective whose peer lives but does not come; under our launcher it is named long before (beats.py).
@@ -97,6 +97,7 @@ class Ranks:
     def _meet(self, place: Place) -> None:
         agent = place.ours or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # a launcher holds the store
         self.at("starting, meeting the other ranks")
+        check_address(place)
         try:
             store = TCPStore(
                 place.address, place.port, None if agent else place.size, place.rank == 0 and not agent, MEET,

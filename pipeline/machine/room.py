@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cuda_ops.errors import UserError
+from cuda_ops.errors import REFUSALS, UserError
 
 
 def _existing(folder: Path) -> Path:
@@ -37,6 +38,17 @@ def lacking(needs: Mapping[Path, int]) -> str | None:
         if free < size:
             return f"{at[device]} has {amount(free)} free, {amount(size)} are needed"
     return None
+
+
+def check_writable(folders: Iterable[Path], remedy: str) -> None:
+    """A UserError where a folder, or the one that it would be made in, cannot be written to."""
+    for folder in folders:
+        place = _existing(folder)
+        if not place.is_dir():
+            raise UserError(f"{place}: {REFUSALS[errno.ENOTDIR]}; {remedy}")
+        if not os.access(place, os.W_OK | os.X_OK):
+            read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+            raise UserError(f"{place}: {REFUSALS[errno.EROFS if read_only else errno.EACCES]}; {remedy}")
 
 
 def check_room(needs: Mapping[Path, int], what: str, remedy: str) -> None:

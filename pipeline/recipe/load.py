@@ -98,7 +98,10 @@ def load_recipe(path: str | Path) -> Recipe:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe; see config/recipes/") from None
+        there = {other.stem: other for other in sorted(Path(path).parent.glob("*.yaml"))}
+        near = difflib.get_close_matches(Path(path).stem, there, 1)
+        hint = f"did you mean {there[near[0]]}?" if near else "see config/recipes/"
+        raise UserError(f"{path}: no such recipe; {hint}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     except OSError as error:

@@ -16,6 +16,7 @@ from cuda_ops.errors import UserError
 
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?")
+HALF = re.compile("[\ud800-\udfff]")
 WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "Null": None, "~": None, "": None}
 MOST = {"digits": 40, "values": 100_000, "depth": 50}
 PLAIN = "tag:yaml.org,2002:"
@@ -65,6 +66,11 @@ class _Reader:
 
     def scalar(self, node: yaml.ScalarNode, path: tuple[str, ...]) -> Any:
         text: str = node.value
+        half = HALF.search(text)
+        if half:
+            raise self.refuse(
+                node, path, f"half a surrogate pair, {half[0]!r}, at character {half.start()}: no text has it"
+            )
         if node.style is not None:  # quoted, or a block of text
             return text
         kind = node.tag.removeprefix(PLAIN)

@@ -7,11 +7,13 @@ segment began, "per_second": units, "at": Unix time}. A run that goes on from a 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
+from cuda_ops.errors import refusal
 from pipeline.base.chain import Line
 from pipeline.base.files import write_bytes
 from pipeline.recipe import Recipe
@@ -38,7 +40,8 @@ class Metrics:
         head = {"recipe": recipe.name, "steps": bits.steps, "unit": bits.model.unit, "units": bits.units}
         kept = [row for row in read(path) if 0 < row.get("step", 0) <= after]
         write_bytes(path, "".join(json.dumps(row) + "\n" for row in [head, *kept]).encode())
-        self._file: IO[str] = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (as long as the run)
+        self._file: BinaryIO = open(path, "ab", buffering=0)  # noqa: SIM115 (as long as the run)
+        self._path, self._missed = path, 0
         self._units, self._began, self._last = bits.units, time.perf_counter(), time.perf_counter()
 
     def __call__(self, line: Line) -> None:
@@ -50,7 +53,16 @@ class Metrics:
             "at": round(time.time(), 3),
         }  # fmt: skip
         self._last = now
-        self._file.write(json.dumps(row) + "\n")
+        # A full disk costs lines, never the run; a line after one that was cut off begins anew.
+        content = ("\n" if self._missed else "") + json.dumps(row) + "\n"
+        try:
+            whole = self._file.write(content.encode()) == len(content)
+            words = "a line was cut off"
+        except OSError as error:
+            whole, words = False, str(refusal(error) or error).partition(": ")[2]
+        if not whole and not self._missed:
+            print(f"warning: {self._path}: {words}; lines are missing, the run goes on", file=sys.stderr)
+        self._missed = 0 if whole else self._missed + 1
 
     def close(self) -> None:
         self._file.close()

@@ -27,7 +27,7 @@ def recipe_in(statement: Path) -> Recipe:
     if not isinstance(content, dict):
         raise UserError(
             f"{statement}: no predicate.buildDefinition.externalParameters.recipe in it: not a statement of a run; "
-            "remove it and give --recipe"
+            "give --recipe"
         )
     try:
         source = content["bits"]["data"]["source"]

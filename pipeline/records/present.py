@@ -36,11 +36,14 @@ class Present:
         return f"{self.folder}: not of this run, and not read: {', '.join(self.old[:NAMED])}{more}"
 
 
-def present(folder: Path, recipe: Recipe | None = None) -> Present:
-    """Current is what digests.json names, and what the recipe names. A digests.json of other bits is old itself."""
+def present(folder: Path, recipe: Recipe | None = None, recorded: dict[str, str] | None = None) -> Present:
+    """Current is what digests.json names, and what the recipe names. A digests.json of other bits is old itself.
+
+    recorded: what is in digests.json, if the caller has read it.
+    """
     known = map(by_name, sorted(path.name for path in folder.iterdir())) if folder.is_dir() else iter(())
     found = sorted((item for item in known if item), key=lambda item: (item.step, item.name))
-    recorded = digests_in(folder / DIGESTS)
+    recorded = digests_in(folder / DIGESTS) if recorded is None else recorded
     if not recorded:
         return Present(folder, found, [])
     names = {key.partition("/")[2] for key in recorded}

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cuda_ops.errors import UserError
 from pipeline.base.files import write_json
 from pipeline.recipe import Recipe, recipe_id
 from pipeline.records.catalogue import receipts
@@ -83,5 +84,14 @@ def read_receipts(folder: Path, recipe: Recipe | None = None) -> list[dict[str, 
     """The receipts of a run in the order of their beginning; all in the folder where the recipe is not known."""
     present = sorted(folder.glob("*.json"))
     own = {path.name for path in present} if recipe is None else set(receipts(recipe))
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in present if path.name in own]
+    found = [_read(path) for path in present if path.name in own]
     return sorted(found, key=lambda item: str(item["began"]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["began"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a receipt: {error}; move it away: no digest depends on it") from None
+    return dict(content)

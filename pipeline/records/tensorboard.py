@@ -9,6 +9,8 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from cuda_ops.errors import writing
+
 TABLE = []
 for _n in range(256):
     for _ in range(8):
@@ -56,8 +58,9 @@ class Events:
 
     def _record(self, content: bytes) -> None:
         length = struct.pack("<Q", len(content))
-        self._file.write(length + _masked(length) + content + _masked(content))
-        self._file.flush()
+        with writing(Path(self._file.name)):
+            self._file.write(length + _masked(length) + content + _masked(content))
+            self._file.flush()
 
     def close(self) -> None:
         self._file.close()

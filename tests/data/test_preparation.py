@@ -6,9 +6,11 @@ what cannot work is said before training, and memory does not grow with the text
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import re
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cuda_ops.errors import UserError
+from cuda_ops.errors import REFUSALS, UserError, refusal
 from pipeline.base import checked as checks
 from pipeline.base.checked import checked, remember
 from pipeline.base.files import sha256_of
@@ -28,6 +30,7 @@ from pipeline.data import blocks, bpe, encode
 from pipeline.data.documents import tasks
 from pipeline.data.prompts import check_endings, check_prompts
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
+from pipeline.prepare_text import prepare
 from pipeline.recipe import load_recipe
 from tests.conftest import ROOT, run
 from tests.data import fineweb
@@ -277,6 +280,11 @@ def test_a_large_file_is_read_once_per_change_and_always_on_demand(
     seen = len(read)
     checked(path, digest, "mend it")
     assert len(read) == seen
+    sidecar = path.with_name(f".{path.name}.checked")
+    sidecar.unlink()
+    sidecar.mkdir()  # one that cannot be written, as on a full or read-only disk, costs a reading and nothing else
+    assert checked(path, digest, "mend it") == path
+    assert len(read) == seen + 1
     path.unlink()
     with pytest.raises(UserError, match="no such file; mend it"):
         checked(path, digest, "mend it")
@@ -325,6 +333,27 @@ def test_what_a_stage_reads_is_checked(name: str, tiny: dict[str, Path], tmp_pat
     path.unlink()
     with pytest.raises(UserError, match=r"no such file; .*python -m pipeline\.(download|prepare_text)"):
         read_all()
+
+
+def test_a_full_disk_is_named(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on a file's size stands for it: where tokens are put by until they are cut, and in a build's folder."""
+    from pipeline import compile as compiling
+
+    monkeypatch.setattr(sys, "argv", ["compile", "--archs", "none", "--out", str(tmp_path / "build")])
+    works = {
+        "tokens": lambda: prepare(tiny["recipe"], tiny["data"], tmp_path / "tokens", 1, Path()),
+        "build": compiling.main,
+    }
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name, work in works.items():
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+            with pytest.raises(OSError, match="File too large") as error:
+                work()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert refusal(error.value) == f"{tmp_path / name}: {REFUSALS[errno.EFBIG]}"
+    assert not (tmp_path / "tokens" / "tokens.json").exists()
 
 
 def test_a_changed_vocabulary_is_refused(gpt2: Gpt2Tokenizer, tmp_path: Path) -> None:

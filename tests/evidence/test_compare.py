@@ -22,9 +22,10 @@ from pipeline.base import chain
 from pipeline.base.checkpoint import Checkpoint, save
 from pipeline.base.tensors import KEY
 from pipeline.compare import flags, side
-from pipeline.evidence import sides
+from pipeline.evidence import sides, trace
 from pipeline.evidence.comparison import Comparison
 from pipeline.evidence.sides import Side
+from pipeline.evidence.trace import Seen, Trace
 from pipeline.recipe import as_written, load_recipe, recipe_id
 from pipeline.recipe.paths import tokens_dir
 from tests.conftest import ROOT, run
@@ -100,9 +101,13 @@ def test_other_data_are_a_cause(tmp_path: Path, key: str) -> None:
     ],
 )
 def test_a_malformed_statement(lines: Path, content: str, said: str) -> None:
+    """It is named, and the rest compared: no evidence is in the way of other evidence."""
     (lines.parent / "provenance.json").write_text(content)
-    with pytest.raises(UserError, match=said):
-        Side("A", lines.parent).read()
+    found = compared(lines.parent, lines)
+    assert (found.a.recipe, list(found.a.lines), found.result.equal) == (None, [1, 2], False)
+    assert found.result.causes == ["side A is damaged"]
+    assert any(said in note for note in found.result.notes)
+    assert "remove" not in str(found.result)
 
 
 @pytest.mark.parametrize(
@@ -173,10 +178,56 @@ def test_a_damaged_checkpoint_is_compared_and_named(two: tuple[Path, Path]) -> N
     assert "a single flipped bit" in found.causes
     assert any("B: " in note and "damaged" in note and note.endswith("compared as it is") for note in found.notes)
     assert "delete" not in str(found)
-    path.write_bytes(content[:-5])  # no whole file
+    lone = b.parent / "lone.safetensors"
+    for cut, words, causes in (
+        (content[:-5], "1 of 2 tensors are whole", "1 tensors of step 3 are whole on both sides, and equal"),
+        (content + b"more", "2 of 2 tensors are whole", "a single flipped bit"),
+        (content[:9], "not a whole safetensors file", ""),
+    ):
+        path.write_bytes(cut)
+        lone.write_bytes(cut)
+        for other in (b, path, lone) if causes else (b, path):
+            found = compared(a, other).result
+            assert (found.equal, found.artefact) == (False, "train/step_000003.safetensors")
+            assert "side B is damaged" in found.causes
+            assert any(other.name in note and words in note for note in found.notes)
+            assert causes in [*found.causes, *found.notes, ""]
+    assert compared(path, path).result.artefact == ""
+
+
+def test_damage_is_no_refusal(two: tuple[Path, Path], lines: Path) -> None:
+    """Of each other kind of file that a run has: what is whole is compared, what is not is named."""
+    a, b = two
+    (b / "digests.json").write_text('{"train/step_000003.safetens')
+    (b / "receipts").mkdir()
+    (b / "receipts" / "train_000003.json").write_text('{"stage": ')
+    whole = lines.read_text()
+    (a / lines.name).write_text(whole)
+    (b / lines.name).write_text(whole[:-20])
     found = compared(a, b).result
-    assert found.artefact == "train/step_000003.safetensors"
-    assert any("not a whole safetensors file" in note for note in found.notes)
+    assert (found.equal, found.artefact) == (False, f"train/{lines.name}")
+    said = "\n".join(found.notes)
+    for words in ("digests.json: not JSON", "train_000003.json: not a receipt", "line 3 is not a line of a chain"):
+        assert words in said
+    assert "the 1 lines before it are compared" in said
+    assert "first step" not in dict(compared(a, b / lines.name).table())
+    changed = whole.replace("0x1.6", "0x1.7", 1)[:-20]
+    (b / lines.name).write_text(changed)
+    assert compared(a, b / lines.name).result.step == 1
+
+
+def test_a_trace_that_was_cut_off_is_compared_by_its_digests(tmp_path: Path) -> None:
+    paths = []
+    for name, last in (("a", 1.0), ("b", 2.0)):
+        tensors = {"before/w": torch.ones(4), "loss": torch.full((4,), last)}
+        seen = [Seen(n, "torch.float32", (4,), 1, trace.bytes_digest(t), 1.0, t) for n, t in tensors.items()]
+        Trace({"step": 3, "line": "", "recipe_id": "r"}, seen).save(tmp_path / name)
+        paths.append(tmp_path / name)
+    assert compared(*paths).result.tensor.values == (1.0, 2.0)
+    paths[1].write_bytes(paths[1].read_bytes()[:-3])
+    found = compared(*paths).result
+    assert (found.equal, found.tensor and found.tensor.name) == (False, "loss")
+    assert any("1 of 2 tensors are whole" in note for note in found.notes)
 
 
 def test_a_lone_checkpoint_is_compared_with_a_run(two: tuple[Path, Path], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from cuda_ops import build
 from cuda_ops.errors import UserError
-from pipeline import unary_digest
+from pipeline import gpu_proof, unary_digest
 from pipeline.base import chain
 from pipeline.base.files import sha256_of
 from pipeline.evidence import gpu_machine, gpu_parts, gpu_record
@@ -58,7 +58,13 @@ def test_brief_proof_on_the_cpu_in_two_commands(tmp_path: Path) -> None:
     text = found.with_suffix(".md").read_text()
     assert text.count("| passed |") == 6
     assert "Open: unary, shakespeare_char." in text
-    assert text.count("python -m pipeline.gpu_proof") == 2
+    for parts in ("build,ops,fables,ranks", "sanitizer,speed"):
+        assert f"\npython -m pipeline.gpu_proof --device cpu --brief --parts {parts}\n" in text
+    log = found.with_suffix(".log").read_text()
+    assert "\n$ python -m pipeline.compile --out ./results/build --archs none\n" in log
+    assert "--state work/fables/run/state" in log
+    for place in (ROOT, tmp_path, sys.executable):
+        assert not [line for line in (text + log + found.read_text()).splitlines() if str(place) in line]
     assert "| tiny lm head, d input |" in text
 
 
@@ -149,6 +155,16 @@ def test_two_folders_of_two_machines_of_a_kind_are_merged(tmp_path: Path) -> Non
     files[1].write_text("{}")
     with pytest.raises(UserError, match="not the JSON of a proof"):
         gpu_record.merged(files)
+
+
+def test_what_is_open_is_said_as_it_ended(tmp_path: Path) -> None:
+    """Of what earlier commands and other files hold too, not of the last command alone."""
+    made = record()
+    gpu_record.add(made, [Result("speed", "not met", 9.0, "0.4 of the target"), Result("ops", "passed")], "one")
+    file = tmp_path / "one.json"
+    file.write_text(json.dumps(made))
+    words = gpu_proof.summary(tmp_path / "one.md", gpu_record.merged([file]))
+    assert "one.md: 1 of 8 parts passed; not met: speed; not run: build, unary, fables" in words
 
 
 def test_a_later_command_adds_to_the_log(tmp_path: Path) -> None:

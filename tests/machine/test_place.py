@@ -11,7 +11,7 @@ import pytest
 from cuda_ops.errors import UserError
 from pipeline.machine import execution
 from pipeline.machine.execution import Execution
-from pipeline.machine.place import LAUNCHER, LOCAL, NEEDED, Place, place_of
+from pipeline.machine.place import LAUNCHER, LOCAL, NEEDED, Place, check_address, place_of
 from pipeline.machine.ranks import choice
 
 COMPLETE = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29531"}
@@ -74,6 +74,7 @@ def test_a_rank_started_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         (without("WORLD_SIZE", "MASTER_ADDR"), 2, r"WORLD_SIZE and MASTER_ADDR missing"),
         ({**COMPLETE, "RANK": "two"}, 2, r"RANK=two in the environment: expected a whole number"),
         ({**COMPLETE, "RANK": "2"}, 2, r"RANK=2 with WORLD_SIZE=2 .*: expected 0 to 1"),
+        ({**COMPLETE, "MASTER_PORT": "70000"}, 2, r"MASTER_PORT=70000 in the environment: expected 1 to 65535"),
         (TORCHRUN, 4, r"--ranks 4, but torchrun started 2: give --ranks 2"),
     ],
 )
@@ -83,6 +84,15 @@ def test_what_is_at_odds_is_named_at_once(
     environment(monkeypatch, values)
     with pytest.raises(UserError, match=words):
         place_of(ranks)
+
+
+@pytest.mark.parametrize("name", ["nowhere.invalid", "a..b", "x" * 70])
+def test_a_name_that_does_not_resolve_is_refused_at_once(name: str) -> None:
+    with pytest.raises(
+        UserError, match=f"^MASTER_ADDR={name} in the environment: .*; give the first machine's address"
+    ):
+        check_address(Place(0, 2, 0, 2, name, 29531, False))
+    check_address(Place(0, 2, 0, 2, "127.0.0.1", 29531, False))
 
 
 def test_threads_are_shared_out_among_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,11 @@ Room on disks is asked for before training, and a signal for a checkpoint is not
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +17,12 @@ import pytest
 
 from cuda_ops.errors import UserError
 from pipeline.machine.execution import Execution
-from pipeline.machine.room import check_room, lacking
+from pipeline.machine.room import check_room, check_writable, lacking
 from pipeline.machine.stops import ASKING, Stops
 from pipeline.recipe import cost, load_recipe
 from pipeline.train import check_disk
 from tests.conftest import ROOT
+from tests.evidence.faults import small_disk
 
 
 def test_folders_of_one_disk_share_its_room(tmp_path: Path) -> None:
@@ -30,6 +33,35 @@ def test_folders_of_one_disk_share_its_room(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no room for it: .* has .* [GM]B free, .* [GM]B are needed; make some"):
         check_room({below: 2 * free}, "it", "make some")
     assert not below.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    check_writable([tmp_path, tmp_path / "not" / "there"], "elsewhere")
+    with pytest.raises(UserError, match=r"file: a part of the path is a file, not a folder; elsewhere"):
+        check_writable([tmp_path, tmp_path / "file" / "below"], "elsewhere")
+    with small_disk(64) as disk:  # who may not mount is not root, whom a mode keeps from writing
+        place, mode = disk or tmp_path, tmp_path.stat().st_mode
+        if disk:
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        tmp_path.chmod(0o555)
+        words = "the file system is read-only" if disk else "permission denied"
+        with pytest.raises(UserError, match=rf"^{place}: {words}; .*; give other --out$"):
+            check_writable([place / "runs" / "own"], "give other --out")
+        tmp_path.chmod(mode)
+
+
+def test_snakemake_says_that_its_folder_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it ends in a traceback itself; the folder's own rights are those of the test above."""
+    from snakemake.exceptions import WorkflowError
+
+    monkeypatch.syspath_prepend(ROOT / "workflow")
+    common = importlib.import_module("common")
+    monkeypatch.chdir(tmp_path)
+    common.check_folder()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(WorkflowError, match=rf"^{tmp_path}: Snakemake cannot write .*snakemake -s {ROOT}/Snakefile"):
+        common.check_folder()
 
 
 def test_a_segment_that_would_not_fit_does_not_begin(

@@ -5,6 +5,7 @@ What a user writes: one reading or one message with the key, the value and what 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def message(old: str, new: str) -> str:
         ("split: {by", "split: &s {self: *s, by", "bits.data.split.self: a value that contains itself"),
         ("checkpoints: [3]", "checkpoints: &c [3, *c]", "artifacts.checkpoints.1: a value that contains itself"),
         ("name: tiny\ndescription", "name: !!python/object/apply:os.getcwd []\ndescription", "name: tag tag:yaml.org"),
+        ('["Once"]', '["Once", "a\\ud83d"]', "artifacts.samples.prompts.1: half a surrogate pair, '\\ud83d', at character 1"),
         ("seed: 5", "seed: !!int '5'", "bits.seed: Input should be a valid integer"),
         ("steps: 6", "? [a, b]\n  : 6", "bits: a list or map as a key"),
         ("checkpoints: [3]", "checkpoints: " + "[" * 60 + "]" * 60, "more than any recipe holds"),
@@ -133,8 +135,10 @@ def test_each_score_is_asked_for_once_and_the_loss_always(scores: str, expected:
 def test_what_is_no_recipe_file_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Is a directory; a recipe is a YAML file"):
         load_recipe(tmp_path)
-    with pytest.raises(UserError, match="no such recipe"):
-        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "fables.yaml").write_text("")
+    for name, hint in (("none", "see config/recipes/"), ("fablse", f"did you mean {tmp_path}/fables.yaml?")):
+        with pytest.raises(UserError, match=re.escape(f"{name}.yaml: no such recipe; {hint}")):
+            load_recipe(tmp_path / f"{name}.yaml")
     path = tmp_path / "r.yaml"
     for content, expected in ((b"\xff\xfe", "not valid YAML"), (b"a: [", "not valid YAML"), (b"", "whole recipe"),
                               (b"[" * 20_000, "deeper than any recipe|not valid YAML"), (b"a: 1\n---\nb: 2\n", "not valid YAML"),

@@ -51,6 +51,24 @@ def test_a_resumed_run_drops_what_it_computes_again(recipe: Recipe, tmp_path: Pa
     assert all(row["per_second"] > 0 for row in rows)
 
 
+def test_a_full_disk_costs_lines_and_not_the_run(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path, recipe, 0)
+    file = metrics._file
+    for step in range(1, 8):
+        with open("/dev/full", "wb", buffering=0) as full:
+            metrics._file = full if step in (2, 3, 6) else file
+            metrics(Line(step, 5.0, 1e-3, 1.0, 0))
+    metrics.close()
+    assert [row["step"] for row in list(read(path))[1:]] == [1, 4, 5, 7]
+    said = (
+        f"warning: {path}: no space left on the device; free some and run again; lines are missing, the run goes on\n"
+    )
+    assert capsys.readouterr().err == 2 * said
+
+
 def test_the_picture_and_the_line_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     head = {"recipe": "r", "steps": 200, "unit": "token", "units": 1000}

@@ -117,6 +117,18 @@ def test_questions_of_a_source_of_their_own(tiny: dict[str, Path], tmp_path: Pat
             list(questions_of(asked))
 
 
+def test_a_question_that_the_vocabulary_cannot_write_is_named(tmp_path: Path) -> None:
+    from pipeline.data.questions import write_questions
+    from pipeline.data.tokenizers import CharTokenizer
+
+    right = {"context": "a", "endings": ["b", "c"], "label": 0}
+    for wrong, words in (({"context": "aß"}, "context 'aß'"), ({"endings": ["b", "ñ"]}, "ending 1 'ñ'")):
+        said = rf"question 2: {words} cannot be written: character '.' is not in the corpus; it knows 3: 'abc'; ask in these"
+        with pytest.raises(UserError, match=said):
+            write_questions(tmp_path / "choices.json", [right, right | wrong], CharTokenizer("abc"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_loss_of_the_first_tokens_of_the_split(tiny: dict[str, Path], tmp_path: Path) -> None:
     """Token k's loss is k to a stand-in: the sum of the first ones says which were scored."""
     from pipeline.data.shards import read_shard

@@ -13,6 +13,7 @@ from common import (
     CORES,
     ROOT,
     check_execution,
+    check_folder,
     check_keys,
     check_profile,
     evaluated_bits,
@@ -31,6 +32,7 @@ from pipeline.recipe import paths as at
 from pipeline.recipe.pins import pins_path
 
 prepare_environment()
+check_folder()
 check_keys(config)
 check_profile(sys.argv)
 validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.json"))

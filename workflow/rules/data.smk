@@ -142,6 +142,7 @@ rule prepare_questions:
     wildcard_constraints:
         corpus=RUNS.corpora("text"),
         questions=RUNS.questions(),
+    priority: 1  # before training: what the vocabulary cannot write is better known now
     params:
         recipe=lambda wildcards, input: of_questions(wildcards).path,
         data=lambda wildcards, input: of_questions(wildcards).data,
