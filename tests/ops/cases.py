@@ -74,7 +74,17 @@ def element_cases() -> Iterator[Case]:
 
 
 def row_cases() -> Iterator[Case]:
-    for b, t, c in ((1, 1, 1), (3, 70, 5), (2, 33, 68), (1, 32, 64), (2, 1, 300), (1, 3, 1030), (1, 1, 2050), (1, 65, 36), (2, 0, 8)):
+    for b, t, c in (
+        (1, 1, 1),
+        (3, 70, 5),
+        (2, 33, 68),
+        (1, 32, 64),
+        (2, 1, 300),
+        (1, 3, 1030),
+        (1, 1, 2050),
+        (1, 65, 36),
+        (2, 0, 8),
+    ):
         x, dout = hostile(b, t, c, seed=5).clamp(-99, 99) if t else empty(b, t, c), torch.zeros(b, t, c)
         if t:
             dout = hostile(b, t, c, seed=6).clamp(-99, 99)
