@@ -17,7 +17,7 @@ static void launch(Stream stream, const Problem& p, int layout) {
 }
 
 // clang-format off
-#define SAMEBITS_TILES(_)                    \
+#define ALL_TILES(_)                    \
   _(Large)                           \
   _(Square)                          \
   _(Wide)                            \
@@ -29,11 +29,11 @@ static void launch(Stream stream, const Problem& p, int layout) {
   _(Tile<128, 128, 16, 8, 16, 8, 2>) \
   _(Tile<256, 128, 8, 8, 16, 8, 1>)
 // clang-format on
-#define SAMEBITS_NAME(...) #__VA_ARGS__,
-#define SAMEBITS_LAUNCHER(...) launch<__VA_ARGS__>,
+#define NAME_OF(...) #__VA_ARGS__,
+#define LAUNCHER_OF(...) launch<__VA_ARGS__>,
 
-static const char* const kNames[] = {SAMEBITS_TILES(SAMEBITS_NAME)};
-static void (*const kLaunchers[])(Stream, const Problem&, int) = {SAMEBITS_TILES(SAMEBITS_LAUNCHER)};
+static const char* const kNames[] = {ALL_TILES(NAME_OF)};
+static void (*const kLaunchers[])(Stream, const Problem&, int) = {ALL_TILES(LAUNCHER_OF)};
 
 }  // namespace device
 }  // namespace samebits

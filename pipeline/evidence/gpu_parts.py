@@ -326,11 +326,11 @@ def speed(session: Session) -> str:
     return f"{seen}; the targets and constant memory are judged on a GPU at full size only"
 
 
-@part("shakespeare_char", 100, "the same of the recipe shakespeare_char")
+@part("shakespeare_char", 60, "the same of the recipe shakespeare_char")
 def shakespeare_char(session: Session) -> str:
     return trained(session, "shakespeare_char")
 
 
-@part("gpt2_124m_steps", 100, "the same of the recipe gpt2_124m_steps: GPT-2 at its true size")
+@part("gpt2_124m_steps", 60, "the same of the recipe gpt2_124m_steps: GPT-2 at its true size")
 def gpt2_124m_steps(session: Session) -> str:
     return trained(session, "gpt2_124m_steps")
