@@ -1,0 +1,17 @@
+"""The run that every other way of running is held against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run
+from tests.invariance.running import command, result
+
+
+@pytest.fixture(scope="session")
+def reference(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("reference")
+    run(*command(tiny, out))
+    return result(out)
