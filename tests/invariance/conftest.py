@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import run
+from tests.conftest import once, run
 from tests.invariance.running import command, result
 
 
 @pytest.fixture(scope="session")
 def reference(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
-    out = tmp_path_factory.mktemp("reference")
-    run(*command(tiny, out))
-    return result(out)
+    return result(once(tmp_path_factory, "reference", lambda out: run(*command(tiny, out))))
