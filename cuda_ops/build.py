@@ -95,9 +95,13 @@ def source_digest(with_flags: bool = True) -> str:
     return digest.hexdigest()
 
 
-@cache
 def _code(path: Path) -> tuple[str, tuple[Path, ...]]:
     """A file without comments, and the files of cuda_ops that it includes."""
+    return _version(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _version(path: Path, changed: int) -> tuple[str, tuple[Path, ...]]:
     text = without_comments(path.read_text(encoding="utf-8"))
     included = [(path.parent / name).resolve() for name in re.findall(r'^#include "([^"]+)"$', text, re.MULTILINE)]
     return text, tuple(file for file in included if file.is_relative_to(ROOT))
@@ -127,7 +131,6 @@ def stem_digests() -> dict[str, str]:
 
     What must run again when a kernel changes: the stages that use its stem.
     """
-    _code.cache_clear()
     arithmetic = "\n".join([*flags.ARITHMETIC, *flags.DEVICE_ARITHMETIC])
     digests = {}
     for stem in stems():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.abc
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,20 +101,30 @@ def run(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code
     return output
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that one process of this session makes and every other waits for; none may change it."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = base / name, base / f"{name}.done"
+    with open(base / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny recipe with its corpus and tokens."""
-    folder = tmp_path_factory.mktemp("tiny")
     recipe = ROOT / "tests" / "recipes" / "tiny.yaml"
-    run("-m", "pipeline.download", "--recipe", str(recipe), "--out", str(folder / "data"))
-    run(
-        "-m",
-        "pipeline.prepare_text",
-        "--recipe",
-        str(recipe),
-        "--data",
-        str(folder / "data"),
-        "--out",
-        str(folder / "tokens"),
-    )
+
+    def make(folder: Path) -> None:
+        source = ("--recipe", str(recipe), "--data", str(folder / "data"))
+        run("-m", "pipeline.download", "--recipe", str(recipe), "--out", str(folder / "data"))
+        run("-m", "pipeline.prepare_text", *source, "--out", str(folder / "tokens"))
+
+    folder = once(tmp_path_factory, "tiny", make)
     return {"recipe": recipe, "data": folder / "data", "tokens": folder / "tokens"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 SLOW = {
     # the whole road of another kind of corpus
     "test_pinned_files_go_the_whole_road_into_llm_c_shards": "test_a_net_over_images_goes_the_whole_road",
-    # kills and damage: twenty kills at random, beside the faults of tests/evidence
+    # kills and damage: kills at random, beside the faults of tests/evidence
     "test_random_kills_lose_no_bit": "test_faults_lose_no_bit_and_no_file",
     "test_a_polite_stop_saves_and_goes_on[2]": "test_a_polite_stop_saves_and_goes_on[15]",
     "test_skipping_has_one_digest_over_ranks_kills_and_resumes": "test_an_outlier_does_not_enter_the_window_but_the_third_in_a_row_does",
@@ -75,7 +75,7 @@ SLOW = {
 
 # Files that take longest, longest first.
 LONG_FILES = (
-    "test_workflow.py", "test_sabotage.py", "test_invariance.py", "test_ptx_audit.py", "test_gpu_proof.py", "test_commands.py",
+    "test_workflow.py", "test_sabotage.py", "test_invariance.py", "test_kills.py", "test_ptx_audit.py", "test_gpu_proof.py", "test_commands.py",
     "test_screen.py", "test_launch.py", "test_stages.py", "test_sanitized.py", "test_faults.py", "test_digits_portable.py",
 )  # fmt: skip
 

@@ -112,6 +112,8 @@ class Meeting:
             self.store.set("what", what)
         found = self.store.get("what").decode()
         if found != what:
+            self.fail(f"machine {self.node} was started for {what}, the first for {found}")
+            self.leave()
             raise UserError(
                 f"--rendezvous {where}: the first machine runs {found}, this one {what}; start the same command"
             )

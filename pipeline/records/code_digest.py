@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,12 +18,10 @@ from cuda_ops.errors import UserError
 from pipeline.recipe import Bits, Recipe
 from pipeline.recipe.artifacts import Score
 from pipeline.recipe.recipe import products_kind
-from pipeline.records.bare import bare, without_docstrings, written
+from pipeline.records.modules import OPS, PACKAGES, Module, module
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("pipeline", "cuda_ops")
 BEARING = ("base", "data", "models", "training", "scoring")
-OPS = "cuda_ops.ops"
 # Modules of data/ that read one kind of data only, though no kind is called so.
 READS = dict.fromkeys(
     (
@@ -45,100 +43,17 @@ def module_path(name: str) -> Path | None:
     return None
 
 
-class Module:
-    """A file of the project, read once; each property is worked out when it is asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._text = path.read_text(encoding="utf-8")
-
-    @cached_property
-    def code(self) -> str:
-        """Without docstrings and comments."""
-        return written(without_docstrings(ast.parse(self._text)))
-
-    @cached_property
-    def imports(self) -> frozenset[str]:
-        """Every name imported, submodules or not, for types too."""
-        return _imports(list(ast.walk(ast.parse(self._text))))
-
-    @cached_property
-    def _stripped(self) -> tuple[ast.Module, dict[str, str]]:
-        return bare(ast.parse(self._text))
-
-    @cached_property
-    def _nodes(self) -> list[ast.AST]:
-        return list(ast.walk(self._stripped[0]))
-
-    @cached_property
-    def bare(self) -> str:
-        """Without messages and types too."""
-        return written(self._stripped[0])
-
-    @property
-    def texts(self) -> dict[str, str]:
-        """Constants that only its own messages read: code if another module reads them."""
-        return self._stripped[1]
-
-    @cached_property
-    def run_imports(self) -> frozenset[str]:
-        """Names imported when it runs."""
-        return _imports(self._nodes)
-
-    @cached_property
-    def reads(self) -> frozenset[str]:
-        """Names imported from modules, and attributes of anything."""
-        names = {alias.name for node in self._nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
-        return frozenset(names | {node.attr for node in self._nodes if isinstance(node, ast.Attribute)})
-
-    @cached_property
-    def families(self) -> frozenset[str]:
-        """The packages that it imports from by name: the constant beginnings of what import_module is given."""
-        found = set()
-        for node in self._nodes:
-            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module" and node.args:
-                prefix = next((str(n.value) for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant)), "")
-                if not prefix.startswith(PACKAGES):
-                    raise UserError(
-                        f"{self.path}: import_module({ast.unparse(node.args[0])}): begin the name with its package, "
-                        "so that what a stage runs is known"
-                    )
-                found.add(prefix)
-        return frozenset(found)
-
-    @cached_property
-    def ops(self) -> frozenset[str]:
-        """The names that it takes from cuda_ops.ops; "*" if it does more with `ops` than to name one."""
-        found: set[str] = set()
-        aliases: set[str] = set()
-        for node in self._nodes:
-            if isinstance(node, ast.ImportFrom) and node.module == "cuda_ops":
-                aliases |= {alias.asname or alias.name for alias in node.names if alias.name == "ops"}
-            elif isinstance(node, ast.ImportFrom) and node.module == OPS:
-                found |= {alias.name for alias in node.names}
-        names = [n for n in self._nodes if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") in aliases]
-        named = {id(node.value) for node in names}
-        loose = [n for n in self._nodes if isinstance(n, ast.Name) and n.id in aliases and id(n) not in named]
-        return frozenset(found | {node.attr for node in names} | ({"*"} if loose else set()))
-
-
 def _parsed(path: Path) -> Module:
-    return _version(path, path.stat().st_mtime_ns)
+    return module(path, ROOT)
 
 
-@cache
-def _version(path: Path, changed: int) -> Module:
-    return Module(path)
-
-
-def _imports(nodes: list[ast.AST]) -> frozenset[str]:
-    imports: set[str] = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            imports |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            imports |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(imports)
+def _families(path: Path) -> frozenset[str]:
+    found = _parsed(path)
+    if found.nameless:
+        raise UserError(
+            f"{path}: import_module({found.nameless}): begin the name with its package, so that what a stage runs is known"
+        )
+    return found.families
 
 
 def modules_of(stage: str) -> dict[str, Path]:
@@ -211,7 +126,7 @@ def bearing_modules(stage: str, recipe: Recipe) -> dict[str, Path]:
             continue
         found[name] = path
         waiting += sorted(_parsed(path).run_imports)
-        for family in _parsed(path).families:
+        for family in _families(path):
             waiting += [family + kind for kind in sorted(own.get(family.split(".")[1], ()))]
     if stage not in found:
         raise UserError(f"{stage}: no such stage")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
-from pipeline.base.checkpoint import load, tensors_digest
 from pipeline.base.files import sha256_of
 from pipeline.recipe import Recipe, recipe_id
 from pipeline.records.catalogue import PREPARING, Artefact, digested, folders
@@ -54,6 +53,8 @@ class Entry:
 
 def checkpoint_digest(path: Path) -> str:
     """SHA-256 over name and digest of every tensor, by name."""
+    from pipeline.base.checkpoint import load, tensors_digest  # torch, which pages and publishing do not need
+
     return tensors_digest(load(path).tensors)
 
 

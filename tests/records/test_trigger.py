@@ -6,6 +6,7 @@ What must run again: each file of the project is edited in a copy, and the trigg
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -16,9 +17,10 @@ import pytest
 import cuda_ops.build
 from pipeline.recipe import Recipe, load_recipe, parse_recipe
 from pipeline.recipe.training import WeightsInit
-from pipeline.records import code_digest
+from pipeline.records import code_digest, modules
 from pipeline.records.code_digest import BEARING, bearing_modules, parts, trigger
 from tests.conftest import ROOT, run
+from tests.workflow.running import edited
 
 STAGES = (
     "download",
@@ -74,12 +76,27 @@ def moved(recipe: Recipe, path: Path, edit: Callable[[str], str], stages: tuple[
 def test_each_file_moves_training_or_not(copy: Path, fables: Recipe) -> None:
     bearing = set(bearing_modules("pipeline.train", fables).values())
     assert {name.removeprefix("pipeline.") for name in bearing_modules("pipeline.train", fables)} >= TRAINING
+    before = trigger("pipeline.train", fables)
     for path in sorted((copy / "pipeline").rglob("*.py")):
         room = path.relative_to(copy / "pipeline").parts[0]
-        result = moved(fables, path, lambda text: text + "\nADDED = 1\n", ("train",))
-        assert bool(result) == (path in bearing), path
+        with edited(path, "\nADDED = 1\n"):
+            assert (trigger("pipeline.train", fables) != before) == (path in bearing), path
         if path in bearing:
             assert room in (*BEARING, "train.py"), path
+    assert trigger("pipeline.train", fables) == before
+
+
+def test_what_is_kept_of_a_file_is_that_files(copy: Path, fables: Recipe) -> None:
+    """Digests are the same from files that are parsed, from what was kept of them, and where that is damaged or another's."""
+    first, kept = parts("pipeline.train", fables), copy / modules.KEPT
+    files = [path for path in sorted(kept.iterdir()) if path.name.startswith("pipeline.training.")]
+    assert len(files) > 5
+    for spoilt in ("", "{", '{"key": 1}', files[0].read_text()):
+        for path in files[1:] if spoilt else ():
+            path.write_text(spoilt)
+        modules._version.cache_clear()
+        assert parts("pipeline.train", fables) == first
+        assert all(json.loads(path.read_text())["code"] for path in files), "it is kept anew"
 
 
 def test_what_python_imports_to_train_is_in_the_trigger(fables: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""One copy of the project, whose tiny recipe has been run once, for every test of the workflow."""
+"""A copy of the project, whose tiny recipe has been run once, for every test of the workflow."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, compile_ops
+from tests.conftest import ROOT, compile_ops, once
 from tests.workflow.running import snakemake
+
+
+def run_once(project: Path) -> None:
+    """A copy of the sources with the library built here; first.txt: what its first run said."""
+    compile_ops()
+    ignore = shutil.ignore_patterns(".venv", "results", ".git", ".snakemake", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, project, ignore=ignore, dirs_exist_ok=True)
+    build = project / "results" / "build"
+    build.mkdir(parents=True)
+    for name in ("samebits_ops.so", "ops.digest"):
+        shutil.copy2(ROOT / "results" / "build" / name, build / name)
+    shutil.copy(project / "tests" / "recipes" / "tiny.yaml", project / "config" / "recipes" / "tiny.yaml")
+    (project / "first.txt").write_text(snakemake(project))
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project, with the library built here, whose tiny recipe has been run once."""
-    copy = tmp_path_factory.mktemp("copy") / "project"
-    ignore = shutil.ignore_patterns(".venv", "results", ".git", ".snakemake", "__pycache__", ".*_cache", ".hypothesis")
-    shutil.copytree(ROOT, copy, ignore=ignore)
-    compile_ops()
-    build = copy / "results" / "build"
-    build.mkdir(parents=True)
-    for name in ("samebits_ops.so", "ops.digest"):
-        shutil.copy2(ROOT / "results" / "build" / name, build / name)
-    shutil.copy(copy / "tests" / "recipes" / "tiny.yaml", copy / "config" / "recipes" / "tiny.yaml")
-    (copy / "first.txt").write_text(snakemake(copy))
-    return copy
+    """One that tests may edit, each putting back what it changes."""
+    first = once(tmp_path_factory, "project", run_once)
+    return Path(shutil.copytree(first, tmp_path_factory.mktemp("copy") / "project", symlinks=True))
+
+
+@pytest.fixture
+def own(project: Path, tmp_path: Path) -> Path:
+    """One of a test's own, to be left as it likes."""
+    return Path(shutil.copytree(project, tmp_path / "project", symlinks=True))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.workflow.forks import snakemake_once
 
 EVERYTHING = {"download", "prepare_text", "train", "evaluate", "sample", "digest", "verify", "spikes", "report"}
 FROM_TRAINING = EVERYTHING - {"download", "prepare_text"}
@@ -21,14 +21,11 @@ def snakemake(
     project: Path, *flags: str, recipe: str = "tiny", code: int = 0, config: tuple[str, ...] = (),
     target: str = "reproduction", cores: tuple[str, ...] = ("--cores", "2"), cwd: Path | None = None,
 ) -> str:  # fmt: skip
-    command = [sys.executable, "-m", "snakemake", "-s", str(project / "Snakefile"), *cores, *flags]
     env = {k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")}
-    done = subprocess.run(
-        [*command, "--config", f"recipe={recipe}", *config, "--", target],
-        cwd=cwd or project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout[-4000:]
-    return done.stdout
+    words = ["-s", str(project / "Snakefile"), *cores, *flags, "--config", f"recipe={recipe}", *config, "--", target]
+    found, said = snakemake_once(words, cwd or project, env)
+    assert found == code, said[-4000:]
+    return said
 
 
 def would_run(project: Path, *flags: str, **options: Any) -> set[str]:

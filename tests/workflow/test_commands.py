@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,25 +100,24 @@ for words in json.load(sys.stdin):
 """
 
 
-def test_the_commands_of_the_pages_run(project: Path, tmp_path: Path) -> None:
+def test_the_commands_of_the_pages_run(own: Path) -> None:
     """On a copy of the run: some write over parts of it."""
-    project = Path(shutil.copytree(project, tmp_path / "project", symlinks=True))
-    (project / "my_pages").mkdir()
-    (project / "my_pages" / "page.txt").write_text("A page of one's own.\n")
+    (own / "my_pages").mkdir()
+    (own / "my_pages" / "page.txt").write_text("A page of one's own.\n")
     env = {k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")}
     commands = dict.fromkeys(here(command) for command in shown() if not reasons(command))
     assert len(commands) >= 12
     stages = [command for command in commands if command.startswith("python -m pipeline.")]
     argv = [shlex.split(command.removesuffix(" || exit $?"))[2:] for command in stages]
     done = subprocess.run(
-        [sys.executable, "-c", RUNNER], cwd=project, env=env, input=json.dumps(argv), capture_output=True, text=True, check=False,
+        [sys.executable, "-c", RUNNER], cwd=own, env=env, input=json.dumps(argv), capture_output=True, text=True, check=False,
     )  # fmt: skip
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) == len(stages), done.stderr
     failed = [f"{command}: {code}\n{said}" for command, (code, said) in zip(stages, found, strict=True) if code]
     for command in commands:
         if command not in stages:
-            cwd = project / "results" / "runs" / "tiny" if command.startswith("sha256sum") else project
+            cwd = own / "results" / "runs" / "tiny" if command.startswith("sha256sum") else own
             line = command.replace("python ", f"{sys.executable} ").replace(
                 "snakemake ", f"{sys.executable} -m snakemake "
             )
@@ -134,19 +132,18 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_what_a_message_names_makes_the_file_again(project: Path, tmp_path: Path) -> None:
+def test_what_a_message_names_makes_the_file_again(own: Path, tmp_path: Path) -> None:
     """Every kind of artefact, damaged or deleted."""
-    project = Path(shutil.copytree(project, tmp_path / "project", symlinks=True))
-    recipe = load_recipe(project / "config" / "recipes" / "tiny.yaml")
+    recipe = load_recipe(own / "config" / "recipes" / "tiny.yaml")
     env = {k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")}
-    corpus, tokens, run = (project / folder(recipe) for folder in (data_dir, tokens_dir, run_dir))
+    corpus, tokens, run = (own / folder(recipe) for folder in (data_dir, tokens_dir, run_dir))
     files = [path for place in (corpus, tokens, run) for path in sorted(place.iterdir()) if path.is_file()]
     made = {path: sha256_of(path) for path in files}
 
     def command(words: str, code: int) -> str:
         done = subprocess.run(
             ["bash", "-c", re.sub(r"^(python|snakemake) ", rf"{sys.executable} -m \1 ", words).replace("-m python ", "")],
-            cwd=project, env=env, capture_output=True, text=True, check=False,
+            cwd=own, env=env, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -254,28 +254,25 @@ def test_rolling_checkpoints_outlive_an_edit_that_changes_no_bit(project: Path) 
     assert [sha256_of(out / name) for name in names] == [sha256_of(run / name) for name in names]
 
 
-def test_a_rerun_that_fails_costs_no_checkpoint(project: Path) -> None:
-    run = project / "results" / "runs" / "tiny"
+def test_a_rerun_that_fails_costs_no_checkpoint(own: Path) -> None:
+    run = own / "results" / "runs" / "tiny"
     kept = {path.name: sha256_of(path) for path in sorted(run.glob("*_00000*"))}
     assert len(kept) == 8
     fault = (
         "    runtime.set_threads(execution.threads_per_rank)\n",
         '    runtime.set_threads(execution.threads_per_rank)\n    raise UserError("a fault")\n',
     )
-    try:
-        with edited(project / "pipeline" / "train.py", fault):
-            output = snakemake(project, code=1)
-            assert would_run(project) == FROM_TRAINING  # what was put back is not taken for the new run
-        assert re.search(
-            "^error: a fault\ntrain ended with exit code 2; what it said is above and in results/logs/tiny/train_000003.log",
-            output, re.MULTILINE,
-        )  # fmt: skip
-        assert "Exception" not in output
-        assert "no backup" not in output
-        assert {path.name: sha256_of(path) for path in sorted(run.glob("*_00000*"))} == kept
-        assert {path.name for path in run.iterdir()} >= {"samples.json", "digests.json", "report.html"}
-    finally:
-        snakemake(project)
+    with edited(own / "pipeline" / "train.py", fault):
+        output = snakemake(own, code=1)
+        assert would_run(own) == FROM_TRAINING  # what was put back is not taken for the new run
+    assert re.search(
+        "^error: a fault\ntrain ended with exit code 2; what it said is above and in results/logs/tiny/train_000003.log",
+        output, re.MULTILINE,
+    )  # fmt: skip
+    assert "Exception" not in output
+    assert "no backup" not in output
+    assert {path.name: sha256_of(path) for path in sorted(run.glob("*_00000*"))} == kept
+    assert {path.name for path in run.iterdir()} >= {"samples.json", "digests.json", "report.html"}
 
 
 def test_the_library_is_built_before_the_first_job_if_it_is_stale(project: Path) -> None:
@@ -366,32 +363,26 @@ def test_a_question_source_plans_its_making_and_evaluation_alone(project: Path) 
         other.unlink(missing_ok=True)
 
 
-def test_a_published_digest_that_differs_fails_and_names_the_first(project: Path) -> None:
-    expected = project / "config" / "expected" / "tiny.json"
-    run = [sys.executable, "-m", "pipeline.bless", "--recipe", "config/recipes/tiny.yaml"]
-    try:
-        assert (
-            "12 digests, 12 changed"
-            in subprocess.run(run, cwd=project, capture_output=True, text=True, check=True).stdout
-        )
-        lines = (project / "config" / "expected" / "chains" / "tiny.tsv").read_text().splitlines()
-        runs = [(project / "results" / "runs" / "tiny" / f"chain_{n:06d}.tsv").read_text().splitlines() for n in (3, 6)]
-        assert lines == runs[0] + runs[1][1:]
-        assert "tiny: all 12 digests equal the published ones" in snakemake(project)
-        text = expected.read_text()
-        key = re.search(r'"train/chain_000006.tsv": "(\w)', text)
-        assert key
-        expected.write_text(text[: key.start(1)] + ("0" if key[1] != "0" else "1") + text[key.end(1) :])
-        output = snakemake(project, code=1)
-        assert (
-            "1 of 12 digests do not equal the published ones; the first is train/chain_000006.tsv (DIFFERS)" in output
-        )
-        assert (project / "results" / "runs" / "tiny" / "step_000006.safetensors").exists()
-    finally:
-        expected.unlink()
-        (expected.parent / "chains" / "tiny.tsv").unlink()
-    assert "verify" in would_run(project)
-    snakemake(project)
+def test_a_published_digest_that_differs_fails_and_names_the_first(own: Path) -> None:
+    expected = own / "config" / "expected" / "tiny.json"
+    bless = [sys.executable, "-m", "pipeline.bless", "--recipe", "config/recipes/tiny.yaml"]
+    done = subprocess.run(bless, cwd=own, capture_output=True, text=True, check=True)
+    assert "12 digests, 12 changed" in done.stdout
+    run = own / "results" / "runs" / "tiny"
+    lines = (expected.parent / "chains" / "tiny.tsv").read_text().splitlines()
+    parts = [(run / f"chain_{n:06d}.tsv").read_text().splitlines() for n in (3, 6)]
+    assert lines == parts[0] + parts[1][1:]
+    assert "tiny: all 12 digests equal the published ones" in snakemake(own)
+    text = expected.read_text()
+    key = re.search(r'"train/chain_000006.tsv": "(\w)', text)
+    assert key
+    expected.write_text(text[: key.start(1)] + ("0" if key[1] != "0" else "1") + text[key.end(1) :])
+    output = snakemake(own, code=1)
+    assert "1 of 12 digests do not equal the published ones; the first is train/chain_000006.tsv (DIFFERS)" in output
+    assert (run / "step_000006.safetensors").exists()
+    expected.unlink()
+    (expected.parent / "chains" / "tiny.tsv").unlink()
+    assert "verify" in would_run(own)
 
 
 def test_a_key_that_is_none_and_a_name_that_belongs_to_other_bits(project: Path) -> None:
