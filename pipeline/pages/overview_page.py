@@ -47,14 +47,26 @@ def row(run: Run, out: Path) -> dict[str, Any]:
     }
 
 
+LINES = {"fp32": "-", "int8x3": "--", "int8x1": ":"}
+
+
+def looks(runs: list[Run]) -> list[tuple[str, str]]:
+    """Colour and line of each run: runs that differ in their numerics alone share a colour."""
+    kinds = [run.recipe.bits.model_copy(update={"numerics": "fp32"}).model_dump_json() for run in runs]
+    families = list(dict.fromkeys(kinds))
+    return [
+        (PALETTE[families.index(kind) % len(PALETTE)], LINES[run.recipe.bits.numerics])
+        for kind, run in zip(kinds, runs, strict=True)
+    ]
+
+
 def curves(runs: list[Run]) -> Section:
     """Training loss of every run over what it has read, a running mean; crosses are validation losses."""
     units = sorted({run.unit for run in runs})
 
     def draw(figure: Any, narrow: bool) -> None:
         axes = figure.subplots()
-        for i, run in enumerate(runs):
-            colour, style = PALETTE[i % len(PALETTE)], ("-", "--", ":")[i // len(PALETTE) % 3]
+        for (colour, style), run in zip(looks(runs), runs, strict=True):
             each = run.recipe.bits.units
             x, y = charts.thin(
                 [line.step * each for line in run.lines], charts.smooth([line.loss for line in run.lines])
@@ -74,7 +86,8 @@ def curves(runs: list[Run]) -> Section:
     chart = charts.chart("training loss of all runs", draw, (9.2, 4.6), (4.3, 4.4))
     caption = (
         "Training loss over what was read, as a running mean; crosses are validation losses. A lower line is a better model "
-        "only of the same text and tokenizer."
+        "only of the same text and tokenizer. Runs that differ in their numerics alone share a colour: fp32 is drawn whole, int8x3 "
+        "dashed, int8x1 dotted."
     )
     return Section("Loss", fill("figure", chart=chart, caption=caption))
 

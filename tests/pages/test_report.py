@@ -25,7 +25,7 @@ from pipeline.data.images import write_shard
 from pipeline.evidence.comparison import Result
 from pipeline.evidence.differences import Difference
 from pipeline.pages import charts, compare_page
-from pipeline.pages.overview_page import overview_page
+from pipeline.pages.overview_page import LINES, looks, overview_page
 from pipeline.pages.run import Run, load_run
 from pipeline.pages.run_page import run_page
 from pipeline.pages.sections import SCORES
@@ -222,6 +222,17 @@ def test_one_page_over_many_runs(finished: Run, tmp_path: Path) -> None:
     (link,) = re.findall(r'<a href="([^#"][^"]*)"', page)
     assert (finished.folder.parent / link).samefile(finished.folder / "report.html")
     assert all(name in page for name in ("tiny", "net"))
+
+
+def test_runs_that_differ_in_their_numerics_alone_share_a_colour(finished: Run) -> None:
+    def other(**changes: object) -> Run:
+        bits = finished.recipe.bits.model_copy(update=changes)
+        return dataclasses.replace(finished, recipe=finished.recipe.model_copy(update={"bits": bits}))
+
+    (fp32, digits, seed), lines = zip(*looks([finished, other(numerics="int8x3"), other(seed=1)]), strict=True)
+    assert fp32 == digits != seed
+    assert lines == ("-", "--", "-")
+    assert set(LINES) == set(get_args(type(finished.recipe.bits).model_fields["numerics"].annotation))
 
 
 def test_the_overview_is_a_command(finished: Run, tmp_path: Path) -> None:
