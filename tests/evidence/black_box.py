@@ -50,6 +50,34 @@ def matmul(layout: str, accumulate: bool = False) -> Callable[[Array], Array]:
     return add
 
 
+def blocks_of_digits(tier: str, layout: str, block: int) -> Callable[[Array], Array]:
+    """Each term is alone in a block of its own; tn: in a sequence of its own."""
+
+    def add(terms: Array) -> Array:
+        rows, n = terms.shape
+        a = torch.zeros(rows, n, block)
+        a[:, :, -1] = tensor(terms)
+        a, out = a.view(rows, -1), torch.zeros(rows, 3)
+        b = torch.ones((3, n * block) if layout == "nt" else (n * block, 3))
+        if layout == "tn":
+            a = a.t().contiguous()
+        ops.matmul_digits(out, a, b, None, layout, layout == "tn", tier, block if layout == "tn" else 0)
+        return out[:, 2].numpy()
+
+    return add
+
+
+def within_a_block(tier: str) -> Callable[[Array], Array]:
+    """Terms of one block, products with 1."""
+
+    def add(terms: Array) -> Array:
+        out = torch.zeros(len(terms), 3)
+        ops.matmul_digits(out, tensor(terms), torch.ones(3, terms.shape[1]), None, "nt", False, tier, 0)
+        return out[:, 2].numpy()
+
+    return add
+
+
 def layernorm_mean(terms: Array) -> Array:
     rows, c = terms.shape
     out, mean, rstd = torch.zeros(1, rows, c), torch.zeros(1, rows), torch.zeros(1, rows)
@@ -207,6 +235,9 @@ def cases() -> dict[str, Case]:
         case(f"matmul {layout}", n67, matmul(layout), trees.chain([*n67]), "chain")
         case(f"matmul {layout}, continued", n67, matmul(layout, True), trees.chain([*n67]), "chain")
     case("matmul nt, long", [*range(515)], matmul("nt"), trees.chain([*range(515)]), "chain")
+    for tier in ("int8x3", "int8x1"):
+        case(f"matmul {tier} nt, blocks", n40, blocks_of_digits(tier, "nt", 128), trees.chain([*n40]), "chain")
+        case(f"matmul {tier} tn, sequences", n40, blocks_of_digits(tier, "tn", 5), trees.chain([*n40]), "chain")
     case("LayerNorm mean", n40, layernorm_mean, trees.reduction([*n40]), "row reduction")
     case("LayerNorm mean, wide", [*range(100)], layernorm_mean, trees.reduction([*range(100)]), "row reduction")
     case("LayerNorm backward, mean of g", n64, layernorm_backward_mean, trees.reduction([*n64]), "row reduction")

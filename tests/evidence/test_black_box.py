@@ -6,13 +6,14 @@ Controls: a known wrong tree is told from the right one, by both methods, and Py
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from tests.evidence import trees
-from tests.evidence.black_box import cases, foreign, name_of, revealed
+from tests.evidence.black_box import cases, foreign, name_of, revealed, within_a_block
 
 CASES = cases()
 
@@ -47,6 +48,20 @@ def test_control_two_leaves_exchanged_are_seen() -> None:
 def test_control_exact_sums_fit_no_tree() -> None:
     with pytest.raises(trees.NotATree):
         trees.signed(lambda terms: terms.astype(np.float64).sum(axis=1), 40)
+
+
+@pytest.mark.parametrize("tier", ["int8x3", "int8x1"])
+def test_within_a_block_of_digits_there_is_no_order(tier: str) -> None:
+    """64 and -64 swallow nothing of the ones beside them, wherever they stand: exact, so no tree; of fp32 there is one."""
+    n, add = 40, within_a_block(tier)
+    for big in (64.0, 2.0**-60):  # a power of two moves the scale of the block only
+        pairs = list(itertools.combinations(range(n), 2))
+        terms = np.full((len(pairs), n), big / 64, np.float32)
+        for row, (i, j) in zip(terms, pairs, strict=True):
+            row[i], row[j] = big, -big
+        assert {float(x) for x in add(terms)} == {(n - 2) * big / 64}
+    with pytest.raises(trees.NotATree):
+        trees.signed(add, n)
 
 
 def test_control_another_library_has_another_tree() -> None:
