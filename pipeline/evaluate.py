@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from cuda_ops.errors import exit_on_user_error
 from pipeline.base.files import write_json
@@ -26,8 +26,12 @@ from pipeline.records.contents import Evaluation, in_words
 from pipeline.records.receipt import receipt
 
 
-def evaluate(recipe: Recipe, checkpoint: Path, folder: Path, batch: int, device: str = "cpu") -> Evaluation:
-    """The content of eval_<n>.json; folder: what the preparation wrote."""
+def evaluate(
+    recipe: Recipe, checkpoint: Path, folder: Path, batch: int, device: str = "cpu", facts: dict[str, Any] | None = None
+) -> Evaluation:
+    """The content of eval_<n>.json; folder: what the preparation wrote. facts: for the receipt, filled where products
+    are in digits.
+    """
     from pipeline.base.checkpoint import load
     from pipeline.scoring.model import load_model
     from pipeline.scoring.table import Subject, scores
@@ -35,7 +39,14 @@ def evaluate(recipe: Recipe, checkpoint: Path, folder: Path, batch: int, device:
     state = load(checkpoint)
     model = load_model(recipe, state, checkpoint, batch, device=device)
     subject = Subject(recipe, model, folder, batch, last=state.step == recipe.bits.steps)
-    return cast(Evaluation, {"step": state.step} | scores(subject))
+    if recipe.bits.numerics == "fp32" or facts is None:
+        return cast(Evaluation, {"step": state.step} | scores(subject))
+    from pipeline.scoring.blocks import OutlierBlocks
+
+    model.observe = seen = OutlierBlocks()
+    result = cast(Evaluation, {"step": state.step} | scores(subject))
+    facts["digits"] = seen.facts()
+    return result
 
 
 def main() -> int:
@@ -53,13 +64,14 @@ def main() -> int:
     step = args.checkpoint.stem if found is None else found
     out = args.out or run_dir(recipe) / eval_name(step)
     with (
-        receipt(out.parent / RECEIPTS / receipt_name("evaluate", step), f"evaluate {step}"),
+        receipt(out.parent / RECEIPTS / receipt_name("evaluate", step), f"evaluate {step}") as facts,
         device_errors(f"evaluating {args.checkpoint}"),
     ):
         from cuda_ops import runtime
 
         runtime.set_threads(args.threads)
-        result = evaluate(recipe, args.checkpoint, args.tokens or tokens_dir(recipe), args.batch_size, args.device)
+        tokens = args.tokens or tokens_dir(recipe)
+        result = evaluate(recipe, args.checkpoint, tokens, args.batch_size, args.device, facts)
         write_json(out, result)
     print(f"{out}: {in_words(result)}")
     return 0

@@ -34,6 +34,11 @@ def of_run(run: Run) -> list[Fact]:
             found.append(("entropy floor", f"{run.floor:.4f}", f"the loss is {loss - run.floor:.4f} above it"))
         for kind, (share, note) in run.shares().items():
             found.append((kind, f"{100 * share:.1f}%", note))
+    blocks = [receipt["digits"] for receipt in run.receipts if "digits" in receipt]
+    if blocks:
+        worst = max(blocks[-1]["of"], key=blocks[-1]["of"].get)
+        note = f"one value over 16 times the others' root mean square, of {blocks[-1]['blocks']:,}; most before {worst}"
+        found.append(("blocks with an outlier", f"{100 * blocks[-1]['outliers']:.3f}%", note))
     found += of_model(bits.model)
     samples = "sequences" if unit == "token" else f"{unit}s"
     each = f" of {bits.model.units} {unit}s" if bits.model.units > 1 else ""
