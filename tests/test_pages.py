@@ -85,10 +85,11 @@ def pages() -> list[Path]:
 
 
 def test_lines_of_the_pages_are_short() -> None:
-    """120 columns; a row of a table cannot be broken, nor can a link."""
+    """120 columns; a row of a table cannot be broken, nor can a link. A receipt is what a program wrote."""
+    written = [path for path in pages() if not (path.parent.name == "evidence" and path.with_suffix(".json").exists())]
     wide = [
         f"{path.relative_to(ROOT)}:{number}"
-        for path in pages()
+        for path in written
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if len(line) > 120 and not line.lstrip().startswith("|") and "](http" not in line
     ]
