@@ -189,7 +189,7 @@ class Ninja:
             f"cxx = {compiler}",
             f"common = {' '.join([*flags.ARITHMETIC, *flags.BUILD, prefix])}",
             "rule cc",
-            f"  command = $cxx -O{opt_level} $common $flags -MMD -MF $out.d -c $in -o $out",
+            "  command = $cxx $common $flags -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d",
             "  deps = gcc",
             "  description = compile $out",
@@ -210,23 +210,26 @@ class Ninja:
                 "  description = compile $out",
             ]
 
-    def compile(self, source: Path, name: str, *extra: str) -> None:
+    def compile(self, source: Path, name: str, *extra: str, level: int | None = None) -> None:
+        """An object of a source at an optimisation level, the library's unless it is named."""
         self.objects.append(f"{name}.o")
-        self.lines += [f"build {name}.o: cc {source}", f"  flags = {' '.join(extra)}"]
+        level = self.opt_level if level is None else level
+        self.lines += [f"build {name}.o: cc {source}", f"  flags = {' '.join([f'-O{level}', *extra])}"]
 
     def bindings(self, digest: str) -> None:
         """Bindings only check and forward: compiled at -O1 whatever the level.
 
         Those of the stems are one compilation, since torch's headers take longer than all of them.
         """
-        common = [f"-O{min(self.opt_level, 1)}", self.includes]
-        self.compile(ROOT / "bindings" / "library.cpp", "library", *common, f'-DSAMEBITS_SOURCE_DIGEST=\\"{digest}\\"')
+        carrier = f'-DSAMEBITS_SOURCE_DIGEST=\\"{digest}\\"'
+        self.compile(ROOT / "bindings" / "library.cpp", "library", self.includes, carrier, level=1)
         self.written[BINDINGS] = "".join(f'#include "{path}"\n' for path in binding_files())
-        self.compile(Path(BINDINGS), "bindings", *common)
+        self.compile(Path(BINDINGS), "bindings", self.includes, level=1)
         if self.toolkit:
             archs = f'-DSAMEBITS_ARCHS=\\"{",".join(self.toolkit.archs)}\\"'
             cuda = f"-isystem {self.toolkit.headers}"
-            self.compile(ROOT / "bindings" / "cuda.cpp", "cuda", *common, cuda, archs, "-DSAMEBITS_ISA=baseline")
+            extra = [self.includes, cuda, archs, "-DSAMEBITS_ISA=baseline"]
+            self.compile(ROOT / "bindings" / "cuda.cpp", "cuda", *extra, level=1)
 
     def cpu_kernels(self) -> None:
         """Each kernel once per instruction set, dispatch once."""

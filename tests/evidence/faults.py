@@ -95,7 +95,7 @@ class Run:
     def alone(self, *more: object) -> tuple[int, str]:
         """To the end on one rank: exit code and what it said."""
         self.log.unlink(missing_ok=True)
-        (code,) = wait(self.start(1, *more), 120).values()
+        (code,) = wait(self.start(1, *more), 400).values()
         return code, self.log.read_text()
 
     def result(self) -> str:
@@ -179,18 +179,18 @@ def disturb(run: Run, rng: random.Random, counts: Counter[str], faults: int) -> 
         if kind == "kill -9 of one rank":
             victim = rng.choice(left)
             os.kill(victim, signal.SIGKILL)
-            codes |= wait(left, 60)
+            codes |= wait(left, 400)
             assert len(codes) == len(pids), "a rank waits for a dead one"
             assert all(code for pid, code in codes.items() if pid != victim) or run.out.exists()
         elif kind == "SIGTERM":
             end(left, signal.SIGTERM)
-            codes |= wait(left, 60)
+            codes |= wait(left, 400)
             assert len(codes) == len(pids), "a rank does not stop"
             polite = {128 + signal.SIGTERM, 0}  # a rank that had not begun to listen just ends, and the others miss it
             assert set(codes.values()) <= polite or -signal.SIGTERM in codes.values(), codes
         else:
             end(left, signal.SIGKILL)
-            wait(left, 60)
+            wait(left, 400)
         if rng.random() < 0.4 and not run.out.exists():
             what = damage(rng, run.state)
             if what:
@@ -203,7 +203,7 @@ def every_damage(run: Run, expected: str, places: tuple[float, ...]) -> dict[str
     while not any(path.name == "chain_000004.tsv" for path in run.state.rglob("*")) and not run.out.exists():
         time.sleep(0.0005)
     end(pids, signal.SIGKILL)
-    wait(pids, 60)
+    wait(pids, 400)
     kept = run.folder.with_name("kept")
     shutil.copytree(run.state, kept)
     counts = Counter[str]()
@@ -219,7 +219,7 @@ def every_damage(run: Run, expected: str, places: tuple[float, ...]) -> dict[str
                     at = min(int(where * len(content)), len(content) - 1)
                     content[at] ^= 4
                     (run.state / victim).write_bytes(content[:at] if how == "cut" else content)
-                codes = wait(run.start(1), 60)
+                codes = wait(run.start(1), 400)
                 assert (set(codes.values()), run.result()) == ({0}, expected), (
                     name,
                     where,

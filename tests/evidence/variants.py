@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cuda_ops import build
+from pipeline.records.modules import KEPT
 from tests.conftest import ROOT
 
 LEVEL = "v3" if " avx2 " in Path("/proc/cpuinfo").read_text() else "baseline"
@@ -34,6 +35,8 @@ class Variant:
         code, library = folder / "code", ROOT / "results" / "build"
         for package in ("pipeline", "cuda_ops"):
             shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+        if (kept := ROOT / KEPT).exists():
+            shutil.copytree(kept, code / KEPT)
         for file, old, new in self.edits:
             path = code / file
             text = path.read_text()

@@ -142,20 +142,20 @@ def stop_after(tiny: dict[str, Path], out: Path, step: int) -> Path:
 def test_a_polite_stop_saves_and_goes_on(
     tiny: dict[str, Path], tmp_path: Path, reference: str, number: signal.Signals
 ) -> None:
-    slow = (
-        "import sys, time\nfrom pipeline import train\nfrom pipeline.training.trainer import Trainer\nstep = Trainer.train_step\n"
-        "def slowly(self, signal=0):\n  print('step', flush=True); time.sleep(0.5)\n  return step(self, signal)\n"
-        "Trainer.train_step = slowly\n"
+    waiting = (
+        "import sys\nfrom pipeline import train\nfrom pipeline.training.trainer import Trainer\nstep = Trainer.train_step\n"
+        "def waiting(self, signal=0):\n  print('step', flush=True); sys.stdin.readline()\n  return step(self, signal)\n"
+        "Trainer.train_step = waiting\n"
         f"sys.argv[1:] = {command(tiny, tmp_path)[2:]!r}\nsys.exit(train.main())\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", slow], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-c", waiting], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate("", timeout=400)  # stdin ends, and the steps go on
     assert process.returncode == 128 + number, errors
     assert "the same command goes on from there" in errors
     assert "resuming from step" in run(*command(tiny, tmp_path))
@@ -167,7 +167,7 @@ def test_a_dead_rank_stops_the_others(tiny: dict[str, Path], tmp_path: Path) -> 
         [sys.executable, *command(tiny, tmp_path, "--ranks", "2", "--rolling-steps", "1")],
         env=os.environ | {"PYTHONPATH": str(ROOT), "SAMEBITS_ISA": "baseline"}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 400
     workers: list[str] = []
     while len(workers) < 2 and time.monotonic() < deadline and process.poll() is None:
         found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
@@ -175,7 +175,7 @@ def test_a_dead_rank_stops_the_others(tiny: dict[str, Path], tmp_path: Path) -> 
         time.sleep(0.05)
     assert len(workers) == 2
     os.kill(int(workers[1]), signal.SIGKILL)
-    _, errors = process.communicate(timeout=300)  # it ends by itself; how soon is the machine's speed
+    _, errors = process.communicate(timeout=400)  # it ends by itself; how soon is the machine's speed
     assert process.returncode != 0
     assert "error: rank 1 ended by signal SIGKILL; the others were stopped" in errors
     assert "Traceback" not in errors.split("error: rank 1")[1]

@@ -7,6 +7,7 @@ Controls: a read behind the end of an array and a signed overflow, each in a cop
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cuda_ops import build, flags
-from tests.conftest import ROOT, run
+from tests.conftest import ROOT, beside_ours, compile_ops, run
 from tests.ops.test_library import levels
 
 SANITIZED = ROOT / "results" / "sanitized"
@@ -44,7 +45,8 @@ def under(folder: Path, *command: str, isa: str = "", code: int | None = 0) -> s
 @pytest.fixture(scope="module")
 def sanitized() -> Path:
     """The library of `python -m pipeline.compile --sanitize`, not optimised beyond -O1: sooner made."""
-    build.build(SANITIZED, opt_level=1, archs="none", sanitize=True)
+    compile_ops()
+    build.build(beside_ours(SANITIZED), opt_level=1, archs="none", sanitize=True)
     return SANITIZED
 
 
@@ -62,10 +64,11 @@ def test_no_kernel_leaves_its_arrays(sanitized: Path, tmp_path: Path, isa: str) 
         ("gelu((float)(2147483647 - 15 + (int)i * 2))", "runtime error: signed integer overflow"),
     ],
 )
-def test_a_fault_in_a_copied_kernel_is_seen(sanitized: Path, tmp_path: Path, new: str, message: str) -> None:
-    code, library = tmp_path / "cuda_ops", tmp_path / "build"
+def test_a_fault_in_a_copied_kernel_is_seen(tmp_path: Path, new: str, message: str) -> None:
+    """This kernel alone is compiled with the sanitizers; the others are those of results/build."""
+    compile_ops()
+    code, library = tmp_path / "cuda_ops", beside_ours(tmp_path / "build")
     shutil.copytree(build.ROOT, code, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(sanitized, library)
     kernel = code / "cpu" / "gelu.cpp"
     text = kernel.read_text()
     assert text.count("gelu(inp[i])") == 1
@@ -74,19 +77,23 @@ def test_a_fault_in_a_copied_kernel_is_seen(sanitized: Path, tmp_path: Path, new
     (command,) = [entry["command"] for entry in listed if entry["output"] == "gelu.baseline.o"]
     ninja = Path(sys.executable).parent / "ninja"
     link = subprocess.run(
-        [ninja, "-t", "commands", build.LIBRARY], cwd=sanitized, capture_output=True, text=True, check=True
+        [ninja, "-t", "commands", build.LIBRARY], cwd=library, capture_output=True, text=True, check=True
     )
     for line in (command.replace(str(build.ROOT), str(code)), link.stdout.strip().splitlines()[-1]):
-        subprocess.run(line, shell=True, cwd=library, check=True)
+        subprocess.run(f"{line} {' '.join(flags.SANITIZERS)}", shell=True, cwd=library, check=True)
     assert message in under(library, "-c", ONE_CALL, isa="baseline", code=0 if message == "done" else None)
 
 
-def test_the_flags_are_those_of_flags(sanitized: Path) -> None:
-    """Kernels alone are instrumented: torch's headers are not ours."""
-    listed = json.loads((sanitized / build.COMPILE_COMMANDS).read_text())
-    for entry in listed:
-        kernel = "/cuda_ops/cpu/" in entry["file"] and not entry["file"].endswith("dispatch.cpp")
-        assert all(flag in entry["command"] for flag in flags.SANITIZERS) == kernel, entry["file"]
+def test_kernels_alone_are_instrumented() -> None:
+    """With the flags of flags.py; torch's headers are not ours."""
+    ninja = build.Ninja(build.find_compiler(None), 1, sanitize=True)
+    ninja.bindings("0" * 64)
+    ninja.cpu_kernels()
+    objects = re.findall(r"^build \S+: cc (\S+)\n  flags = (.*)$", ninja.text(), re.MULTILINE)
+    assert len(objects) == len(ninja.objects)
+    for file, given in objects:
+        kernel = "/cuda_ops/cpu/" in file and not file.endswith("dispatch.cpp")
+        assert all(flag in given.split() for flag in flags.SANITIZERS) == kernel, file
 
 
 def test_a_sanitized_library_is_none_that_trains() -> None:

@@ -130,7 +130,7 @@ def dry_run(name: str) -> str:
     command = ["snakemake", "-n", "--quiet", "host", "--config", f"recipe={name}", "--", "reproduction"]
     return subprocess.run(
         [str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=ROOT, capture_output=True, text=True, check=True,
-        timeout=60,
+        timeout=400,
     ).stdout  # fmt: skip
 
 

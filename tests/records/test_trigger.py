@@ -52,6 +52,8 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the sources that the digests are taken from."""
     for folder in ("pipeline", "cuda_ops"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    if (kept := ROOT / modules.KEPT).exists():
+        shutil.copytree(kept, tmp_path / modules.KEPT)
     monkeypatch.setattr(code_digest, "ROOT", tmp_path)
     monkeypatch.setattr(cuda_ops.build, "ROOT", tmp_path / "cuda_ops")
     return tmp_path

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.records.modules import KEPT
 from tests.conftest import ROOT, compile_ops, once
 from tests.workflow.running import snakemake
 
@@ -20,6 +21,8 @@ def run_once(project: Path) -> None:
     build.mkdir(parents=True)
     for name in ("samebits_ops.so", "ops.digest"):
         shutil.copy2(ROOT / "results" / "build" / name, build / name)
+    if (kept := ROOT / KEPT).exists():
+        shutil.copytree(kept, project / KEPT)
     shutil.copy(project / "tests" / "recipes" / "tiny.yaml", project / "config" / "recipes" / "tiny.yaml")
     (project / "first.txt").write_text(snakemake(project))
 
