@@ -26,8 +26,9 @@ RANKS = (1, 2, 4, 8)
 
 def head(recipe: Recipe) -> str:
     bits = recipe.bits
+    begun = f" from {bits.start + 1}" if bits.start else ""
     return (
-        f"{recipe.name}  recipe_id {recipe_id(recipe)}  {bits.model.parameters:,} parameters, {bits.steps} steps "
+        f"{recipe.name}  recipe_id {recipe_id(recipe)}  {bits.model.parameters:,} parameters, {bits.steps} steps{begun} "
         f"of {bits.batch.sequences} x {bits.model.units} {bits.model.unit}s in {bits.batch.lanes} lanes"
     )
 

@@ -22,7 +22,7 @@ STATES = {AdamW: 2}  # tensors that an optimizer keeps for each parameter
 
 def units(bits: Bits) -> int:
     """Tokens, or images, that a run trains on."""
-    return bits.steps * bits.units
+    return (bits.steps - bits.start) * bits.units
 
 
 def padded_parameters(bits: Bits) -> int:
