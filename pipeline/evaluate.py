@@ -34,7 +34,7 @@ def evaluate(recipe: Recipe, checkpoint: Path, folder: Path, batch: int, device:
 
     state = load(checkpoint)
     model = load_model(recipe, state, checkpoint, batch, device=device)
-    subject = Subject(recipe, model, folder, batch, last=state.step == recipe.bits.steps)
+    subject = Subject(recipe, model, folder, batch, step=state.step)
     return cast(Evaluation, {"step": state.step} | scores(subject))
 
 

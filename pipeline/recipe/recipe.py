@@ -87,6 +87,12 @@ class Recipe(Strict):
         for score in self.artifacts.asked:
             if not text:
                 raise ValueError(f"artifacts.scores: {score.kind} is for data.kind text")
+        for asked in self.artifacts.scores:
+            for step in getattr(asked, "at", None) or ():
+                if step not in self.checkpoints:
+                    raise ValueError(
+                        f"artifacts.scores: {asked.kind}: at {step}: no checkpoint; add it to artifacts.checkpoints"
+                    )
         if self.artifacts.loss.tokens is not None and not text:
             raise ValueError("artifacts.scores: loss: tokens is for data.kind text")
         if self.artifacts.wants("accuracy") and text:
@@ -99,6 +105,13 @@ class Recipe(Strict):
     def checkpoints(self) -> tuple[int, ...]:
         """Steps with a checkpoint, ascending; the last step is always one."""
         return tuple(sorted({*self.artifacts.checkpoints, self.bits.steps}))
+
+    def asks(self, kind: str, step: int) -> bool:
+        """Whether a score is taken at the checkpoint of a step: some at every one, some at the last and where they say."""
+        score = next((score for score in self.artifacts.scores if score.kind == kind), None)
+        if score is None:
+            return False
+        return step == self.bits.steps or not hasattr(score, "at") or step in (score.at or ())
 
 
 def recipe_id(recipe: Recipe) -> str:
