@@ -38,7 +38,7 @@ def evaluate(
 
     state = load(checkpoint)
     model = load_model(recipe, state, checkpoint, batch, device=device)
-    subject = Subject(recipe, model, folder, batch, last=state.step == recipe.bits.steps)
+    subject = Subject(recipe, model, folder, batch, step=state.step)
     if recipe.bits.numerics == "fp32" or facts is None:
         return cast(Evaluation, {"step": state.step} | scores(subject))
     from pipeline.scoring.blocks import OutlierBlocks

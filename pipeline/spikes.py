@@ -100,7 +100,7 @@ def work(recipe: Recipe, run: Path, step: int) -> float:
     """Floating-point operations, about, to compute a step and the one before again: 6 per parameter and unit, from the
     nearest checkpoint."""
     bits = recipe.bits
-    start = max((number for number in checkpoints_of(run, recipe) if number < step - 1), default=0)
+    start = max((number for number in checkpoints_of(run, recipe) if number < step - 1), default=bits.start)
     return 6.0 * bits.model.parameters * bits.units * (step - start)
 
 

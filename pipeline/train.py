@@ -58,7 +58,7 @@ def check_disk(recipe: Recipe, execution: Execution, until: int, out: Path, stat
     from pipeline.base.checkpoint import Rolling
 
     size = cost.checkpoint_bytes(recipe.bits)
-    before = max((step for step in recipe.checkpoints if step < until), default=0)
+    before = max((step for step in recipe.checkpoints if step < until), default=recipe.bits.start)
     majors = until // execution.major - before // execution.major if execution.major else 0
     have = len(Rolling(state).steps())
     rolling = max(1, execution.keep + 1 + majors - have) if recipe.bits.steps else 0  # one more while it is written

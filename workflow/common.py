@@ -101,10 +101,11 @@ class Run:
         return [path for stage in RUNNING for path in self.files(stage)]
 
     def questions(self, step: int) -> list[str]:
-        """What an evaluation reads beside the prepared corpus: questions with a source of their own, at the last
-        step.
+        """What an evaluation reads beside the prepared corpus: questions with a source of their own, where it asks
+        some.
         """
-        return self.files("prepare_questions") if step == self.recipe.bits.steps else []
+        asks = any(self.recipe.asks(score.kind, step) for score in self.recipe.artifacts.asked)
+        return self.files("prepare_questions") if asks else []
 
     def digested(self) -> list[str]:
         """Every file whose digest is published."""
@@ -327,9 +328,14 @@ def prepared_bits(run: Run) -> str:
 
 
 def evaluated_bits(run: Run, step: int) -> str:
-    """What shapes an evaluation beside the checkpoint: the scores, some of them of the last step only."""
-    scores = " ".join(digest_of(score) for score in run.recipe.artifacts.scores)
-    return f"{run.id} {scores} {'last' if step == run.recipe.bits.steps else ''}"
+    """What shapes an evaluation beside the checkpoint: the scores, and which of those that are not taken everywhere."""
+    asked = [score for score in run.recipe.artifacts.scores if hasattr(score, "at")]
+    scores = " ".join(
+        digest_of(score.model_copy(update={"at": None}) if score in asked else score)
+        for score in run.recipe.artifacts.scores
+    )
+    here = " ".join(score.kind for score in asked if run.recipe.asks(score.kind, step))
+    return f"{run.id} {scores} {'last' if step == run.recipe.bits.steps else here}"
 
 
 def pins(name: str) -> tuple[str, str]:

@@ -5,12 +5,14 @@ A sample is a pure function of (recipe, prepared files, step, index); which rank
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from pipeline.recipe import Recipe
+from pipeline.recipe.training import Batch
 
 
 class Samples(Protocol):
@@ -29,8 +31,39 @@ class Samples(Protocol):
         ...
 
 
+def batch_of(step: int, skipped: Sequence[tuple[int, int]]) -> int:
+    """The batch that a step reads; both count from 1. skipped: first and last of those that none reads, ascending."""
+    found = step
+    for first, last in skipped:
+        if found >= first:
+            found += last - first + 1
+    return found
+
+
+class Skipped:
+    """Samples of which whole batches are jumped over (bits.batch.skip_batches), for whoever reads them alike."""
+
+    def __init__(self, samples: Samples, batch: Batch) -> None:
+        self._samples, self._skipped, self._each = samples, batch.skip_batches or (), batch.sequences
+
+    def get(self, step: int, first: int, count: int) -> dict[str, NDArray[Any]]:
+        return self._samples.get(batch_of(step, self._skipped), first, count)
+
+    def offset(self, sample: int) -> int:
+        step, index = divmod(sample, self._each)
+        return self._samples.offset((batch_of(step + 1, self._skipped) - 1) * self._each + index)
+
+    def about(self, step: int, index: int) -> dict[str, Any]:
+        return self._samples.about(batch_of(step, self._skipped), index)
+
+
 def samples_of(recipe: Recipe, folder: Path) -> Samples:
     """The training samples of a recipe from the folder that its preparation wrote."""
+    samples = _all_samples(recipe, folder)
+    return Skipped(samples, recipe.bits.batch) if recipe.bits.batch.skip_batches else samples
+
+
+def _all_samples(recipe: Recipe, folder: Path) -> Samples:
     if recipe.bits.data.kind == "images":
         from pipeline.data.images import ImageSamples
 

@@ -8,6 +8,7 @@ the first is what its llmc/dataloader.h reads).
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -130,11 +131,18 @@ def read_shard(path: Path) -> NDArray[np.unsignedinteger]:
 
 
 class Shards:
-    """Shards one after another, as if they were one row of tokens; none is read but where it is asked for."""
+    """Shards one after another, as if they were one row of tokens; none is read but where it is asked for.
+
+    No file stays open: a map would hold one each, and a thousand shards are more than a process may have by default. Nor is
+    more read than is asked for, as a map does around each place.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._pieces = [read_shard(path) for path in paths]
-        self._ends = np.cumsum([len(piece) for piece in self._pieces], dtype=np.int64)
+        self._paths = list(paths)
+        shards = [(len(shard), shard.dtype) for shard in map(read_shard, paths)]
+        self._lengths, self._dtypes = [length for length, _ in shards], [dtype for _, dtype in shards]
+        self._seen = [_seen(path.stat()) for path in paths]
+        self._ends = np.cumsum(self._lengths, dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -142,20 +150,37 @@ class Shards:
     @property
     def lengths(self) -> list[int]:
         """Tokens of each shard."""
-        return [len(piece) for piece in self._pieces]
+        return self._lengths
 
     def begin(self, shard: int) -> int:
         """Where a shard begins in the row."""
-        return int(self._ends[shard]) - len(self._pieces[shard])
+        return int(self._ends[shard]) - self._lengths[shard]
 
     def read(self, offset: int, count: int) -> NDArray[np.unsignedinteger]:
         """Tokens offset .. offset + count - 1, which may lie in several shards."""
         found = []
         at = int(np.searchsorted(self._ends, offset, side="right"))
         while count > 0:
-            piece = self._pieces[at]
-            begin = offset - (int(self._ends[at]) - len(piece))
-            part = piece[begin : begin + count]
+            begin = offset - self.begin(at)
+            part = self._part(at, begin, min(count, self._lengths[at] - begin))
             found.append(part)
             offset, count, at = offset + len(part), count - len(part), at + 1
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _part(self, shard: int, begin: int, count: int) -> NDArray[np.unsignedinteger]:
+        path, dtype = self._paths[shard], self._dtypes[shard]
+        try:
+            with open(path, "rb", buffering=0) as file:
+                whole = _seen(os.fstat(file.fileno())) == self._seen[shard]
+                content = os.pread(file.fileno(), count * dtype.itemsize, 4 * HEADER_WORDS + begin * dtype.itemsize)
+        except FileNotFoundError:
+            whole = False
+        if not whole or len(content) < count * dtype.itemsize:
+            raise UserError(
+                f"{path}: changed while it was in use; {REMEDY}, and what reads it goes on from its last checkpoint"
+            )
+        return np.frombuffer(content, dtype=dtype)
+
+
+def _seen(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

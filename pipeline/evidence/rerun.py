@@ -54,8 +54,8 @@ class Rerun:
         from pipeline.models.model import check_device
         from pipeline.training.trainer import Trainer
 
-        if not 1 <= step <= recipe.bits.steps:
-            raise UserError(f"--step {step}: expected 1 to {recipe.bits.steps}")
+        if not recipe.bits.start < step <= recipe.bits.steps:
+            raise UserError(f"--step {step}: expected {recipe.bits.start + 1} to {recipe.bits.steps}")
         check_device(recipe.bits, device)
         execution = Execution(micro_batch=micro_batch, device=device, graph=False)  # an observer sees each call
         self.trainer: Trainer = Trainer(recipe, execution, Ranks(device), tokens)

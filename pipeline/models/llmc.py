@@ -54,7 +54,9 @@ class FromLlmc(Mapping[str, Tensor]):
             header = np.frombuffer(file.read(HEADER), dtype="<i4")
         if len(header) != HEADER // 4 or header[0] != MAGIC:
             what = (
-                "a training state: give the model_*.bin beside it" if len(header) and header[0] == STATE else "no model"
+                "a training state: give the model_*.bin beside it, with --state"
+                if len(header) and header[0] == STATE
+                else "no model"
             )
             raise UserError(f"{path}: {what} of llm.c (expected a header of {HEADER} bytes that begins with {MAGIC})")
         version, context, vocabulary, layers, heads, channels, rows = (int(n) for n in header[1:8])
@@ -70,22 +72,22 @@ class FromLlmc(Mapping[str, Tensor]):
             padded_vocab_size=rows,
         )  # fmt: skip
         self.dtype = DTYPES[version]
-        self._shapes = {name: parameter.shape for name, parameter in model_of(self.config).table(self.config).items()}
+        self.shapes = {name: parameter.shape for name, parameter in model_of(self.config).table(self.config).items()}
         self._places, at = {}, HEADER
         for name in names(layers):
             self._places[name] = at
-            at += math.prod(self._shapes[name]) * self.dtype.itemsize
+            at += math.prod(self.shapes[name]) * self.dtype.itemsize
         if path.stat().st_size != at:
             raise UserError(f"{path}: {path.stat().st_size} bytes, its header says {at}: cut off, or another model's")
 
     def __len__(self) -> int:
-        return len(self._shapes)
+        return len(self.shapes)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
+        return iter(self.shapes)
 
     def __getitem__(self, name: str) -> Tensor:
-        shape = self._shapes[name]
+        shape = self.shapes[name]
         count = math.prod(shape)
         words = np.fromfile(self.path, dtype=np.int32 if self.dtype.itemsize == 4 else np.int16, count=count,
                             offset=self._places[name])  # fmt: skip

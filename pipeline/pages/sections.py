@@ -134,15 +134,18 @@ def accuracy(run: Run) -> Section | None:
 
 
 def benchmark(kind: str) -> Callable[[Run], Section | None]:
-    """A published benchmark, at the last checkpoint that was asked for it: each number with its protocol."""
+    """A published benchmark at the checkpoints that were asked for it: each number with its protocol."""
 
     def section(run: Run) -> Section | None:
         answered = [evaluation for evaluation in run.evals if kind in evaluation]
         if not answered:
             return None
-        found: Any = dict(answered[-1])[kind]
-        title, rows, count = BENCHMARKS[kind](found)
-        return Section(title, fill("benchmark", rows=rows, words=f"{count}; step {answered[-1]['step']:,}."))
+        each: list[Any] = [dict(evaluation)[kind] for evaluation in answered]
+        tables = [BENCHMARKS[kind](found)[1] for found in each]
+        rows = [(row[0][0], [value for _, value in row]) for row in zip(*tables, strict=True)]
+        title, _, count = BENCHMARKS[kind](each[-1])
+        steps = [f"step {evaluation['step']:,}" for evaluation in answered]
+        return Section(title, fill("benchmark", rows=rows, steps=steps, words=f"{count}."))
 
     return section
 

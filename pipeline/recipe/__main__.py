@@ -26,8 +26,9 @@ RANKS = (1, 2, 4, 8)
 
 def head(recipe: Recipe) -> str:
     bits = recipe.bits
+    begun = f" from {bits.start + 1}" if bits.start else ""
     return (
-        f"{recipe.name}  recipe_id {recipe_id(recipe)}  {bits.model.parameters:,} parameters, {bits.steps} steps "
+        f"{recipe.name}  recipe_id {recipe_id(recipe)}  {bits.model.parameters:,} parameters, {bits.steps} steps{begun} "
         f"of {bits.batch.sequences} x {bits.model.units} {bits.model.unit}s in {bits.batch.lanes} lanes"
     )
 
@@ -49,17 +50,21 @@ def facts(recipe: Recipe, price: cost.Price) -> list[tuple[str, str]]:
         ("a checkpoint", gb(cost.checkpoint_bytes(bits))),
         ("to keep", f"{gb(cost.checkpoint_bytes(bits) * count)} in {count} checkpoint{'s' if count > 1 else ''}"),
         ("free disk to start with", gb(cost.disk_bytes(recipe))),
-        ("hours", f"{price.hours(bits):,.3g} on {price.devices} devices of {price.peak} TFLOP/s at an MFU of {price.mfu:.0%}"),
+        ("hours", f"{price.hours(bits):,.3g} on {price.devices} devices of {price.peak:g} TFLOP/s at an MFU of {price.mfu:.0%}"),
         ("dollars", f"{price.dollars(bits):,.2f} at {price.price:.2f} per device and hour"),
     ]  # fmt: skip
 
 
 def memory(recipe: Recipe, micro_batch: int, recompute: bool, device: str) -> list[str]:
-    """Lines of a table: buffers of a rank, and those for gradients of them, by the number of ranks."""
+    """Lines of a table: buffers of a rank, and those for gradients of them, by the number of ranks; without the compiled
+    library, whose models count them, a line that says what brings it."""
     from pipeline.machine.execution import Execution
     from pipeline.machine.memory import gib
-    from pipeline.training.trainer import bytes_needed
 
+    try:
+        from pipeline.training.trainer import bytes_needed
+    except UserError as error:
+        return [f"{'memory of a rank':<24} not counted: {error}"]
     execution = Execution(micro_batch=micro_batch, recompute=recompute, device=device)
     lines = [f"memory of a rank ({device}, micro-batch {micro_batch}, recompute {int(recompute)}):"]
     lanes = recipe.bits.batch.lanes

@@ -33,8 +33,16 @@ class LossScore(Strict):
     tokens: Positive | None = Field(default=None, description="of the split, the first to be scored; left out: all")
 
 
+# Steps of checkpoints at which a score of the last one is taken too; it is no part of what the score is.
+At = Annotated[
+    tuple[Positive, ...] | None,
+    Field(min_length=1, description="checkpoints, by step, that are scored as the last one is"),
+]
+
+
 class ChoicesScore(Strict):
-    """Multiple-choice questions at the last checkpoint: those of the generated corpus, or a source of their own.
+    """Multiple-choice questions at the last checkpoint, and at those that `at` names: those of the generated corpus, or a
+    source of their own.
 
     A source of its own is a file of JSON lines {"context": text, "endings": [text, ...], "label": number of the right one}.
     """
@@ -43,6 +51,7 @@ class ChoicesScore(Strict):
     source: Annotated[UrlSource | FileSource, Field(discriminator="kind")] | None = Field(
         default=None, description="left out: the questions of the generated corpus"
     )
+    at: At = None
 
     @model_validator(mode="after")
     def lines(self) -> ChoicesScore:
@@ -57,10 +66,11 @@ class ChoicesScore(Strict):
 
 
 class Benchmark(Strict):
-    """A published benchmark, at the last checkpoint, from a pinned file in its own format."""
+    """A published benchmark, at the last checkpoint and at those that `at` names, from a pinned file in its own format."""
 
     kind: str
     source: Annotated[UrlSource | FileSource, Field(discriminator="kind")]
+    at: At = None
 
     @property
     def stem(self) -> str:

@@ -38,11 +38,20 @@ class Bits(Strict):
         self.model.check(self.data)
         if self.steps:
             self.schedule.check(self.steps)
+        if self.start and self.start >= self.steps:
+            raise ValueError(
+                f"init.steps_done {self.start}: steps is {self.steps}, so none is left; it counts those done too"
+            )
         if self.init.kind == "gpt2" and self.model.kind != "gpt":
             raise ValueError(f"init.kind gpt2 is for model.kind gpt, given {self.model.kind}; use init.kind normal")
         if self.numerics != "fp32" and self.model.kind != "gpt":
             raise ValueError(f"numerics {self.numerics} is for model.kind gpt, given {self.model.kind}; use fp32")
         return self
+
+    @property
+    def start(self) -> int:
+        """The step that the run goes on after; 0: it begins anew."""
+        return getattr(self.init, "steps_done", None) or 0
 
     @property
     def units(self) -> int:
@@ -66,6 +75,9 @@ class Recipe(Strict):
         late = [step for step in self.artifacts.checkpoints if step > self.bits.steps]
         if late:
             raise ValueError(f"artifacts.checkpoints {late} lie after the last step {self.bits.steps}")
+        early = [step for step in self.artifacts.checkpoints if step <= self.bits.start]
+        if early:
+            raise ValueError(f"artifacts.checkpoints {early}: the run goes on after step {self.bits.start}")
         text = isinstance(self.bits.data, TextData)
         if self.artifacts.wants("choices"):
             if not isinstance(self.bits.data, TextData):
@@ -75,6 +87,12 @@ class Recipe(Strict):
         for score in self.artifacts.asked:
             if not text:
                 raise ValueError(f"artifacts.scores: {score.kind} is for data.kind text")
+        for asked in self.artifacts.scores:
+            for step in getattr(asked, "at", None) or ():
+                if step not in self.checkpoints:
+                    raise ValueError(
+                        f"artifacts.scores: {asked.kind}: at {step}: no checkpoint; add it to artifacts.checkpoints"
+                    )
         if self.artifacts.loss.tokens is not None and not text:
             raise ValueError("artifacts.scores: loss: tokens is for data.kind text")
         if self.artifacts.wants("accuracy") and text:
@@ -87,6 +105,13 @@ class Recipe(Strict):
     def checkpoints(self) -> tuple[int, ...]:
         """Steps with a checkpoint, ascending; the last step is always one."""
         return tuple(sorted({*self.artifacts.checkpoints, self.bits.steps}))
+
+    def asks(self, kind: str, step: int) -> bool:
+        """Whether a score is taken at the checkpoint of a step: some at every one, some at the last and where they say."""
+        score = next((score for score in self.artifacts.scores if score.kind == kind), None)
+        if score is None:
+            return False
+        return step == self.bits.steps or not hasattr(score, "at") or step in (score.at or ())
 
 
 def recipe_id(recipe: Recipe) -> str:

@@ -24,6 +24,13 @@ class NormalInit(Strict):
     std: float = Field(gt=0)
 
 
+# Left out, a run begins at step 1 with the weights alone.
+StepsDone = Annotated[
+    Positive | None,
+    Field(description="goes on after this step of the run that wrote the file: its optimizer's state is taken up too"),
+]
+
+
 class WeightsInit(Strict):
     """The tensors of a file of ours, of Hugging Face's GPT-2 (safetensors), or of llm.c's (.bin).
 
@@ -40,15 +47,25 @@ class WeightsInit(Strict):
     bytes: Annotated[Positive | None, NotBits()] = None
     licence: Annotated[str, NotBits()] = ""
     sha256: Sha256 = Field(description="of the file")
+    steps_done: StepsDone = None
 
 
 class CheckpointInit(Strict):
-    """The weights of another recipe's checkpoint, without its optimizer state."""
+    """The weights of another recipe's checkpoint; with steps_done, which is its step, its optimizer state too."""
 
     kind: Literal["checkpoint"]
     recipe: Annotated[Name, NotBits()] = Field(description="a recipe of config/recipes")
     step: Annotated[int, Field(ge=0), NotBits()]
     sha256: Sha256 = Field(description="digest over its tensors, as in config/expected")
+    steps_done: StepsDone = None
+
+    @model_validator(mode="after")
+    def same_step(self) -> CheckpointInit:
+        if self.steps_done not in (None, self.step):
+            raise ValueError(
+                f"init.steps_done {self.steps_done}: the checkpoint is of step {self.step}; give that, or none"
+            )
+        return self
 
 
 Init = Annotated[Gpt2Init | NormalInit | WeightsInit | CheckpointInit, Field(discriminator="kind")]
@@ -131,6 +148,9 @@ class Batch(Strict):
 
     sequences: Positive
     lanes: Positive
+    skip_batches: tuple[tuple[Positive, Positive], ...] | None = Field(
+        default=None, min_length=1, description="first and last of batches that no step reads, counted from 1"
+    )
 
     @model_validator(mode="after")
     def dealt(self) -> Batch:
@@ -138,4 +158,15 @@ class Batch(Strict):
             raise ValueError(f"lanes {self.lanes} is not a power of two (1, 2, 4, 8, ...)")
         if self.sequences % self.lanes:
             raise ValueError(f"lanes {self.lanes} does not divide sequences {self.sequences}")
+        return self
+
+    @model_validator(mode="after")
+    def apart(self) -> Batch:
+        before = 0
+        for first, last in self.skip_batches or ():
+            if not before < first <= last:
+                raise ValueError(
+                    f"batch.skip_batches [{first}, {last}]: expected ascending ranges [first, last], apart"
+                )
+            before = last
         return self

@@ -151,7 +151,7 @@ class Accuracy(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """eval_<step>.json; questions are answered at the last checkpoint only."""
+    """eval_<step>.json; questions and benchmarks are at the last checkpoint, and where `at` says."""
 
     step: int
     validation: Loss | ImageLoss

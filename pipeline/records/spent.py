@@ -1,24 +1,35 @@
-"""What a stretch of training took, for its receipt: work, speed, energy, money. What was not measured is None."""
+"""What a stretch of training took, for its receipt: work, speed, energy, money. What was not measured is None.
+
+Peaks are those of the vendors' data sheets, dense: fp32 of the CUDA cores; int8 of the tensor cores, which is half of what a
+sheet states with sparsity (H100 SXM and H200 3,958, H100 PCIe 3,026, A100 1,248, L4 485, RTX 4090 1,321, B200 9,000 tera
+operations). V100's tensor cores have no int8. A multiplication and its addition are two operations in either. int8x3 makes
+three products for one, so its peak is a third of int8x1's.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pipeline.recipe import Bits, cost
 
-# Dense fp32 peak in TFLOP/s of a GPU, by the beginning of its name as its driver gives it (vendors' data sheets).
-FP32 = {
-    "NVIDIA H100 80GB HBM3": 66.9, "NVIDIA H200": 66.9, "NVIDIA H100 PCIe": 51.2, "NVIDIA A100": 19.5, "NVIDIA L4": 30.3,
-    "NVIDIA GeForce RTX 4090": 82.6, "Tesla V100": 15.7, "NVIDIA B200": 80.0,
+# Peaks of a GPU in TFLOP/s, fp32 and int8, by the beginning of its name as its driver gives it.
+PEAKS: dict[str, tuple[float, float | None]] = {
+    "NVIDIA H100 80GB HBM3": (66.9, 1979.0), "NVIDIA H200": (66.9, 1979.0), "NVIDIA H100 PCIe": (51.2, 1513.0),
+    "NVIDIA A100": (19.5, 624.0), "NVIDIA L4": (30.3, 242.5), "NVIDIA GeForce RTX 4090": (82.6, 660.6),
+    "Tesla V100": (15.7, None), "NVIDIA B200": (80.0, 4500.0),
 }  # fmt: skip
+PRODUCTS = {"int8x1": 1, "int8x3": 3}  # of digits, for one product
 SATURNV = 9.46  # GFLOPS/W of the most efficient machine of the Green500 of November 2016: LINPACK in fp64, other work than ours
 
 
 def peak_of(device: str, numerics: str) -> float | None:
     """TFLOP/s of a device, where it is known for these numerics."""
-    if numerics != "fp32":
-        return None
-    return next((peak for name, peak in FP32.items() if device.startswith(name)), None)
+    found = [peaks for name, peaks in PEAKS.items() if re.match(rf"{name}\b", device)]  # an L40S is no L4
+    fp32, int8 = found[0] if found else (None, None)
+    if numerics in PRODUCTS and int8 is not None:
+        return int8 / PRODUCTS[numerics]
+    return fp32 if numerics == "fp32" else None
 
 
 def spent(

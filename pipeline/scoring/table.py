@@ -19,13 +19,13 @@ from pipeline.recipe.paths import VALIDATION, VALIDATION_STARTS
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored, and on what. folder: what the preparation wrote; batch: samples at a time; last: of the run."""
+    """What is scored, and on what. folder: what the preparation wrote; batch: samples at a time; step: of the checkpoint."""
 
     recipe: Recipe
     model: Any
     folder: Path
     batch: int
-    last: bool
+    step: int
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
@@ -50,11 +50,9 @@ def text_loss(of: Subject) -> dict[str, Any]:
     return token_loss(of.model, of.model.config.context, tokens, starts, size, of.batch)
 
 
-def text_choices(of: Subject) -> dict[str, Any] | None:
+def text_choices(of: Subject) -> dict[str, Any]:
     from pipeline.scoring.choices import choices, questions_in
 
-    if not of.last:
-        return None
     return choices(of.model, questions_in(Prepared(of.folder), of.recipe.artifacts.choices.stem), of.batch)
 
 
@@ -66,24 +64,22 @@ def benchmark(of: Subject, kind: str) -> list[dict[str, Any]]:
     return questions_in(Prepared(of.folder), stem)
 
 
-def text_hellaswag(of: Subject) -> dict[str, Any] | None:
+def text_hellaswag(of: Subject) -> dict[str, Any]:
     from pipeline.scoring.hellaswag import hellaswag
 
-    return hellaswag(of.model, benchmark(of, "hellaswag"), of.batch) if of.last else None
+    return hellaswag(of.model, benchmark(of, "hellaswag"), of.batch)
 
 
-def text_lambada(of: Subject) -> dict[str, Any] | None:
+def text_lambada(of: Subject) -> dict[str, Any]:
     from pipeline.scoring.lambada import lambada
 
-    return lambada(of.model, benchmark(of, "lambada"), of.batch) if of.last else None
+    return lambada(of.model, benchmark(of, "lambada"), of.batch)
 
 
-def text_wikitext(of: Subject) -> dict[str, Any] | None:
+def text_wikitext(of: Subject) -> dict[str, Any]:
     from pipeline.data.tokenizers import load_tokenizer
     from pipeline.scoring.wikitext import wikitext
 
-    if not of.last:
-        return None
     separator = load_tokenizer(of.folder).separator
     if separator is None:
         raise UserError(
@@ -104,8 +100,8 @@ def image_accuracy(of: Subject) -> dict[str, Any]:
     return accuracy(of.model, of.images, of.batch)
 
 
-# What a score writes under its key of eval_<step>.json; None: nothing at this checkpoint.
-Score = Callable[[Subject], dict[str, Any] | None]
+# What a score writes under its key of eval_<step>.json.
+Score = Callable[[Subject], dict[str, Any]]
 SCORES: dict[str, dict[str, Score]] = {
     "text": {
         "loss": text_loss,
@@ -120,7 +116,7 @@ KEYS = {"loss": "validation"}  # the others are called as their kind is
 
 
 def scores(of: Subject) -> dict[str, Any]:
-    """Every score that the recipe asks for, by its key."""
+    """Every score that the recipe asks for at this checkpoint, by its key."""
     known = SCORES[of.recipe.bits.data.kind]
-    found = {KEYS.get(score.kind, score.kind): known[score.kind](of) for score in of.recipe.artifacts.scores}
-    return {key: value for key, value in found.items() if value is not None}
+    kinds = [score.kind for score in of.recipe.artifacts.scores if of.recipe.asks(score.kind, of.step)]
+    return {KEYS.get(kind, kind): known[kind](of) for kind in kinds}

@@ -1,4 +1,7 @@
-"""The weights before step 1: drawn by the model, or read from a file whose digest is part of the recipe."""
+"""The weights before the first step: drawn by the model, or read from a file whose digest is part of the recipe.
+
+With init.steps_done the file is that of a run under way, whose optimizer's state is taken up with its weights.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,27 @@ from pipeline.base.tensors import Spec, TensorFile, checked_finite
 from pipeline.models.model import Model
 from pipeline.recipe import Recipe
 from pipeline.recipe.training import CheckpointInit, WeightsInit
+from pipeline.training.outliers import PREFIX
+from pipeline.training.stored import specs_of
 
 if TYPE_CHECKING:
     from pipeline.models.weights import Weights
 
 
-def initialise(model: Model, recipe: Recipe, file: Path | None = None) -> None:
-    """Fill a model's weights as bits.init says; file: where they are, if not where the recipe says (--init)."""
+def initialise(model: Model, recipe: Recipe, file: Path | None = None) -> TensorFile | None:
+    """Fill a model's weights as bits.init says; returns the file of the run that is gone on with, if one is.
+
+    file: where the weights are, if not where the recipe says (--init).
+    """
     init = recipe.bits.init
-    if isinstance(init, WeightsInit):
-        _read(model, _weights(init, file, model), recipe)
-    elif isinstance(init, CheckpointInit):
-        _read(model, _checkpoint(init, file), recipe)
-    elif file is not None:
+    if isinstance(init, WeightsInit | CheckpointInit):
+        tensors = _weights(init, file, model) if isinstance(init, WeightsInit) else _checkpoint(init, file)
+        _read(model, tensors, recipe)
+        return _under_way(tensors, recipe) if init.steps_done else None
+    if file is not None:
         raise UserError(f"--init {file}: bits.init.kind is {init.kind}, which reads no file; leave it out")
-    else:
-        model.initialise(recipe.bits.seed, init)
+    model.initialise(recipe.bits.seed, init)
+    return None
 
 
 def _weights(init: WeightsInit, file: Path | None, model: Model) -> Weights:
@@ -61,6 +69,21 @@ def _checkpoint(init: CheckpointInit, file: Path | None) -> TensorFile:
             f"{file}: the digest over its tensors is {found}, bits.init.sha256 is {init.sha256}: another checkpoint than "
             f"that of step {init.step} of recipe {init.recipe}"
         )
+    return tensors
+
+
+def _under_way(tensors: Weights, recipe: Recipe) -> TensorFile:
+    """The file of a run under way; a UserError where it has no state, or that of another step."""
+    done, path = recipe.bits.start, tensors.path
+    if not isinstance(tensors, TensorFile) or not isinstance(tensors.about, dict) or "step" not in tensors.about:
+        raise UserError(
+            f"{path}: weights without an optimizer's state, but bits.init.steps_done is {done}; leave it out to begin at step 1"
+        )
+    if tensors.about["step"] != done:
+        raise UserError(f"{path}: of step {tensors.about['step']}, bits.init.steps_done is {done}")
+    windows = {name for name in tensors.specs if name.startswith(PREFIX)}
+    specs = {name: spec for name, spec in specs_of(recipe).items() if not name.startswith(PREFIX)}
+    tensors.check(specs | {name: tensors.specs[name] for name in windows}, f"a run under way of recipe {recipe.name}")
     return tensors
 
 

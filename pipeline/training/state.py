@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.base.checkpoint import Stored
-from pipeline.base.tensors import Spec, checked_finite
+from pipeline.base.tensors import Spec, TensorFile, checked_finite
 from pipeline.machine.ranks import Ranks
 from pipeline.models.flat import Shards
 from pipeline.models.model import Model
@@ -78,9 +77,9 @@ class State(Mapping[str, Tensor]):
             begin += b - a
         return whole.view(self.specs[name].shape)
 
-    def restore(self, stored: Stored) -> None:
-        """Take over a checkpoint that was checked: of each tensor, what this rank holds, and no more is read."""
-        file = stored.tensors
+    def restore(self, file: TensorFile) -> None:
+        """Take over a file that was checked: of each tensor, what this rank holds, and no more is read. Windows that it
+        has not stay empty."""
 
         def read(name: str, a: int, b: int) -> Tensor:
             return checked_finite(file.part(name, a, b), file.path, name)
@@ -90,5 +89,5 @@ class State(Mapping[str, Tensor]):
             for a, b, at in self._parts(parameter, self._ranks.rank):
                 for prefix, shard in self._prefixes.items():
                     shard[at : at + b - a].copy_(read(prefix + parameter, a, b))
-        for name in self._skipping.state():
+        for name in self._skipping.state().keys() & file.keys():
             self._skipping.restore(name, checked_finite(file[name], file.path, name))

@@ -258,9 +258,12 @@ class Trainer:
     # ------------------------------------------------------------------ state
 
     def initialise(self, file: Path | None = None) -> None:
-        """The state before step 1, with the link that a chain begins from; file: see initial.initialise."""
+        """The state before the first step, with the link that a chain begins from; file: see initial.initialise."""
         self.link = START
-        initialise(self.model, self.recipe, file)
+        under_way = initialise(self.model, self.recipe, file)
+        if under_way is not None:
+            self._state().restore(under_way)
+        self.step = self.recipe.bits.start
 
     def _state(self) -> State:
         return State(specs_of(self.recipe), self.model, self.optimizer, self.skipping, self.ranks, self.shards)
@@ -281,7 +284,7 @@ class Trainer:
 
     def restore(self, stored: Stored) -> None:
         """Take over a checkpoint of this recipe, on any number of ranks."""
-        self._state().restore(checked(stored, self.recipe, stored.tensors.path))
+        self._state().restore(checked(stored, self.recipe, stored.tensors.path).tensors)
         self.step, self.link = stored.step, stored.link
 
 

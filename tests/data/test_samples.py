@@ -83,6 +83,30 @@ def test_a_spool_is_cut_as_numpy_splits_and_read_across_shards(total: int, piece
                 assert row.read(offset, len(part)).tolist() == part.tolist()
 
 
+def test_a_thousand_shards_hold_no_file_open(tmp_path: Path) -> None:
+    """FineWeb's 100 billion tokens are 1,030 shards; a process may have 1,024 files, here 64."""
+    import resource
+
+    paths = [tmp_path / f"{i:03}.bin" for i in range(100)]
+    for i, path in enumerate(paths):
+        write_shard(path, np.arange(10 * i, 10 * i + 10))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        row = Shards(paths)
+        assert row.read(395, 210).tolist() == list(range(395, 605))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    write_shard(paths[50], np.arange(10))
+    paths[51].unlink()
+    for offset in (500, 510):
+        with pytest.raises(
+            UserError, match=r"05[01]\.bin: changed while it was in use; .*prepare_text .* makes it again"
+        ):
+            row.read(offset, 1)
+    assert row.read(490, 10).tolist() == list(range(490, 500))
+
+
 # ---------------------------------------------------------------- orders
 
 

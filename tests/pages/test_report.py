@@ -177,7 +177,7 @@ def scored(recipe: Recipe, folder: Path) -> dict[str, Any]:
     assert isinstance(recipe.bits.data, ImageData)
     written = write_shard(folder / VALIDATION, records, recipe.bits.data.source)
     write_json(folder / SUMMARY, {"sha256": {VALIDATION: written.sha256}})
-    return scores(Subject(recipe, Means(), folder, 16, last=True))
+    return scores(Subject(recipe, Means(), folder, 16, step=recipe.bits.steps))
 
 
 def images(folder: Path, steps: int = 40) -> Run:
@@ -311,3 +311,12 @@ def test_benchmarks_are_shown_with_their_protocols(finished: Run) -> None:
     assert ("word perplexity (lm-evaluation-harness)", "37.37") in rows
     assert ("joules of the GPUs", "not measurable here") in rows
     assert any(name == "FLOPs" and float(value) > 0 for name, value in rows)
+    earlier = evaluation | {
+        "step": 3,
+        "hellaswag": {"examples": 10042, "llmc": protocol | {"acc": 0.25}, "lm_eval": protocol},
+    }
+    page = run_page(
+        dataclasses.replace(finished, recipe=parse_recipe(content, "tiny"), evals=[earlier, evaluation | {"step": 6}])
+    )
+    assert '<th>protocol</th><th class="n">step 3</th><th class="n">step 6</th>' in page
+    assert '<td>llm.c, acc</td><td class="n">0.2500</td><td class="n">0.2859</td>' in page

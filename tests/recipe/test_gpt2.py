@@ -115,6 +115,14 @@ def test_memory_is_that_of_the_buffers_which_are_allocated(tiny: dict[str, Path]
     assert f"{sum(allocated) / 2**20:.1f} MiB  of it {buffers} gradient buffer" in line
 
 
+def test_without_the_library_all_is_said_but_the_memory(tmp_path: Path) -> None:
+    said = run("-m", "pipeline.recipe", "fables_int8x3", env={"SAMEBITS_BUILD": str(tmp_path)})
+    assert "tokens trained on" in said
+    assert "on 8 devices of 659.667 TFLOP/s" in said  # a third of 1,979
+    words = f"memory of a rank         not counted: {tmp_path}/samebits_ops.so: the ops are not compiled; run: python -m pipeline"
+    assert f"{words}.compile --out {tmp_path}" in said
+
+
 def test_a_recipe_is_found_by_name_and_a_false_price_refused() -> None:
     said = run("-m", "pipeline.recipe", "gpt2_124m", "--devices", "8", "--peak", "988.8", "--mfu", "0.38")
     assert "9,890,693,120" in said

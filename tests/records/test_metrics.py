@@ -9,6 +9,7 @@ import json
 import math
 import struct
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,7 +17,7 @@ from cuda_ops.errors import UserError
 from pipeline import follow
 from pipeline.base.chain import Line
 from pipeline.machine.energy import Energy
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import Bits, Recipe, cost, load_recipe
 from pipeline.records.metrics import Metrics, read
 from pipeline.records.spent import peak_of, spent, together
 from pipeline.records.tensorboard import Events, crc32c
@@ -143,6 +144,14 @@ def test_what_a_segment_took() -> None:
     assert together([found, cpu], "token")["mfu"] is None
     assert peak_of("NVIDIA A100-SXM4-80GB", "fp32") == 19.5
     assert peak_of("NVIDIA A100-SXM4-80GB", "bf16") is None
+    assert peak_of("NVIDIA A100-SXM4-80GB", "int8x1") == 624.0
+    assert peak_of("NVIDIA H100 80GB HBM3", "int8x3") == 1979.0 / 3
+    assert peak_of("Tesla V100-SXM2-16GB", "int8x1") is None
+    assert peak_of("Tesla V100-SXM2-16GB", "fp32") == 15.7
+    assert (peak_of("NVIDIA L4", "fp32"), peak_of("NVIDIA L40S", "fp32")) == (30.3, None)
+    assert set(cost.PEAK) == set(get_args(Bits.model_fields["numerics"].annotation)), (
+        "each tier has a peak to reckon with"
+    )
     assert peak_of("something new", "fp32") is None
 
 

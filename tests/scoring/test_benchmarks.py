@@ -260,9 +260,19 @@ def test_a_recipe_asks_for_benchmarks(tiny: dict[str, Path], tmp_path: Path) -> 
     recipe = load_recipe(recipe_path)
     small = Model(recipe.bits.model, 4, training=False)
     small.initialise(1, recipe.bits.init)
-    assert list(scores(Subject(recipe, small, tokens, 4, last=False))) == ["validation"]
-    found = scores(Subject(recipe, small, tokens, 4, last=True))
+    assert list(scores(Subject(recipe, small, tokens, 4, step=3))) == ["validation"]
+    found = scores(Subject(recipe, small, tokens, 4, step=6))
     assert list(found) == ["validation", "hellaswag", "lambada", "wikitext"]
+    # On the way, where the recipe says so: one of them at the checkpoint of step 3, with the same bits as ever.
+    on_the_way = tmp_path / "on_the_way.yaml"
+    on_the_way.write_text(recipe_path.read_text().replace("{kind: lambada, ", "{kind: lambada, at: [3], "))
+    early = scores(Subject(load_recipe(on_the_way), small, tokens, 4, step=3))
+    assert list(early) == ["validation", "lambada"]
+    assert early["lambada"] == found["lambada"]
+    assert list(scores(Subject(load_recipe(on_the_way), small, tokens, 4, step=6))) == list(found)
+    on_the_way.write_text(on_the_way.read_text().replace("at: [3]", "at: [3, 4]"))
+    with pytest.raises(UserError, match=r"lambada: at 4: no checkpoint; add it to artifacts\.checkpoints"):
+        load_recipe(on_the_way)
     assert found["wikitext"]["pages"] == found["lambada"]["texts"] == 1
     stem = recipe.artifacts.asked[0].stem
     from pipeline.prepare_questions import prepare
@@ -271,4 +281,4 @@ def test_a_recipe_asks_for_benchmarks(tiny: dict[str, Path], tmp_path: Path) -> 
         prepare(recipe_path, None, tokens, tmp_path, None, "nothing")
     (tokens / f"{stem}.source.json").unlink()
     with pytest.raises(UserError, match=r"no such file; python -m pipeline\.prepare_questions"):
-        scores(Subject(recipe, small, tokens, 4, last=True))
+        scores(Subject(recipe, small, tokens, 4, step=6))

@@ -30,6 +30,7 @@ NOT_RUN = {  # a pattern of the whole command -> why no test runs it here
     r"make( .*)?": "the whole of CI; its parts have tests (Makefile, tests/test_pages.py)",
     r"pytest .*": "tests, run as such",
     r"snakemake .*recipe=(shakespeare_char|fables_int8x3)": "minutes of training",
+    r"(python -m pipeline\.import_weights log124M/.*|snakemake .*recipe=results/recipes/taken_up\.yaml)": "llm.c's files; test_llmc_state.py",
     r"snakemake .*data=path/to/my\.txt": "test_a_text_of_ones_own",
     r"snakemake .*profile config/execution/gpu1.*": "a GPU; test_execution_reruns_nothing plans it",
     r"python -m pipeline\.train --device cuda \.\.\.": "a GPU",

@@ -338,9 +338,13 @@ def test_recipes_share_a_corpus_and_never_rerun_each_other(project: Path) -> Non
 def test_a_question_source_plans_its_making_and_evaluation_alone(project: Path) -> None:
     """Nothing of the corpus or of training, whether the recipe stands alone or beside one with the same questions."""
     asked = project / "asked.jsonl"
+    recipe = project / "config" / "recipes" / "tiny.yaml"
+    with edited(recipe, ("{kind: choices}", "{kind: choices, at: [3]}")):  # on the way: that evaluation alone
+        output = snakemake(project, "-n")
+        assert rules_of(output) == {"evaluate", "digest", "verify", "report"}
+        assert re.findall(r"output: \S+(eval_\d+)\.json", output) == ["eval_000003"]
     asked.write_text('{"context": "Ada", "endings": [" was sad.", " was happy."], "label": 0}\n')
     source = f"{{kind: file, path: asked.jsonl, sha256: {sha256_of(asked)}, format: jsonl}}"
-    recipe = project / "config" / "recipes" / "tiny.yaml"
     other = recipe.with_name("other.yaml")
     expected = {"prepare_questions", "evaluate", "digest", "verify", "report"}
     try:
