@@ -25,6 +25,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from cuda_ops.bounds import whole
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_bytes
 from pipeline.evidence.comparison import Comparison
@@ -47,7 +48,7 @@ def flags() -> argparse.ArgumentParser:
         group.add_argument(f"--device-{side}", help="cpu or cuda")
         group.add_argument(f"--env-{side}", nargs="+", default=[], metavar="NAME=VALUE", help="its environment")
     parser.add_argument("--no-replay", action="store_true", help="compare what is recorded only")
-    parser.add_argument("--further", type=int, default=3, help="steps after the first, to see the difference grow")
+    parser.add_argument("--further", type=whole(0), default=3, help="steps after the first, to see the difference grow")
     parser.add_argument("--json", type=Path, help="write everything found as JSON")
     parser.add_argument("--html", type=Path, help="write a page with pictures")
     return parser

@@ -21,6 +21,7 @@ import argparse
 from pathlib import Path
 
 from cuda_ops import build, flags
+from cuda_ops.bounds import MOST_THREADS, whole
 from cuda_ops.errors import UserError, exit_on_user_error, writing
 
 
@@ -29,7 +30,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results/build"), help="folder of the library")
     parser.add_argument("--opt-level", type=int, choices=(0, 1, 2, 3), default=3, help="changes speed, never a bit")
     parser.add_argument("--cxx", help="C++ compiler (default: $CXX, g++, clang++)")
-    parser.add_argument("--threads", type=int, help="parallel compilations")
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), help="parallel compilations")
     parser.add_argument(
         "--archs",
         default="auto",

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any, cast
 
+from cuda_ops.bounds import MOST_THREADS, whole
 from cuda_ops.errors import exit_on_user_error
 from pipeline.base.files import write_json
 from pipeline.machine.devices import device_errors
@@ -55,9 +56,9 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--tokens", type=Path, help="folder of what was prepared (default: from the recipe)")
     parser.add_argument("--out", type=Path, help="file to write (default: eval_<step>.json of the run)")
-    parser.add_argument("--batch-size", type=int, default=8, help="samples together; never changes a bit")
+    parser.add_argument("--batch-size", type=whole(1), default=8, help="samples together; never changes a bit")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; never changes a bit")
-    parser.add_argument("--threads", type=int, default=1, help="never changes a bit")
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=1, help="never changes a bit")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     found = step_of(args.checkpoint.name)

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cuda_ops.bounds import real, whole
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.machine.progress import duration
 from pipeline.recipe.paths import METRICS
@@ -110,14 +111,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Look on while a run goes.")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--once", action="store_true", help="print once and end")
-    parser.add_argument("--every", type=float, default=2.0, help="seconds between looks")
-    parser.add_argument("--height", type=int, default=8, help="lines of the picture")
+    parser.add_argument("--every", type=real(0.0, 86_400.0, above=True), default=2.0, help="seconds between looks")
+    parser.add_argument("--height", type=whole(1, 1000), default=8, help="lines of the picture")
     parser.add_argument("--tensorboard", type=Path, help="folder to write event files into as well")
     args = parser.parse_args()
     path, after, events, before = args.run / METRICS, 0, None, 0
     while True:
         width = shutil.get_terminal_size((100, 24)).columns
-        lines = shown(path, width, max(1, args.height), time.time())
+        lines = shown(path, width, args.height, time.time())
         if args.tensorboard:
             after, events = to_tensorboard(path, args.tensorboard, after, events)
         if before and sys.stdout.isatty():

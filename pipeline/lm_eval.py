@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 from typing import Any, cast
 
+from cuda_ops.bounds import MOST_THREADS, whole
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_json
 from pipeline.recipe import load_recipe
@@ -41,11 +42,11 @@ def main() -> int:
     parser.add_argument("--tokens", type=Path, help="folder of the tokenizer (default: from the recipe)")
     parser.add_argument("--tasks", required=True, help="names, separated by commas")
     parser.add_argument("--include", type=Path, help="folder of task files of one's own")
-    parser.add_argument("--limit", type=int, help="the first examples of each task only")
+    parser.add_argument("--limit", type=whole(1), help="the first examples of each task only")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--batch-size", type=int, default=8, help="samples together; never changes a bit")
+    parser.add_argument("--batch-size", type=whole(1), default=8, help="samples together; never changes a bit")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; never changes a bit")
-    parser.add_argument("--threads", type=int, default=1, help="never changes a bit")
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=1, help="never changes a bit")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     from cuda_ops import runtime

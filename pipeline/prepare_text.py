@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from cuda_ops.bounds import MOST_THREADS, whole
 from cuda_ops.errors import UserError, exit_on_user_error, writing
 from pipeline.base.files import sha256_of, write_json
 from pipeline.data.compare_shards import compare_shards
@@ -246,7 +247,7 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--data", type=Path, help="folder of documents.jsonl (default: from the recipe)")
     parser.add_argument("--out", type=Path, help="folder to write (default: from the recipe)")
-    parser.add_argument("--threads", type=int, default=1, help="processes; never changes a bit")
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=1, help="processes; never changes a bit")
     parser.add_argument("--gpt2", type=Path, default=GPT2_BPE, help="folder of GPT-2's vocabulary files")
     parser.add_argument("--compare", type=Path, metavar="PINS", help="hold the shards against those a pin file lists")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="where the other shards lie, to find the token")

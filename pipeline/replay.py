@@ -18,6 +18,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from cuda_ops.bounds import MOST_THREADS, whole
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.tensors import Spec, write_tensors
@@ -73,17 +74,19 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="folder with checkpoints and chain (default: from the recipe)")
     parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
     parser.add_argument("--checkpoint", type=Path, help="start from this one, not from the nearest of --run")
-    parser.add_argument("--lane", type=int, help="this lane alone: its forward and backward pass")
+    parser.add_argument("--lane", type=whole(0), help="this lane alone: its forward and backward pass")
     parser.add_argument("--tensor", nargs="+", default=[], metavar="NAME", help="tensors to show and to write")
     parser.add_argument("--list", action="store_true", help="name the tensors of the step, in the order of computation")
     parser.add_argument("--check", action="store_true", help="compare the step with the recorded chain")
     parser.add_argument("--out", type=Path, help="write the tensors (all, without --tensor) to this safetensors file")
     parser.add_argument("--trace", type=Path, help="write digests and samples of all tensors, for pipeline.compare")
-    parser.add_argument("--further", type=int, default=0, help="steps after it whose weights the trace samples too")
+    parser.add_argument(
+        "--further", type=whole(0), default=0, help="steps after it whose weights the trace samples too"
+    )
     parser.add_argument("--init", type=Path, help="file of the initial weights, where bits.init reads one")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="never changes a bit")
-    parser.add_argument("--micro-batch", type=int, default=4, help="never changes a bit")
-    parser.add_argument("--threads", type=int, default=0, help="never changes a bit (default: all)")
+    parser.add_argument("--micro-batch", type=whole(1), default=4, help="never changes a bit")
+    parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="never changes a bit (default: all)")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     run = args.run or run_dir(recipe)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
+from cuda_ops.bounds import MOST_THREADS, whole
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_json
 from pipeline.data.prompts import check_prompts
@@ -99,13 +100,10 @@ def main() -> int:
     own.add_argument("--draws", type=int, help="texts of each prompt")
     own.add_argument("--seed", type=int)
     own.add_argument("--stream", action="store_true", help="print each token as it comes")
-    parser.add_argument("--batch-size", type=int, default=8, help="draws decoded together; never changes a bit")
+    parser.add_argument("--batch-size", type=whole(1), default=8, help="draws decoded together; never changes a bit")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; never changes a bit")
-    parser.add_argument("--threads", type=int, default=1, help="never changes a bit")
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=1, help="never changes a bit")
     args = parser.parse_args()
-    for flag in ("batch_size", "threads"):
-        if getattr(args, flag) < 1:
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected 1 or more")
     if args.recipe:
         recipe = load_recipe(args.recipe)
     else:

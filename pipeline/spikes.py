@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cuda_ops.bounds import real, whole
 from cuda_ops.errors import exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.files import write_json
@@ -127,10 +128,10 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
     parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
-    parser.add_argument("--z", type=float, default=6.0, help="the least z-score of a spike")
-    parser.add_argument("--replays", type=int, default=0, help="how many of the largest to compute again")
+    parser.add_argument("--z", type=real(), default=6.0, help="the least z-score of a spike")
+    parser.add_argument("--replays", type=whole(0), default=0, help="how many of the largest to compute again")
     parser.add_argument(
-        "--most-flops", type=float, help="leave out those that take more (default: however long it takes)"
+        "--most-flops", type=real(), help="leave out those that take more (default: however long it takes)"
     )
     parser.add_argument("--init", type=Path, help="file of the initial weights, where bits.init reads one")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of those; never changes a bit")

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from cuda_ops import ops, runtime
+from cuda_ops.bounds import MOST_THREADS, whole
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_json
 from pipeline.records.digests import EXPECTED
@@ -60,7 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The elementary functions over every fp32 input.")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--functions", default=",".join(ops.FUNCTIONS), help="separated by commas")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=2)
     parser.add_argument("--write", action="store_true", help="publish what is found instead of comparing")
     args = parser.parse_args()
     unknown = sorted(set(args.functions.split(",")) - set(ops.FUNCTIONS))

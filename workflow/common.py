@@ -166,14 +166,15 @@ class Runs(dict[str, Run]):
             self._begin(name, [])
 
     def _add(self, given: str, data: str) -> str:
-        path = Path(given) if Path(given).exists() else Path(os.path.relpath(RECIPES / f"{given}.yaml"))
+        known = RECIPES / f"{given}.yaml"
+        path = Path(given) if Path(given).exists() and not known.exists() else Path(os.path.relpath(known))
         recipe = load_recipe(path)
-        named = RECIPES / f"{recipe.name}.yaml"
-        if named.exists() and recipe_id(load_recipe(named)) != recipe_id(recipe):
-            raise UserError(
-                f"{path}: its name is {recipe.name}, which {os.path.relpath(named)} has for other bits; "
-                "give it a name of its own"
-            )
+        for named in (RECIPES / f"{recipe.name}.yaml", path.with_name(f"{recipe.name}.yaml")):
+            if named.is_file() and recipe_id(load_recipe(named)) != recipe_id(recipe):
+                raise UserError(
+                    f"{path}: its name is {recipe.name}, which {os.path.relpath(named)} has for other bits; "
+                    "give it a name of its own"
+                )
         if data:
             recipe = own.derive(recipe, Path(data))
             path = own.write(recipe)
@@ -277,11 +278,18 @@ def one_of(names: Iterable[str]) -> str:
 
 
 def check_keys(config: dict[str, Any]) -> None:
-    """Refuse a key of --config that is none."""
-    for key in config:
+    """Refuse a key of --config that is none, and a value that cannot be one."""
+    for key, value in config.items():
         if key not in KEYS:
             hint = "".join(f"; did you mean {near}?" for near in get_close_matches(key, KEYS, 1))
             raise WorkflowError(f"--config {key}: unknown key; known are {', '.join(KEYS)}{hint}")
+        words = value if isinstance(value, list) and key == "recipe" else [value]
+        if not words or not all(isinstance(word, str) and word for word in words):
+            shown = "" if value is None else value
+            raise WorkflowError(
+                f"--config {key}={shown}: expected "
+                + ("names of config/recipes, or paths" if key == "recipe" else "the path of a text; left out, none")
+            )
 
 
 def check_folder() -> None:
@@ -384,6 +392,11 @@ def check_execution(workflow: Any, runs: Runs) -> None:
             near = get_close_matches(name, own, 1, 0.7)
             if name not in own and near:
                 raise WorkflowError(f"--set-resources {rule}:{name}: did you mean {near[0]}?")
+            has = own if rule == "train" else ("device", "gpu") if rule in ("evaluate", "sample") else ()
+            if name in own and name not in has:
+                raise WorkflowError(
+                    f"--set-resources {rule}:{name}: {rule} has {', '.join(has) or 'none of them'}; {name} is train's"
+                )
     if not {"train", "evaluate", "sample"} & set(settings.overwrite_resources):
         return
     from argparse import ArgumentParser

@@ -1,12 +1,16 @@
-"""A stop of Snakemake alone (`docker stop`, `timeout`, a supervisor) reaches the stages, as one of the group does."""
+"""A stop of Snakemake alone (`docker stop`, `kill -INT`, a supervisor) reaches the stages, as one of the group does."""
 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import psutil
+
+GRACE = 2.0  # seconds that a Ctrl-C, which reaches the stages by itself, has to be heard
 
 
 def stages(process: psutil.Process) -> Iterator[psutil.Process]:
@@ -22,13 +26,28 @@ def stages(process: psutil.Process) -> Iterator[psutil.Process]:
 
 
 def pass_stops_on() -> None:
-    """Begin it, once Snakemake has its own handler, which then waits for the stages: each saves and ends."""
-    own = signal.getsignal(signal.SIGTERM)
+    """Begin it, once Snakemake has its own handlers, which then wait for the stages: each saves and ends."""
 
-    def handle(number: int, frame: Any) -> None:
+    def end() -> None:
         for stage in stages(psutil.Process()):
-            stage.terminate()
-        if callable(own):
-            own(number, frame)
+            with suppress(psutil.NoSuchProcess):
+                stage.terminate()
 
-    signal.signal(signal.SIGTERM, handle)
+    def passed_on(number: int) -> None:
+        own = signal.getsignal(number)
+
+        def handle(number: int, frame: Any) -> None:
+            if number == signal.SIGINT:
+                late = threading.Timer(GRACE, end)
+                late.daemon = True
+                late.start()
+            else:
+                end()
+            if callable(own):
+                own(number, frame)
+
+        if own != signal.SIG_IGN:
+            signal.signal(number, handle)
+
+    passed_on(signal.SIGTERM)
+    passed_on(signal.SIGINT)

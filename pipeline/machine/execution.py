@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, fields
 
+from cuda_ops.bounds import MOST_THREADS
 from cuda_ops.errors import UserError
 from pipeline.machine.devices import names
 from pipeline.machine.place import cores, parse_rendezvous, place_of
@@ -85,14 +87,17 @@ class Execution:
             raise UserError(f"--ranks {self.ranks} does not divide the recipe's {lanes} lanes; allowed are {allowed}")
         self.check_nodes()
         for name, value in (("--micro-batch", self.micro_batch), ("--rolling", self.rolling)):
-            if value <= 0:
+            if not 0 < value < math.inf:
                 raise UserError(f"{name} {value}: expected more than 0")
-        if self.keep < 1 or self.major < 0 or self.price < 0:
+        if self.keep < 1 or self.major < 0 or not 0 <= self.price < math.inf:
             raise UserError(
                 f"--keep {self.keep}, --major {self.major}, --price {self.price}: expected at least 1, 0 and 0"
             )
-        if self.threads < 0 or self.rolling_steps < 0:
-            raise UserError(f"--threads {self.threads}, --rolling-steps {self.rolling_steps}: expected 0 or more")
+        if not 0 <= self.threads <= MOST_THREADS or self.rolling_steps < 0:
+            raise UserError(
+                f"--threads {self.threads}, --rolling-steps {self.rolling_steps}: expected 0 or more, threads up to "
+                f"{MOST_THREADS}"
+            )
         if len(names(self.device)) not in (1, self.ranks):
             raise UserError(
                 f"--device {self.device} names {len(names(self.device))} devices for --ranks {self.ranks}: give one, or one each"

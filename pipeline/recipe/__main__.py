@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from cuda_ops.bounds import real, whole
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.machine.room import amount
 from pipeline.recipe import Recipe, cost, load_recipe, recipe_id, schema
@@ -87,12 +88,16 @@ def main() -> int:
     )
     parser.add_argument("recipe", nargs="?", help="a file, or a name of config/recipes")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of a recipe instead")
-    parser.add_argument("--devices", type=int, default=8, help="that share the work")
-    parser.add_argument("--mfu", type=float, default=0.5, help="part of the peak that is reached, by llm.c's count")
-    parser.add_argument("--peak", type=float, help="TFLOP/s of one device (default: H100 SXM at the recipe's numerics)")
-    parser.add_argument("--price", type=float, default=3.5, help="dollars per device and hour")
+    parser.add_argument("--devices", type=whole(1, 10**9), default=8, help="that share the work")
+    parser.add_argument(
+        "--mfu", type=real(above=True), default=0.5, help="part of the peak that is reached, by llm.c's count"
+    )
+    parser.add_argument(
+        "--peak", type=real(above=True), help="TFLOP/s of one device (default: H100 SXM at the recipe's numerics)"
+    )
+    parser.add_argument("--price", type=real(), default=3.5, help="dollars per device and hour")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="whose buffers are counted")
-    parser.add_argument("--micro-batch", type=int, default=4, help="samples per forward and backward")
+    parser.add_argument("--micro-batch", type=whole(1), default=4, help="samples per forward and backward")
     parser.add_argument("--recompute", type=int, choices=(0, 1), default=0)
     args = parser.parse_args()
     if args.schema:
@@ -103,12 +108,9 @@ def main() -> int:
     recipe = load_recipe(recipe_file(args.recipe))
     print(head(recipe), flush=True)
     peak = args.peak or cost.PEAK[recipe.bits.numerics]
-    for flag, value in (("--devices", args.devices), ("--mfu", args.mfu), ("--peak", peak), ("--price", args.price)):
-        if value < 0 or (value == 0 and flag != "--price"):
-            raise UserError(f"{flag} {value}: expected more than 0")
     price = cost.Price(args.devices, args.mfu, peak, args.price)
     print("\n".join(f"{name:<24} {value}" for name, value in facts(recipe, price)))
-    print("\n".join(memory(recipe, max(1, args.micro_batch), bool(args.recompute), args.device)))
+    print("\n".join(memory(recipe, args.micro_batch, bool(args.recompute), args.device)))
     return 0
 
 

@@ -13,6 +13,8 @@ from pipeline.machine import execution
 from pipeline.machine.execution import Execution
 from pipeline.machine.place import LAUNCHER, LOCAL, NEEDED, Place, check_address, place_of
 from pipeline.machine.ranks import choice
+from pipeline.recipe import load_recipe
+from tests.conftest import ROOT
 
 COMPLETE = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29531"}
 TORCHRUN = {**COMPLETE, "TORCHELASTIC_RUN_ID": "none"}
@@ -121,6 +123,19 @@ def test_nodes_that_cannot_be(given: Execution, words: str) -> None:
     with pytest.raises(UserError, match=words):
         given.check_nodes()
     Execution(ranks=4, nodes=2, rendezvous="[::1]:29500").check_nodes()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (Execution(rolling=float("nan")), "--rolling nan: expected more than 0"),
+        (Execution(price=float("inf")), "--price inf"),
+        (Execution(threads=10**11), "--threads 100000000000, .*up to 1024"),
+    ],
+)
+def test_numbers_that_cannot_be(given: Execution, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        given.check(load_recipe(ROOT / "tests" / "recipes" / "tiny.yaml"))
 
 
 def test_the_backend_is_chosen_from_what_all_say() -> None:

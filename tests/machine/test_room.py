@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,6 +63,32 @@ def test_snakemake_says_that_its_folder_cannot_be_written(tmp_path: Path, monkey
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(WorkflowError, match=rf"^{tmp_path}: Snakemake cannot write .*snakemake -s {ROOT}/Snakefile"):
         common.check_folder()
+
+
+WORKFLOW = """
+import signal, subprocess, sys
+sys.path.insert(0, "workflow")
+import stops
+stops.GRACE = 0.1
+stops.pass_stops_on()
+stage = subprocess.Popen([sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)", "pipeline.x"],
+                         start_new_session=True)  # a signal to the parent alone
+try:
+    stage.wait()
+except KeyboardInterrupt:
+    print("interrupted, stage", stage.wait(30))
+"""
+
+
+def test_an_interrupt_of_snakemake_alone_reaches_the_stage() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKFLOW], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == f"interrupted, stage {-signal.SIGTERM}\n"
 
 
 def test_a_segment_that_would_not_fit_does_not_begin(

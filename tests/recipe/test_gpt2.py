@@ -129,7 +129,7 @@ def test_a_recipe_is_found_by_name_and_a_false_price_refused() -> None:
     assert "7.385e+18" in said
     assert "0.734 on 8 devices" in said  # 18,865 steps of 140 ms
     assert "7 gradient buffers of 475" in said or "7 gradient buffers of 0.46 GiB" in said
-    assert "--mfu 0.0: expected more than 0" in run("-m", "pipeline.recipe", "gpt2_124m", "--mfu", "0", code=2)
+    assert "--mfu: 0: expected a number above 0" in run("-m", "pipeline.recipe", "gpt2_124m", "--mfu", "0", code=2)
     assert "no such recipe" in run("-m", "pipeline.recipe", "gpt2_125m", code=2)
 
 

@@ -98,9 +98,8 @@ def test_a_run_s_texts_are_never_replaced_by_others(folder: Path, draw: Draw, tm
         (["--length", "0"], "--length 0: expected 1 to 1,000,000"),
         (["--draws", "0"], "--draws 0"),
         (["--seed", "-1"], "--seed -1"),
-        (["--threads", "0"], "--threads 0: expected 1 or more"),
     ],
-    ids=["prompt", "nan", "inf", "top-k", "length", "draws", "seed", "threads"],
+    ids=["prompt", "nan", "inf", "top-k", "length", "draws", "seed"],
 )
 def test_what_cannot_be_drawn_is_refused(draw: Draw, flags: list[str], said: str) -> None:
     with pytest.raises(UserError) as error:

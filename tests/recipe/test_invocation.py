@@ -1,0 +1,78 @@
+"""pytest tests/recipe/test_invocation.py
+
+What --config and --set-resources may say, without a Snakemake: names of other bits, values that are none, resources
+that a rule has not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from snakemake.exceptions import WorkflowError
+
+from cuda_ops.errors import UserError
+from tests.conftest import ROOT
+
+TINY = (ROOT / "tests" / "recipes" / "tiny.yaml").read_text()
+
+
+@pytest.fixture
+def common(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """workflow/common.py, in a folder of the user's own."""
+    monkeypatch.syspath_prepend(ROOT / "workflow")
+    monkeypatch.chdir(tmp_path)
+    return importlib.import_module("common")
+
+
+def test_a_copy_whose_name_was_forgotten_is_refused(common: ModuleType, tmp_path: Path) -> None:
+    """Where the name is that of a recipe beside it, as where it is one of config/recipes; in place an edit is free."""
+    own, copy = tmp_path / "own.yaml", tmp_path / "copy.yaml"
+    own.write_text(TINY.replace("name: tiny\n", "name: own\n"))
+    copy.write_text(own.read_text().replace("seed: 5", "seed: 6"))
+    assert list(common.Runs({"recipe": "own.yaml", "data": ""})) == ["own"]
+    with pytest.raises(UserError, match=r"copy\.yaml: its name is own, which own\.yaml has for other bits"):
+        common.Runs({"recipe": "copy.yaml", "data": ""})
+    copy.write_text(TINY.replace("name: tiny\n", "name: fables\n"))
+    with pytest.raises(UserError, match=r"copy\.yaml: its name is fables, which .*config/recipes/fables\.yaml has for"):
+        common.Runs({"recipe": "copy.yaml", "data": ""})
+    copy.write_text(own.read_text())  # the same bits: no matter which of the two is named
+    assert list(common.Runs({"recipe": "copy.yaml", "data": ""})) == ["own"]
+    (tmp_path / "fables").mkdir()  # a folder of that name hides no recipe
+    assert list(common.Runs({"recipe": "fables", "data": ""})) == ["fables"]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"recipe": None}, "--config recipe=: expected names of config/recipes, or paths"),
+        ({"recipe": 3}, "--config recipe=3: expected names"),
+        ({"recipe": []}, "--config recipe=[]: expected names"),
+        ({"recipe": ["a", None]}, "--config recipe=['a', None]: expected names"),
+        ({"data": None}, "--config data=: expected the path of a text; left out, none"),
+        ({"data": ["a.txt"]}, "--config data=['a.txt']: expected the path"),
+    ],
+)
+def test_a_value_that_is_none_is_one_message(common: ModuleType, config: dict[str, Any], said: str) -> None:
+    common.check_keys({"recipe": ["a", "b"], "data": "a.txt"})
+    with pytest.raises(WorkflowError, match=f"^{re.escape(said)}"):
+        common.check_keys(config)
+
+
+def test_a_resource_that_a_rule_has_not_is_refused(common: ModuleType) -> None:
+    def check(**given: list[str]) -> None:
+        names = ("train", "evaluate", "sample", "report")
+        workflow = SimpleNamespace(
+            resource_settings=SimpleNamespace(overwrite_resources=given, overwrite_threads={}),
+            rules=[SimpleNamespace(name=name) for name in names],
+        )
+        common.check_execution(workflow, {})
+
+    check(report=["mem_mb", "runtime"])  # of an executor
+    for rule, name, has in (("evaluate", "ranks", "device, gpu"), ("report", "keep", "none of them")):
+        with pytest.raises(WorkflowError, match=f"^--set-resources {rule}:{name}: {rule} has {has}; {name} is train's"):
+            check(**{rule: [name]})
