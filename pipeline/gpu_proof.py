@@ -4,15 +4,15 @@
     python -m pipeline.gpu_proof
     driver             580.95.05
     …
-    [1/9] build            passed       41 s  CUDA 13.0 for sm_90
+    [1/10] build            passed       41 s  CUDA 13.0 for sm_90
     …
-    docs/evidence/nvidia-h200-71700235.md: 9 of 9 parts passed
+    docs/evidence/nvidia-h200-71700235.md: 10 of 10 parts passed
 
 Where a command may take ten minutes only, two make one proof; each adds its parts to the same page. Where only a folder
 of output comes back, each writes its own and a third makes one page of them, on any machine:
 
-    python -m pipeline.gpu_proof --parts build,ops,unary,fables,ranks --out one
-    python -m pipeline.gpu_proof --parts sanitizer,speed,shakespeare_char,gpt2_124m_steps --out two
+    python -m pipeline.gpu_proof --parts build,ops,unary,fables,digits --out one
+    python -m pipeline.gpu_proof --parts ranks,sanitizer,speed,shakespeare_char,gpt2_124m_steps --out two
     python -m pipeline.gpu_proof --merge one/*.json two/*.json
 
 The parts are functions of pipeline/evidence/gpu_parts.py. One that fails or outlasts its limit is named and the

@@ -49,6 +49,10 @@ SLOW = {
     "test_sabotage_is_seen[embedding: matches backwards]": "test_sabotage_is_seen[embedding: no barrier]",
     "test_sabotage_is_seen[cross-entropy: one buffer]": "test_sabotage_is_seen[embedding: no barrier]",
     # products in digits: processes and programs of their own
+    "test_sabotage_of_digits_is_seen[product: no wait]": "test_sabotage_of_digits_is_seen[product: no barrier]",
+    "test_sabotage_of_digits_is_seen[product: a word of the wrong step]": "test_sabotage_of_digits_is_seen[product: no barrier]",
+    "test_sabotage_of_digits_is_seen[product: second digits twice]": "test_sabotage_of_digits_is_seen[product: no barrier]",
+    "test_sabotage_of_digits_is_seen[attention: a key too many]": "test_sabotage_of_digits_is_seen[product: no barrier]",
     "test_ranks_and_instruction_sets": "test_micro_batch_threads_recompute_and_pieces",
     "test_instruction_sets_agree": "test_each_output_is_the_definition_s",
     "test_sabotage_is_seen[truncation for ties to even]": "test_sabotage_is_seen[a digit off by one]",

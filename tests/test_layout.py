@@ -33,9 +33,8 @@ PENDING = {
 # Rule 5: a rolling checkpoint is read by the code that wrote it alone, and base stands beside recipe, not on it.
 NAMES_ITS_OWN = {"pipeline/base/checkpoint.py"}
 
-# Rule 6: files beside the ops that are no op, and ops that a GPU has not.
+# Rule 6: files beside the ops that are no op.
 NO_STEM = {"dispatch", "check", "library", "cuda", "__init__", "_registry"}
-CPU_ONLY = {"digits", "matmul_digits", "attention_digits", "attention_digits_backward"}
 LAYERS = (
     "cuda_ops/cpu/{}.cpp",
     "cuda_ops/kernels/{}.cu",
@@ -187,12 +186,8 @@ def test_rule_6_an_op_has_one_stem_in_every_layer() -> None:
 
     ops = set().union(*(stems(layer) for layer in LAYERS if layer.startswith("cuda_ops")))
     assert {"matmul", "gelu", "adamw"} <= ops
-    assert ops >= CPU_ONLY
     missing = [
-        layer.format(stem)
-        for stem in sorted(ops)
-        for layer in LAYERS
-        if not (ROOT / layer.format(stem)).exists() and not (stem in CPU_ONLY and layer.startswith("cuda_ops/kernels"))
+        layer.format(stem) for stem in sorted(ops) for layer in LAYERS if not (ROOT / layer.format(stem)).exists()
     ]
     holds(6, [f"no {path}" for path in missing])
 

@@ -10,7 +10,6 @@ void digits(const Tensor& out_, const Tensor& x, bool transposed, c10::string_vi
   const int64_t rows = x.size(transposed ? 1 : 0), K = x.size(transposed ? 0 : 1);
   const int count = digits_of(tier);
   const Call call(out_);
-  check_on_cpu(out_, call->digits);
   call->digits(operand(call, out_, "out", rows, K, count), call.in(x, "x"), rows, K, transposed, count);
 }
 

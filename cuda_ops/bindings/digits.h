@@ -16,11 +16,6 @@ inline int64_t operand_bytes(int64_t rows, int64_t K, int digits) {
   return (rows + 15) / 16 * ((K + 127) / 128) * (digits * 2048 + 64);
 }
 
-inline void check_on_cpu(const at::Tensor& t, bool there) {
-  TORCH_CHECK(t.is_cpu() && there, "products in digits (bits.numerics int8x3, int8x1) run on the CPU only, and ",
-              "this tensor is on ", t.device());
-}
-
 inline uint8_t* operand(const Call& call, const at::Tensor& t, const char* name, int64_t rows, int64_t K, int digits) {
   check_shape(t, name, {operand_bytes(rows, K, digits)});
   call.check_dense(t, name, at::kByte);

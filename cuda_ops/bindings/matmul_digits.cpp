@@ -22,7 +22,6 @@ void matmul_digits(const Tensor& out_, const Tensor& a, const Tensor& b, const o
   check_apart(out_, "out", a, "a");
   check_apart(out_, "out", b, "b");
   const Call call(out_);
-  check_on_cpu(out_, call->matmul_digits);
   call->matmul_digits(call.out(out_, "out"), call.in(a, "a"), call.in(b, "b"), nullptr,
                       bias ? call.in(*bias, "bias") : nullptr, M, N, K, code, accumulate, count, sequence);
 }
@@ -36,7 +35,6 @@ void matmul_kept_digits(const Tensor& out_, const Tensor& a, const Tensor& kept,
   if (bias) check_shape(*bias, "bias", {N});
   check_apart(out_, "out", a, "a");
   const Call call(out_);
-  check_on_cpu(out_, call->matmul_digits);
   const int count = digits_of(tier);
   call->matmul_digits(call.out(out_, "out"), call.in(a, "a"), nullptr, operand(call, kept, "kept", N, K, count),
                       bias ? call.in(*bias, "bias") : nullptr, M, N, K, 0, false, count, 0);

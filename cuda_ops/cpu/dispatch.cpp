@@ -12,7 +12,6 @@
 #endif
 
 #define KERNEL(name, arguments) void name arguments;
-#define CPU_KERNEL KERNEL
 #if defined(__x86_64__)
 namespace samebits::v3 {
 #include "../kernels.inc"

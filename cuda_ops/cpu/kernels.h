@@ -8,18 +8,13 @@
 namespace samebits {
 namespace SAMEBITS_ISA {
 #define KERNEL(name, arguments) void name arguments;
-#define CPU_KERNEL KERNEL
 #include "../kernels.inc"
-#undef CPU_KERNEL
 #undef KERNEL
 }  // namespace SAMEBITS_ISA
 
 struct Kernels {
-// What only a CPU has comes last, and is null in the table of a GPU.
 #define KERNEL(name, arguments) void(*name) arguments;
-#define CPU_KERNEL KERNEL
 #include "../kernels.inc"
-#undef CPU_KERNEL
 #undef KERNEL
 };
 

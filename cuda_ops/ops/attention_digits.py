@@ -1,4 +1,4 @@
-"""Causal multi-head attention in digits, tiers int8x3 and int8x1. Kernel: cpu/attention_digits.cpp; on a CPU only."""
+"""Causal multi-head attention in digits, tiers int8x3 and int8x1. Kernel: cpu/attention_digits.cpp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients of causal attention in digits. Kernel: cpu/attention_digits_backward.cpp; on a CPU only."""
+"""Gradients of causal attention in digits. Kernel: cpu/attention_digits_backward.cpp."""
 
 from __future__ import annotations
 

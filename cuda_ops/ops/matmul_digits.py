@@ -1,4 +1,4 @@
-"""Matrix products in digits, tiers int8x3 and int8x1. Kernel: cpu/matmul_digits.cpp; on a CPU only."""
+"""Matrix products in digits, tiers int8x3 and int8x1. Kernel: cpu/matmul_digits.cpp."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def build(session: Session) -> str:
     return line
 
 
-@part("ops", 90, "every op's tests with the ops on the device; all cases against the CPU backend")
+@part("ops", 120, "every op's tests with the ops on the device; all cases against the CPU backend")
 def ops(session: Session) -> str:
     """The tests of every stem that has a kernel; brief: the chain over tokens of one op."""
     stems = ["rows", *sorted(path.stem for path in (ROOT / "cuda_ops" / "kernels").glob("*.cu"))]
@@ -175,12 +175,17 @@ def trained(session: Session, name: str) -> str:
     return f"all {steps} steps, every checkpoint, evaluation and samples equal the published digests ({seconds:.0f} s)"
 
 
-@part("fables", 180, "every chain, checkpoint, evaluation and sample of the recipe has its published digest")
+@part("fables", 150, "every chain, checkpoint, evaluation and sample of the recipe has its published digest")
 def fables(session: Session) -> str:
     return trained(session, "fables")
 
 
-@part("ranks", 120, "one and two ranks on one GPU, and a GPU beside a CPU: the published steps")
+@part("digits", 150, "the same of the recipe fables_int8x3, whose products are on 8-bit integers")
+def digits(session: Session) -> str:
+    return trained(session, "fables_int8x3")
+
+
+@part("ranks", 90, "one and two ranks on one GPU, and a GPU beside a CPU: the published steps")
 def ranks(session: Session) -> str:
     """One and two ranks on the device, and a CPU beside it; brief: the last only."""
     steps = 2 if session.brief else 20
@@ -193,7 +198,7 @@ def ranks(session: Session) -> str:
 
 
 @part(
-    "sanitizer", 180, "memcheck and racecheck find nothing in a step of a small recipe, and do find two planted faults"
+    "sanitizer", 150, "memcheck and racecheck find nothing in a step of a small recipe, and do find two planted faults"
 )
 def sanitizer(session: Session) -> str:
     """One step under compute-sanitizer, after it has shown that it sees; without a GPU the same step without it."""
@@ -280,7 +285,7 @@ def must_see(
         raise Failed(f"{check} does not see a planted fault ({fault} in beyond.cu): what it finds clean means nothing")
 
 
-@part("speed", 300, "the step and the ops of GPT-2 beside PyTorch on the same GPU, against speed_targets.py")
+@part("speed", 240, "the step and the ops of GPT-2 beside PyTorch on the same GPU, against speed_targets.py")
 def speed(session: Session) -> str:
     """The step of 124M of either side, then ops at the shapes of 124M and 1558M, judged; a CPU has no targets."""
     tables: list[str] = []

@@ -15,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cuda_ops.errors import UserError
 from pipeline.machine.devices import names
 from pipeline.machine.memory import Memory
 from pipeline.models.flat import Flat, Parameter, Shape
 from pipeline.recipe.models import Model as Config
-from pipeline.recipe.recipe import Bits, products_kind
+from pipeline.recipe.recipe import Bits
 from pipeline.recipe.training import Init
 
 Arrays = Mapping[str, NDArray[Any]]  # samples as data/ gives them, the first dimension counts samples
@@ -136,15 +135,9 @@ def model_of(config: Config) -> type[Model]:
 
 
 def check_device(bits: Bits, devices: str) -> None:
-    """Refuse, before anything runs, a device that model or numerics are not written for. devices: one name, or one per
-    rank: cuda,cpu."""
-    found = names(devices)
-    if products_kind(bits.numerics) == "digits" and "cuda" in found:
-        raise UserError(
-            f"--device {devices}: bits.numerics {bits.numerics} runs on the CPU only, so far; run with --device cpu "
-            "(the bits are the same), or a recipe with bits.numerics fp32"
-        )
-    model_of(bits.model).refuse(bits.model, found)
+    """Refuse, before anything runs, a device that the model is not written for. devices: one name, or one per rank:
+    cuda,cpu."""
+    model_of(bits.model).refuse(bits.model, names(devices))
 
 
 def int32(array: NDArray[Any]) -> Tensor:

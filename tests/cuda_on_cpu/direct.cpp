@@ -1,4 +1,5 @@
-// What tests reach without torch: a launcher of the table by its name, matmul with a given tile, the check of indices.
+// What tests reach without torch: a launcher of the table by its name, products with a given tile, the check of
+// indices.
 #include <string.h>
 
 #include <exception>
@@ -6,6 +7,7 @@
 #include "../../cuda_ops/cpu/dispatch.h"
 #include "../../cuda_ops/kernels/check.h"
 #include "../../cuda_ops/kernels/matmul.h"
+#include "../../cuda_ops/kernels/matmul_digits.h"
 
 // Weak, so that a library of other kernels can be linked without it.
 namespace samebits {
@@ -14,6 +16,10 @@ __attribute__((weak)) void matmul_with_tile(Stream cuda_stream, float* out, cons
                                             const float* bias, int64_t M, int64_t N, int64_t K, int layout,
                                             bool accumulate, int tile);
 __attribute__((weak)) int matmul_tile_for(int64_t M, int64_t N, int layout);
+__attribute__((weak)) void matmul_digits_with_tile(Stream cuda_stream, float* out, const float* a, const float* b,
+                                                   const uint8_t* kept, const float* bias, int64_t M, int64_t N,
+                                                   int64_t K, int layout, bool accumulate, int digits, int64_t sequence,
+                                                   int tile);
 __attribute__((weak)) void check_indices(Stream stream, const int32_t* indices, int64_t n, int64_t limit,
                                          bool ascending, const char* name);
 }  // namespace device
@@ -37,6 +43,13 @@ SAMEBITS_VISIBLE void samebits_matmul_with_tile(float* out, const float* a, cons
 
 SAMEBITS_VISIBLE int samebits_matmul_tile_for(int64_t M, int64_t N, int layout) {
   return samebits::device::matmul_tile_for(M, N, layout);
+}
+
+SAMEBITS_VISIBLE void samebits_matmul_digits_with_tile(float* out, const float* a, const float* b, const uint8_t* kept,
+                                                       const float* bias, int64_t M, int64_t N, int64_t K, int layout,
+                                                       bool accumulate, int digits, int64_t sequence, int tile) {
+  samebits::device::matmul_digits_with_tile(nullptr, out, a, b, kept, bias, M, N, K, layout, accumulate, digits,
+                                            sequence, tile);
 }
 
 // Whether the device stopped.

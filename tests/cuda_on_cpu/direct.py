@@ -13,6 +13,7 @@ from tests.cuda_on_cpu.build import build_shim
 
 ROOT = Path(__file__).resolve().parents[2]
 TILES = ("large", "square", "wide", "small", "few_rows")
+DIGIT_TILES = ("large", "small")
 LAYOUTS = ("nt", "nn", "tn")
 
 
@@ -53,6 +54,27 @@ class Direct:
         self.library.samebits_matmul_with_tile(
             *map(as_c, arguments), ctypes.c_int(LAYOUTS.index(layout)), ctypes.c_bool(accumulate), ctypes.c_int(number)
         )
+
+    def matmul_digits(
+        self,
+        out: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        kept: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        layout: str,
+        accumulate: bool,
+        tier: str,
+        sequence: int,
+        tile: str,
+    ) -> None:
+        """matmul_digits of cuda_ops.ops, or with `kept` matmul_kept_digits, with a tile of kernels/matmul_digits.h."""
+        k = a.shape[0 if layout == "tn" else 1]
+        arguments = (out, a, None if kept is not None else b, kept, bias, *out.shape, k)
+        self.library.samebits_matmul_digits_with_tile(
+            *map(as_c, arguments), ctypes.c_int(LAYOUTS.index(layout)), ctypes.c_bool(accumulate),
+            ctypes.c_int({"int8x1": 1, "int8x3": 2}[tier]), as_c(sequence), ctypes.c_int(DIGIT_TILES.index(tile)),
+        )  # fmt: skip
 
 
 def as_c(x: Any) -> Any:

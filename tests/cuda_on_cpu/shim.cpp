@@ -50,6 +50,7 @@ struct Fiber {
   unsigned mask;
   int source, group;
   uint64_t value, result;
+  void (*all)(void* const* lanes);
   std::vector<Copy> copies;
 };
 
@@ -306,6 +307,12 @@ uint64_t warp(Exchange exchange, unsigned mask, uint64_t value, int source, cons
     }
     votes |= (uint64_t)(other.value != 0) << i;
   }
+  if (exchange == kTogether) {
+    void* given[32];
+    if (lanes < 32) w.fail("at " + at(file, line) + " a warp has fewer than 32 lanes");
+    for (int i = 0; i < 32; i++) given[i] = (void*)w.fibers[first + i].value;
+    f.all(given);
+  }
   for (int i = 0; i < lanes; i++) {
     if (!(mask >> i & 1)) continue;
     Fiber& other = w.fibers[first + i];
@@ -320,6 +327,11 @@ uint64_t warp(Exchange exchange, unsigned mask, uint64_t value, int source, cons
     other.status = kReady;
   }
   return f.result;
+}
+
+void together(void* own, void (*all)(void* const* lanes), const char* file, int line) {
+  worker().fiber().all = all;
+  warp(kTogether, ~0u, (uint64_t)own, 0, file, line);
 }
 
 void copy_later(void* shared, const void* global, int bytes, const char* file, int line) {

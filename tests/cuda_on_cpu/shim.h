@@ -56,12 +56,14 @@ struct Indices {
 };
 extern thread_local Indices indices __attribute__((tls_model("global-dynamic")));
 
-enum Exchange { kShuffle, kBallot };
+enum Exchange { kShuffle, kBallot, kTogether };
 enum Vote { kNone, kOr, kAnd, kCount };
 
 int barrier(Vote vote, int value, const char* file, int line);
 // Waits for the lanes of mask; returns what lane `source` of the warp gave, or the lanes that gave non-zero.
 uint64_t warp(Exchange exchange, unsigned mask, uint64_t value, int source, const char* file, int line);
+// What a whole warp does as one, once its 32 lanes are here: all(what each lane has given).
+void together(void* own, void (*all)(void* const* lanes), const char* file, int line);
 int lane();
 void stop(const char* file, int line);
 void copy_later(void* shared, const void* global, int bytes, const char* file, int line);

@@ -41,22 +41,31 @@ FABLES = EXPECTED / "chains" / "fables.tsv"
 def test_brief_proof_on_the_cpu_in_two_commands(tmp_path: Path) -> None:
     where = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "evidence")]
     brief = ["-m", "pipeline.gpu_proof", "--device", "cpu", "--brief", *where, "--parts"]
-    output = run(*brief, "build,ops,fables,ranks")
+    output = run(*brief, "build,ops,fables,digits")
     assert output.startswith("ninja ")  # what the machine has comes first
-    assert "4 of 8 parts passed; not run: unary, sanitizer, speed, shakespeare_char" in output
+    assert "4 of 9 parts passed; not run: unary, ranks, sanitizer, speed, shakespeare_char" in output
     assert "3 steps equal fables.tsv line by line" in output
+    assert "3 steps equal fables_int8x3.tsv line by line" in output
+    output = run(*brief, "ranks,sanitizer,speed")
     assert "2 steps equal on 2 x cpu,cpu" in output
-    output = run(*brief, "sanitizer,speed")
-    assert "6 of 8 parts passed; not run: unary, shakespeare_char" in output
+    assert "7 of 9 parts passed; not run: unary, shakespeare_char" in output
     (found,) = (tmp_path / "evidence").glob("cpu-brief-*.json")
     evidence = json.loads(found.read_text())
-    assert [part["name"] for part in evidence["parts"]] == ["build", "ops", "fables", "ranks", "sanitizer", "speed"]
+    assert [part["name"] for part in evidence["parts"]] == [
+        "build",
+        "ops",
+        "fables",
+        "digits",
+        "ranks",
+        "sanitizer",
+        "speed",
+    ]
     facts = evidence["parts"][-1]["facts"]
     assert {row["kind"] for row in facts["rows"]["ops"]} >= {"matmul", "memory"}
     assert [row["side"] for row in facts["rows"]["step"]] == ["samebits", "eager"]
     assert "targets" not in facts  # a CPU has none
     text = found.with_suffix(".md").read_text()
-    assert text.count("| passed |") == 6
+    assert text.count("| passed |") == 7
     assert "Open: unary, shakespeare_char." in text
     for parts in ("build,ops,fables,ranks", "sanitizer,speed"):
         assert f"\npython -m pipeline.gpu_proof --device cpu --brief --parts {parts}\n" in text
@@ -139,7 +148,7 @@ def test_two_folders_of_two_machines_of_a_kind_are_merged(tmp_path: Path) -> Non
     out = tmp_path / "out"
     words = [*map(str, files), "--out", str(out)]
     output = run("-m", "pipeline.gpu_proof", "--merge", *words)
-    assert "2 of 8 parts passed; not run: build, fables" in output
+    assert "2 of 9 parts passed; not run: build, fables" in output
     assert (out / files[0].with_suffix(".log").name).read_text() == "log of one\nlog of two\n"
     whole = json.loads((out / files[0].name).read_text())
     assert [(part["name"], part["verdict"], part["command"]) for part in whole["parts"]] == [

@@ -295,18 +295,6 @@ def test_a_gpu_that_stops_is_one_message(tiny: dict[str, Path], tmp_path: Path, 
     assert ("Traceback" in output) == (code == 1)
 
 
-def test_digits_are_refused_on_a_gpu(tiny: dict[str, Path], tmp_path: Path) -> None:
-    digits = tmp_path / "digits.yaml"
-    digits.write_text(tiny["recipe"].read_text().replace("numerics: fp32", "numerics: int8x3"))
-    bits = load_recipe(digits).bits
-    check_device(bits, "cpu")
-    for devices in ("cuda", "cpu,cuda"):
-        with pytest.raises(
-            UserError, match=rf"--device {devices}: bits.numerics int8x3 runs on the CPU only.*--device cpu"
-        ):
-            check_device(bits, devices)
-
-
 def test_heads_that_a_gpu_cannot_hold_are_refused(tiny: dict[str, Path], tmp_path: Path) -> None:
     (limit,) = re.findall(r"C / H > (\d+)", (ROOT / "cuda_ops" / "kernels" / "attention_tile.h").read_text())
     assert int(limit) == CUDA_HEAD_SIZE

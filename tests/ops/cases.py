@@ -17,14 +17,6 @@ from safetensors.torch import save_file
 from cuda_ops import ops, runtime
 from tests.bits import hostile
 
-CPU_ONLY = {
-    "digits",
-    "matmul_digits",
-    "matmul_kept_digits",
-    "attention_digits_forward",
-    "attention_digits_cached",
-    "attention_digits_backward",
-}
 Case = tuple[str, str, tuple[Any, ...]]
 i32, i64 = torch.int32, torch.int64
 
@@ -210,14 +202,14 @@ def digit_cases() -> Iterator[Case]:
         yield "attention_digits_cached", tier, (empty(1, 40, 12), keys, values, qkv, 2, 4, tier)
 
 
-def cases(large: bool, on_a_cpu: bool) -> Iterator[Case]:
+def cases(large: bool) -> Iterator[Case]:
     yield from element_cases()
     yield from row_cases()
     yield from embedding_cases()
     yield from loss_cases()
     yield from sum_cases(large)
     yield from product_cases()
-    yield from digit_cases() if on_a_cpu else ()
+    yield from digit_cases()
 
 
 def on(device: str, arguments: tuple[Any, ...]) -> list[Any]:
@@ -239,7 +231,7 @@ def main() -> None:
     args = parser.parse_args()
     results = {}
     runtime.set_threads(2)
-    for op, name, arguments in cases(args.large, args.device == "cpu" and runtime.isa() != "cuda_on_cpu"):
+    for op, name, arguments in cases(args.large):
         own = on(args.device, arguments)
         getattr(ops, op)(*own)
         for i, x in enumerate(own):

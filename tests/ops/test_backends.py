@@ -18,8 +18,6 @@ from tests.bits import assert_bits_equal, hostile
 from tests.conftest import ROOT, run
 from tests.cuda_on_cpu.build import build_shim
 from tests.cuda_on_cpu.direct import Direct, sabotaged
-from tests.ops.cases import CPU_ONLY
-from tests.test_layout import CPU_ONLY as CPU_ONLY_STEMS
 
 
 def results(out: Path, build: Path, *flags: str, schedule: str = "") -> dict[str, torch.Tensor]:
@@ -29,9 +27,7 @@ def results(out: Path, build: Path, *flags: str, schedule: str = "") -> dict[str
 
 
 def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Equal bits of all ops but those of a CPU alone; any NaN equals any NaN, since payloads are no part of the
-    arithmetic."""
-    expected = {name: x for name, x in expected.items() if name.split()[0] not in CPU_ONLY}
+    """Equal bits; any NaN equals any NaN, since payloads are no part of the arithmetic."""
     assert actual.keys() == expected.keys()
     for name, x in expected.items():
         pair = [actual[name], x]
@@ -60,7 +56,7 @@ def test_cuda_sources_on_the_cpu(tmp_path: Path, shim: Path, expected: dict[str,
 
 def test_op_tests_on_cuda_sources(shim: Path) -> None:
     """The op tests themselves, against references and float64, with every op through its CUDA source."""
-    files = [f"tests/ops/test_{stem}.py" for stem in build.stems() if stem not in CPU_ONLY_STEMS]
+    files = [f"tests/ops/test_{stem}.py" for stem in build.stems()]
     output = run("-m", "pytest", *files, "-q", "--device", "shim", env={"SAMEBITS_SHIM_SCHEDULE": "random:2"})
     assert " passed" in output or "[100%]" in output
 

@@ -33,6 +33,9 @@ ALLOWED = re.compile(
     r"(add|sub|mul|div|sqrt|fma)\.rn\.f32|cvt\.rn\.f32\.[su](32|64)|cvt\.rzi\.s32\.f32|(neg|abs)\.f32|selp\.f32|"
     r"setp\.[a-z]+\.f32|mov\.f32|(ld|st)(\.(global|shared|param|local|nc|volatile|const))*(\.v[24])?\.f32"
 )
+# Integers on the matrix unit and in packed dot products: one instruction, exact, and without saturation.
+MATRIX = re.compile(r"(w?mma|wgmma|tcgen05|ldmatrix|stmatrix|movmatrix|dp[24]a)\b|\.satfinite\b")
+ALLOWED_MATRIX = "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32"
 FLOAT = re.compile(r"\.(f16|bf16|f32|f64|tf32)(x2)?\b|\.(ftz|approx)\b")  # x2: packed pairs
 
 # What ptxas -v says of a kernel: name, architecture, spill stores and loads, registers, the rest.
@@ -44,12 +47,15 @@ ENTRY = re.compile(
 
 
 def audit(ptx: str) -> list[str]:
-    """Float instructions of a PTX text that are not allowed."""
+    """Instructions of a PTX text, on floats or of the matrix unit, that are not allowed."""
     found = []
     for line in ptx.splitlines():
         words = line.split("//")[0].replace("@", " @").split()
         words = [word for word in words if not word.startswith("@") and not word.startswith(".")]
-        if words and FLOAT.search(words[0]) and not ALLOWED.fullmatch(words[0].rstrip(";")):
+        name = words[0].rstrip(";") if words else ""
+        if MATRIX.search(name):
+            found += [name] * (name != ALLOWED_MATRIX)
+        elif FLOAT.search(name) and not ALLOWED.fullmatch(name):
             found.append(words[0])
     return found
 
@@ -151,9 +157,9 @@ def test_ptx_is_rounded_arithmetic_only(compiled: Compiled) -> None:
 
 def test_ptx_of_small_kernels_is_rounded_arithmetic_only() -> None:
     """The same for one architecture and the kernels that compile in seconds: make test."""
-    for stem in ("adamw", "gelu", "layernorm"):
+    for stem, kept in (("adamw", "fma.rn.f32"), ("gelu", "fma.rn.f32"), ("matmul_digits", ALLOWED_MATRIX)):
         ptx = to_ptx(ROOT / "cuda_ops" / "kernels" / f"{stem}.cu")
-        assert "fma.rn.f32" in ptx
+        assert kept in ptx
         assert not audit(ptx), stem
 
 
@@ -221,12 +227,19 @@ def test_sabotage_is_seen(tmp_path: Path, what: str) -> None:
     assert any(expected in op for op in found), found
 
 
-@pytest.mark.parametrize(
-    "op", ["add.rn.f32x2", "fma.rn.f16x2", "mul.rn.bf16x2", "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"]
-)
+OTHER_MATRIX = [
+    "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+    "mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.s8.s32", "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32",
+    "wgmma.mma_async.sync.aligned.m64n8k32.s32.s8.s8", "ldmatrix.sync.aligned.m8n8.x4.shared.b16", "dp4a.s32.s32",
+    "cvt.sat.s8.s32.satfinite",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("op", ["add.rn.f32x2", "fma.rn.f16x2", "mul.rn.bf16x2", *OTHER_MATRIX])
 def test_packed_and_matrix_arithmetic_is_seen(op: str) -> None:
     """Written by hand, since no C++ of ours compiles to it; a predicate in front hides nothing."""
-    assert audit(f"{op} %x1, %x2, %x3;\n@%p1 {op} %x1, %x2, %x3;\nfma.rn.f32 %f1, %f2, %f3, %f4;") == [op, op]
+    allowed = f"{ALLOWED_MATRIX} {{%r1, %r2, %r3, %r4}}, {{%r5}};\nfma.rn.f32 %f1, %f2, %f3, %f4;"
+    assert audit(f"{op} %x1, %x2, %x3;\n@%p1 {op} %x1, %x2, %x3;\n{allowed}") == [op, op]
 
 
 def test_contraction_is_seen(tmp_path: Path) -> None:

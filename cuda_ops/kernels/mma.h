@@ -1,0 +1,76 @@
+// The matrix unit for 8-bit integers, of compute capability 8.0 and later: a warp multiplies 16 x 32 by 32 x 8 digits.
+//
+//   multiply_digits(d, a, b0, b1, c)   d = a b + c, exact int32; all 32 lanes take part
+//
+// With g = lane / 4 and t = lane % 4: a[0], a[1] are rows g and g + 8 at k = 4 t + 0..3, a[2], a[3] the same at k + 16;
+// b0, b1 are column g at k = 4 t + 0..3 and k + 16; d[0], d[1] are row g, columns 2 t and 2 t + 1, d[2], d[3] row g
+// + 8. Tests without a GPU have tests/cuda_on_cpu/mma.h in place of the instruction.
+#pragma once
+
+#include "../numerics/digits.h"
+#include "launch.h"
+#include "pack.h"
+
+#if defined(SAMEBITS_CUDA_ON_CPU)
+#include "../../tests/cuda_on_cpu/mma.h"
+#else
+namespace samebits {
+namespace device {
+
+static __device__ __forceinline__ void multiply_digits(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                       uint32_t b1, const int32_t (&c)[4]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, "
+      "%13};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+}
+
+}  // namespace device
+}  // namespace samebits
+#endif
+
+namespace samebits {
+namespace device {
+
+// Four digits of four neighbours along k, the first lowest; `low` are the second digits.
+template <int kDigits>
+static __device__ __forceinline__ void cut_four(uint32_t* high, uint32_t* low, const float* x, float factor) {
+  uint32_t h = 0, l = 0;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float y = scaled(x[i], factor);
+    const int first = digit(y);
+    h |= ((uint32_t)first & 255u) << (8 * i);
+    if (kDigits == 2) l |= ((uint32_t)low_digit(y, first) & 255u) << (8 * i);
+  }
+  *high = h;
+  *low = l;
+}
+
+static __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b) { return a < b ? b : a; }
+
+// Four neighbours of which the first `count` exist, the others 0; wide: at once, where all four do.
+static __device__ __forceinline__ void load_four(float (&y)[4], const float* x, int count, bool wide) {
+  if (wide && count >= 4) {
+    const Pack<4> four = load<4>(x);
+#pragma unroll
+    for (int n = 0; n < 4; n++) y[n] = four.x[n];
+  } else {
+#pragma unroll
+    for (int n = 0; n < 4; n++) y[n] = n < count ? x[n] : 0.0f;
+  }
+}
+static __device__ __forceinline__ void store_four(float* to, const float (&y)[4], int count, bool wide) {
+  if (wide && count >= 4) {
+    store<4>(to, Pack<4>{{y[0], y[1], y[2], y[3]}});
+  } else {
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+      if (n < count) to[n] = y[n];
+    }
+  }
+}
+
+}  // namespace device
+}  // namespace samebits

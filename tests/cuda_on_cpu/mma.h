@@ -1,0 +1,60 @@
+// kernels/mma.h on a CPU: what the matrix unit does, from the registers of a warp's 32 lanes.
+//
+// Which lane holds which element is that of the PTX manual (warp-level matrix fragments of m16n8k32, .s8): with g =
+// lane / 4 and t = lane % 4, a[i] holds row g + 8 (i % 2), columns 4 t + 16 (i / 2) + 0..3; b[i] column g, rows 4 t +
+// 16 i + 0..3; c[i] row g + 8 (i / 2), column 2 t + i % 2.
+#pragma once
+
+#include "shim.h"
+
+namespace samebits {
+namespace shim {
+
+struct DigitFragments {
+  int32_t* d;
+  const uint32_t* a;
+  uint32_t b[2];
+  const int32_t* c;
+};
+
+static inline int8_t byte_of(uint32_t word, int i) { return (int8_t)(word >> (8 * i)); }
+
+static inline void multiply_digits_together(void* const* lanes) {
+  const DigitFragments* of[32];
+  int8_t a[16][32], b[8][32];
+  int32_t d[16][8];
+  for (int lane = 0; lane < 32; lane++) {
+    of[lane] = (const DigitFragments*)lanes[lane];
+    const int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) {
+      for (int k = 0; k < 4; k++) a[g + 8 * (i % 2)][4 * t + 16 * (i / 2) + k] = byte_of(of[lane]->a[i], k);
+    }
+    for (int i = 0; i < 2; i++) {
+      for (int k = 0; k < 4; k++) b[g][4 * t + 16 * i + k] = byte_of(of[lane]->b[i], k);
+    }
+    for (int i = 0; i < 4; i++) d[g + 8 * (i / 2)][2 * t + i % 2] = of[lane]->c[i];
+  }
+  for (int row = 0; row < 16; row++) {
+    for (int column = 0; column < 8; column++) {
+      int32_t sum = 0;
+      for (int k = 0; k < 32; k++) sum += a[row][k] * b[column][k];
+      d[row][column] = (int32_t)((uint32_t)d[row][column] + (uint32_t)sum);  // without .satfinite a sum wraps
+    }
+  }
+  for (int lane = 0; lane < 32; lane++) {
+    for (int i = 0; i < 4; i++) of[lane]->d[i] = d[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2];
+  }
+}
+
+}  // namespace shim
+
+namespace device {
+
+static inline void multiply_digits(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                   const int32_t (&c)[4], SAMEBITS_SITE) {
+  shim::DigitFragments own = {d, a, {b0, b1}, c};
+  shim::together(&own, shim::multiply_digits_together, file, line);
+}
+
+}  // namespace device
+}  // namespace samebits
