@@ -26,6 +26,7 @@ settings.load_profile("repeatable")
 if (ROOT.parent / "shared" / "data").is_dir():
     os.environ.setdefault("SAMEBITS_MIRROR", str(ROOT.parent / "shared" / "data"))
 os.environ.setdefault("SAMEBITS_BUILD", str(ROOT / "results" / "build"))
+os.environ.setdefault("SAMEBITS_GRAIN", "1")  # small shapes show what threads could change only if threads take them
 
 SHIM = ROOT / "results" / "cuda_on_cpu"
 

@@ -12,7 +12,7 @@ void adamw(float* param, float* m, float* v, const float* grad, const float* fac
   FloatEnvironment environment;
   if (*factor != *factor) return;
   const AdamWScalars s = adamw_scalars(*factor, scalars[0], beta1, beta2, eps, weight_decay, scalars[1], scalars[2]);
-  parallel_for(n, [=](int64_t begin, int64_t end) {
+  parallel_for(n, 6, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) adamw_update(param + i, m + i, v + i, grad[i], s);
   });
 }

@@ -8,7 +8,7 @@ namespace samebits {
 namespace SAMEBITS_ISA {
 
 void add(float* out, const float* a, const float* b, int64_t n) {
-  parallel_for(n, [=](int64_t begin, int64_t end) {
+  parallel_for(n, 1, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) out[i] = add(a[i], b[i]);
   });
 }

@@ -9,7 +9,7 @@ namespace samebits {
 namespace SAMEBITS_ISA {
 
 void bias_backward(float* dbias, const float* dout, int64_t B, int64_t T, int64_t C) {
-  parallel_for((C + kColumnBlock - 1) / kColumnBlock, [=](int64_t begin, int64_t end) {
+  parallel_for((C + kColumnBlock - 1) / kColumnBlock, B * T * kColumnBlock, [=](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; block++) {
       const int64_t first = block * kColumnBlock;
       const int columns = (int)(C - first < kColumnBlock ? C - first : kColumnBlock);

@@ -26,7 +26,7 @@ static inline float row_max(const float* x, int64_t n) {
 
 void cross_entropy_forward(float* losses, const float* logits, const int32_t* targets, int64_t N, int64_t V,
                            int64_t Vp) {
-  parallel_for(N, [=](int64_t begin, int64_t end) {
+  parallel_for(N, 4 * V, [=](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; n++) {
       const float* x = logits + n * Vp;
       const float m = row_max(x, V);
@@ -38,7 +38,7 @@ void cross_entropy_forward(float* losses, const float* logits, const int32_t* ta
 
 void cross_entropy_fused(float* losses, float* logits, const int32_t* targets, float dloss, int64_t N, int64_t V,
                          int64_t Vp) {
-  parallel_for(N, [=](int64_t begin, int64_t end) {
+  parallel_for(N, 4 * V, [=](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; n++) {
       float* x = logits + n * Vp;
       const int32_t target = targets[n];

@@ -89,6 +89,14 @@ bool find_dot_product() {
 #endif
 }
 
+// Ten microseconds, in additions of cached elements. Waking a thread takes two of them on a quiet machine, and ten
+// thousand where others use its core.
+int find_grain() {
+  const char* wanted = getenv("SAMEBITS_GRAIN");
+  const int given = wanted ? atoi(wanted) : 0;
+  return given > 0 ? given : 1 << 16;
+}
+
 int threads = 0;
 
 }  // namespace
@@ -100,6 +108,10 @@ bool has_dot_product() {
 }
 const char* isa() { return choice().name; }
 void set_threads(int count) { threads = count; }
+int grain() {
+  static const int found = find_grain();
+  return found;
+}
 int thread_count() { return threads > 0 ? threads : omp_get_max_threads(); }
 
 }  // namespace samebits

@@ -11,7 +11,7 @@ namespace SAMEBITS_ISA {
 
 void embedding_forward(float* out, const int32_t* tokens, const float* wte, const float* wpe, int64_t B, int64_t T,
                        int64_t C, int64_t position) {
-  parallel_for(B * T, [=](int64_t begin, int64_t end) {
+  parallel_for(B * T, C, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const float* token = wte + (int64_t)tokens[i] * C;
       const float* place = wpe + (position + i % T) * C;
@@ -22,7 +22,7 @@ void embedding_forward(float* out, const int32_t* tokens, const float* wte, cons
 
 void embedding_backward(float* dwte, float* dwpe, const float* dout, const int32_t* tokens, int64_t B, int64_t T,
                         int64_t C) {
-  parallel_for(C, [=](int64_t begin, int64_t end) {
+  parallel_for(C, 2 * B * T, [=](int64_t begin, int64_t end) {
     for (int64_t i = 0; i < B * T; i++) {
       float* token = dwte + (int64_t)tokens[i] * C;
       float* place = dwpe + (i % T) * C;
@@ -36,7 +36,7 @@ void embedding_backward(float* dwte, float* dwpe, const float* dout, const int32
 }
 
 void embedding_add(float* out, const float* src, const int32_t* rows, int64_t n, int64_t C) {
-  parallel_for(n, [=](int64_t begin, int64_t end) {
+  parallel_for(n, C, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       if (rows[i] < 0) continue;
       float* row = out + (int64_t)rows[i] * C;

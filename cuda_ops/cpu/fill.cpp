@@ -26,7 +26,7 @@ static inline void for_blocks(int64_t begin, int64_t end, uint64_t seed, uint32_
 }
 
 void fill_normal(float* out, int64_t n, uint64_t seed, uint32_t stream, uint64_t offset, float mean, float std) {
-  parallel_for(n, [=](int64_t begin, int64_t end) {
+  parallel_for(n, 16, [=](int64_t begin, int64_t end) {
     for_blocks(begin, end, seed, stream, offset, [=](int64_t i, const PhiloxBlock& block, int word) {
       float pair[2];
       normal_from_words(block.word[word & 2], block.word[(word & 2) + 1], &pair[0], &pair[1]);
@@ -36,7 +36,7 @@ void fill_normal(float* out, int64_t n, uint64_t seed, uint32_t stream, uint64_t
 }
 
 void fill_uniform(float* out, int64_t n, uint64_t seed, uint32_t stream, uint64_t offset) {
-  parallel_for(n, [=](int64_t begin, int64_t end) {
+  parallel_for(n, 16, [=](int64_t begin, int64_t end) {
     for_blocks(begin, end, seed, stream, offset,
                [=](int64_t i, const PhiloxBlock& block, int word) { out[i] = uniform_from_word(block.word[word]); });
   });

@@ -11,7 +11,7 @@ constexpr int kPiece = 1 << 14;
 
 void fingerprint(uint64_t* out, const uint32_t* x, int64_t n, int64_t offset) {
   uint64_t total = 0;
-  parallel_for((n + kPiece - 1) / kPiece, [=, &total](int64_t begin, int64_t end) {
+  parallel_for((n + kPiece - 1) / kPiece, 2 * kPiece, [=, &total](int64_t begin, int64_t end) {
     const int64_t last = end * kPiece < n ? end * kPiece : n;
     uint64_t sum = 0;
     for (int64_t i = begin * kPiece; i < last; i++) sum += fingerprint_mix(x[i], (uint64_t)(offset + i));

@@ -8,13 +8,13 @@ namespace samebits {
 namespace SAMEBITS_ISA {
 
 void gelu_forward(float* out, const float* inp, int64_t n) {
-  parallel_for(n, [=](int64_t begin, int64_t end) {
+  parallel_for(n, 4, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) out[i] = gelu(inp[i]);
   });
 }
 
 void gelu_backward(float* dinp, const float* dout, const float* inp, int64_t n) {
-  parallel_for(n, [=](int64_t begin, int64_t end) {
+  parallel_for(n, 4, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) dinp[i] = mul(dout[i], gelu_derivative(inp[i]));
   });
 }

@@ -13,7 +13,7 @@ namespace SAMEBITS_ISA {
 void layernorm_forward(float* out, float* mean, float* rstd, const float* inp, const float* weight, const float* bias,
                        int64_t N, int64_t C, float eps) {
   const float count = (float)C;
-  parallel_for(N, [=](int64_t begin, int64_t end) {
+  parallel_for(N, 2 * C, [=](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; n++) {
       const float* x = inp + n * C;
       float* y = out + n * C;
@@ -71,7 +71,7 @@ void layernorm_backward(float* dinp, float* dweight, float* dbias, const float* 
                         const float* inp, const float* weight, const float* mean, const float* rstd, int64_t B,
                         int64_t T, int64_t C) {
   // Columns first: dinp may be dresidual but also, in place, dout.
-  parallel_for((C + kColumnBlock - 1) / kColumnBlock, [=](int64_t begin, int64_t end) {
+  parallel_for((C + kColumnBlock - 1) / kColumnBlock, 3 * B * T * kColumnBlock, [=](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; block++) {
       const int64_t first = block * kColumnBlock;
       const int columns = (int)(C - first < kColumnBlock ? C - first : kColumnBlock);
@@ -87,7 +87,7 @@ void layernorm_backward(float* dinp, float* dweight, float* dbias, const float* 
       }
     }
   });
-  parallel_for(B * T, [=](int64_t begin, int64_t end) {
+  parallel_for(B * T, 4 * C, [=](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; n++) {
       dinp_row(dinp + n * C, dout + n * C, dresidual ? dresidual + n * C : nullptr, inp + n * C, weight, mean[n],
                rstd[n], C);

@@ -93,23 +93,24 @@ struct Strides {
 // is read once and never written back to memory.
 static void matmul_small_a(float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N,
                            int64_t K, Strides sa, Strides sb, bool accumulate) {
-  parallel_for((N + kTileColumns - 1) / kTileColumns, [=](int64_t begin, int64_t end) {
-    float* own_a = packed_a.reserve(round_up(M, kTileRows) * K);
-    float* own_b = packed_b.reserve(kBlockK * kTileColumns);
-    pack_a(own_a, a, sa.row, sa.step, M, K);
-    for (int64_t p = begin; p < end; p++) {
-      const int64_t j = p * kTileColumns, n = N - j < kTileColumns ? N - j : kTileColumns;
-      for (int64_t k0 = 0; k0 < K; k0 += kBlockK) {
-        const int64_t block_k = K - k0 < kBlockK ? K - k0 : kBlockK;
-        pack_b_panel(own_b, b + k0 * sb.row + j * sb.step, sb.row, sb.step, n, block_k);
-        for (int64_t i = 0; i < M; i += kTileRows) {
-          const int64_t m = M - i < kTileRows ? M - i : kTileRows;
-          tile(out + i * N + j, N, own_a + i * K + k0 * kTileRows, own_b, m, n, block_k, accumulate || k0 > 0);
+  parallel_for(
+      (N + kTileColumns - 1) / kTileColumns, (M / kProducts + 1) * K * kTileColumns, [=](int64_t begin, int64_t end) {
+        float* own_a = packed_a.reserve(round_up(M, kTileRows) * K);
+        float* own_b = packed_b.reserve(kBlockK * kTileColumns);
+        pack_a(own_a, a, sa.row, sa.step, M, K);
+        for (int64_t p = begin; p < end; p++) {
+          const int64_t j = p * kTileColumns, n = N - j < kTileColumns ? N - j : kTileColumns;
+          for (int64_t k0 = 0; k0 < K; k0 += kBlockK) {
+            const int64_t block_k = K - k0 < kBlockK ? K - k0 : kBlockK;
+            pack_b_panel(own_b, b + k0 * sb.row + j * sb.step, sb.row, sb.step, n, block_k);
+            for (int64_t i = 0; i < M; i += kTileRows) {
+              const int64_t m = M - i < kTileRows ? M - i : kTileRows;
+              tile(out + i * N + j, N, own_a + i * K + k0 * kTileRows, own_b, m, n, block_k, accumulate || k0 > 0);
+            }
+          }
+          if (bias) add_bias(out + j, N, bias + j, M, n);
         }
-      }
-      if (bias) add_bias(out + j, N, bias + j, M, n);
-    }
-  });
+      });
 }
 
 void matmul(float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N, int64_t K, int layout,
@@ -140,35 +141,37 @@ void matmul(float* out, const float* a, const float* b, const float* bias, int64
       const bool last = k0 + block_k >= K, continues = accumulate || k0 > 0;
       float* shared_b =
           packed_b.reserve(round_up(kBlockN < N ? kBlockN : N, kTileColumns) * (K < kBlockK ? K : kBlockK) + 16);
-      parallel_for(panels, [=](int64_t begin, int64_t end) {
+      parallel_for(panels, block_k * kTileColumns + 1, [=](int64_t begin, int64_t end) {
         for (int64_t p = begin; p < end; p++) {
           const int64_t j = j0 + p * kTileColumns;
           pack_b_panel(shared_b + p * kTileColumns * block_k, b + k0 * b_row + j * b_step, b_row, b_step, N - j,
                        block_k);
         }
       });
-      parallel_for(row_units * column_units, [=](int64_t begin, int64_t end) {
-        float* own_a = packed_a.reserve(rows * (block_k > 0 ? block_k : 1));
-        for (int64_t unit = begin; unit < end; unit++) {
-          const int64_t i0 = unit / column_units * rows, part = unit % column_units;
-          const int64_t m = M - i0 < rows ? M - i0 : rows;
-          if (part == 0 || unit == begin) {
-            pack_a(own_a, a + i0 * a_row + k0 * a_step, a_row, a_step, m, block_k);
-          }
-          const int64_t first = panels * part / column_units, end_panel = panels * (part + 1) / column_units;
-          for (int64_t p = first; p < end_panel; p++) {
-            const int64_t j = j0 + p * kTileColumns;
-            const int64_t n = N - j < kTileColumns ? N - j : kTileColumns;
-            for (int64_t i = 0; i < m; i += kTileRows) {
-              float* tile_out = out + (i0 + i) * N + j;
-              const int64_t tile_m = m - i < kTileRows ? m - i : kTileRows;
-              tile(tile_out, N, own_a + i * block_k, shared_b + p * kTileColumns * block_k, tile_m, n, block_k,
-                   continues);
-              if (last && bias) add_bias(tile_out, N, bias + j, tile_m, n);
-            }
-          }
-        }
-      });
+      parallel_for(row_units * column_units, rows * block_n * block_k / (column_units * kProducts) + 1,
+                   [=](int64_t begin, int64_t end) {
+                     float* own_a = packed_a.reserve(rows * (block_k > 0 ? block_k : 1));
+                     for (int64_t unit = begin; unit < end; unit++) {
+                       const int64_t i0 = unit / column_units * rows, part = unit % column_units;
+                       const int64_t m = M - i0 < rows ? M - i0 : rows;
+                       if (part == 0 || unit == begin) {
+                         pack_a(own_a, a + i0 * a_row + k0 * a_step, a_row, a_step, m, block_k);
+                       }
+                       const int64_t first = panels * part / column_units,
+                                     end_panel = panels * (part + 1) / column_units;
+                       for (int64_t p = first; p < end_panel; p++) {
+                         const int64_t j = j0 + p * kTileColumns;
+                         const int64_t n = N - j < kTileColumns ? N - j : kTileColumns;
+                         for (int64_t i = 0; i < m; i += kTileRows) {
+                           float* tile_out = out + (i0 + i) * N + j;
+                           const int64_t tile_m = m - i < kTileRows ? m - i : kTileRows;
+                           tile(tile_out, N, own_a + i * block_k, shared_b + p * kTileColumns * block_k, tile_m, n,
+                                block_k, continues);
+                           if (last && bias) add_bias(tile_out, N, bias + j, tile_m, n);
+                         }
+                       }
+                     }
+                   });
       if (K == 0) break;
     }
   }

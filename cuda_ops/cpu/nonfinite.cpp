@@ -11,7 +11,7 @@ constexpr int kPiece = 1 << 14;
 
 void first_nonfinite(int64_t* out, const float* x, int64_t n) {
   int64_t first = n;
-  parallel_for((n + kPiece - 1) / kPiece, [=, &first](int64_t begin, int64_t end) {
+  parallel_for((n + kPiece - 1) / kPiece, kPiece, [=, &first](int64_t begin, int64_t end) {
     for (int64_t piece = begin; piece < end; piece++) {
       const int64_t last = (piece + 1) * kPiece < n ? (piece + 1) * kPiece : n;
       uint32_t largest = 0;

@@ -10,7 +10,7 @@ namespace samebits {
 namespace SAMEBITS_ISA {
 
 void norm_partials(float* partials, const float* x, int64_t n, int64_t chunk) {
-  parallel_for((n + chunk - 1) / chunk, [=](int64_t begin, int64_t end) {
+  parallel_for((n + chunk - 1) / chunk, chunk, [=](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; c++) {
       const float* first = x + c * chunk;
       const int64_t size = n - c * chunk < chunk ? n - c * chunk : chunk;

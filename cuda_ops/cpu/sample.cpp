@@ -46,7 +46,7 @@ static int32_t sample_row(Candidate* candidates, const float* logits, float unif
 
 void sample(int32_t* tokens, const float* logits, const float* uniforms, int64_t N, int64_t V, int64_t Vp,
             float temperature, int64_t top_k) {
-  parallel_for(N, [=](int64_t begin, int64_t end) {
+  parallel_for(N, 8 * V, [=](int64_t begin, int64_t end) {
     Candidate* candidates = (Candidate*)malloc((size_t)V * sizeof(Candidate));
     if (!candidates) abort();
     for (int64_t n = begin; n < end; n++) {

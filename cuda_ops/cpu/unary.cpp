@@ -8,7 +8,7 @@ namespace samebits {
 namespace SAMEBITS_ISA {
 
 void unary(float* out, const float* inp, int64_t n, int function) {
-  parallel_for(n, [=](int64_t begin, int64_t end) {
+  parallel_for(n, 8, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) out[i] = unary_function(function, inp[i]);
   });
 }

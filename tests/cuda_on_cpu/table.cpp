@@ -37,5 +37,6 @@ const Kernels* kernels() { return &kTable; }
 const char* isa() { return "cuda_on_cpu"; }
 void set_threads(int count) { threads = count; }
 int thread_count() { return threads > 0 ? threads : omp_get_max_threads(); }
+int grain() { return 1; }
 
 }  // namespace samebits

@@ -27,6 +27,7 @@ using Buffer = std::vector<float>;
 static int threads = 1;
 namespace samebits {
 int thread_count() { return threads; }
+int grain() { return 1; }
 bool has_dot_product() { return false; }
 }  // namespace samebits
 

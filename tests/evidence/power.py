@@ -127,7 +127,12 @@ def cells(side: str, worlds: tuple[int, ...] = WORLDS) -> list[dict[str, Any]]:
         command = [sys.executable, "-m"]
         if world > 1:
             command += ["torch.distributed.run", "--nproc-per-node", str(world), "--standalone", "-m"]
-        env = os.environ | {"SAMEBITS_ISA": isa, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"}
+        env = os.environ | {
+            "SAMEBITS_ISA": isa,
+            "ATEN_CPU_CAPABILITY": capability,
+            "OMP_NUM_THREADS": "1",
+            "SAMEBITS_GRAIN": "1",
+        }
         done = subprocess.run([*command, "tests.evidence.power", "--worker", side], capture_output=True, text=True, env=env,
                               cwd=ROOT, check=False)  # fmt: skip
         if done.returncode:

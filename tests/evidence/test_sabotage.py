@@ -110,7 +110,7 @@ CONTROLS = [
     Control(
         Variant(
             "flush to zero by a foreign library",
-            [("cuda_ops/cpu/adamw.cpp", *UNGUARDED), ("cuda_ops/cpu/adamw.cpp", "parallel_for(n, ", "unguarded(n, "),
+            [("cuda_ops/cpu/adamw.cpp", *UNGUARDED), ("cuda_ops/cpu/adamw.cpp", "parallel_for(n, 6, ", "unguarded(n, "),
              ("cuda_ops/cpu/adamw.cpp", "  FloatEnvironment environment;\n", "")],
             kernel="adamw", env={"LD_PRELOAD": "foreign.so"},
         ),

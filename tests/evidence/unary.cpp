@@ -21,6 +21,7 @@ using namespace samebits::SAMEBITS_ISA;
 
 namespace samebits {
 int thread_count() { return 1; }
+int grain() { return 1; }
 bool has_dot_product() { return false; }
 }  // namespace samebits
 

@@ -11,6 +11,7 @@ using namespace samebits::SAMEBITS_ISA;
 
 namespace samebits {
 int thread_count() { return 2; }
+int grain() { return 1; }
 bool has_dot_product() {
   const char* wanted = getenv("SAMEBITS_DOT");
   return wanted && !strcmp(wanted, "instruction");

@@ -11,6 +11,7 @@ using namespace samebits::baseline;
 
 namespace samebits {
 int thread_count() { return 2; }
+int grain() { return 1; }
 bool has_dot_product() { return false; }
 }  // namespace samebits
 

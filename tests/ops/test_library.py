@@ -226,10 +226,9 @@ def test_instruction_sets_threads_and_foreign_flush_to_zero_give_the_same_bits(t
         name, fingerprints = output.strip().splitlines()[-1].split(" ", 1)
         assert name == level
         results[level] = fingerprints
-    for threads in (1, 3):
-        results[f"{threads} threads"] = (
-            run("-c", FINGERPRINTS.format(threads=threads)).strip().splitlines()[-1].split(" ", 1)[1]
-        )
+    for threads, grain in ((1, "1"), (3, "1"), (3, "3000")):
+        output = run("-c", FINGERPRINTS.format(threads=threads), env={"SAMEBITS_GRAIN": grain})
+        results[f"{threads} threads, grain {grain}"] = output.strip().splitlines()[-1].split(" ", 1)[1]
     flushed = (
         load
         + "assert float('1e-310') * 1.0 == 0.0, 'not flushed: the control does not fire'\n"
@@ -237,6 +236,30 @@ def test_instruction_sets_threads_and_foreign_flush_to_zero_give_the_same_bits(t
     )
     results["foreign"] = run("-c", flushed).strip().splitlines()[-1].split(" ", 1)[1]
     assert len(set(results.values())) == 1, results
+
+
+WOKEN = """
+import os, torch
+from cuda_ops import ops, runtime
+torch.set_num_threads(1)
+runtime.set_threads(3)
+x, y = torch.zeros(1 << 20), torch.zeros(1 << 20)
+rows, mean, weight = torch.zeros(16, 128), torch.zeros(16), torch.zeros(128)
+works = [
+    lambda: ops.add(y[:10_000], x[:10_000], x[:10_000]),
+    lambda: ops.layernorm_forward(rows.clone(), mean, mean.clone(), rows, weight, weight, 1e-5),
+    lambda: ops.matmul(rows.clone(), rows, torch.zeros(128, 128)),
+    lambda: ops.add(y, x, x),
+]
+def threads(): return len(os.listdir("/proc/self/task"))
+print([(before := threads(), work(), threads() - before)[2] for work in works])
+"""
+
+
+def test_a_small_op_wakes_no_thread() -> None:
+    """Ten microseconds of work: of OpenMP's two further threads none is there before an op that is worth them."""
+    assert run("-c", WOKEN, env={"SAMEBITS_GRAIN": ""}) == "[0, 0, 0, 2]\n"
+    assert run("-c", WOKEN, env={"SAMEBITS_GRAIN": "1"}) == "[2, 0, 0, 0]\n"
 
 
 def test_an_instruction_set_that_is_not_there_is_an_error() -> None:
