@@ -13,6 +13,13 @@ from __future__ import annotations
 SLOW = {
     # the whole road of another kind of corpus
     "test_pinned_files_go_the_whole_road_into_llm_c_shards": "test_a_net_over_images_goes_the_whole_road",
+    # a rank that fails: over gloo where what is like NCCL is harder
+    **{
+        f"test_a_rank_that_fails_is_named_and_the_others_end[{fault}-gloo]": f"test_a_rank_that_fails_is_named_and_the_others_end[{fault}-as NCCL]"
+        for fault in ("user", "kill", "kill within an exchange", "stop", "hang")
+    },
+    "test_a_rank_that_computes_without_an_end_is_named[9]": "test_a_rank_that_computes_without_an_end_is_named[1]",
+    "test_a_stop_of_every_kind_is_passed_on[2]": "test_a_stop_of_every_kind_is_passed_on[15]",
     # kills and damage: kills at random, beside the faults of tests/evidence
     "test_random_kills_lose_no_bit": "test_faults_lose_no_bit_and_no_file",
     "test_a_polite_stop_saves_and_goes_on[2]": "test_a_polite_stop_saves_and_goes_on[15]",
@@ -26,7 +33,7 @@ SLOW = {
     "test_environment_and_folder[env2]": "test_environment_and_folder[env0]",
     "test_compilers_and_optimisation_levels": "test_native[clang++-14-3-v3-needs1]",
     "test_native[g++-2-v4-needs2]": "test_native[clang++-14-3-v3-needs1]",
-    "test_foreign[riscv64]": "test_foreign[aarch64]",
+    "test_foreign": "test_other_architectures_give_the_same_bits[aarch64]",
     "test_other_architectures_give_the_same_bits[riscv64]": "test_other_architectures_give_the_same_bits[aarch64]",
     "test_every_step_and_weight_is_equal[permutation, linear, clipping off]": "test_every_step_and_weight_is_equal[random, wsd]",
     # every kernel with an instrument in it
@@ -56,6 +63,8 @@ SLOW = {
     "test_ranks_and_instruction_sets": "test_micro_batch_threads_recompute_and_pieces",
     "test_instruction_sets_agree": "test_each_output_is_the_definition_s",
     "test_sabotage_is_seen[truncation for ties to even]": "test_sabotage_is_seen[a digit off by one]",
+    "test_sabotage_is_seen[a saturating instruction]": "test_sabotage_is_seen[a digit off by one]",
+    "test_sabotage_is_seen[a block that does not begin anew with the sequence]": "test_sabotage_is_seen[a digit off by one]",
     "test_sabotage_is_seen[a scale that sees the future]": "test_later_tokens_change_no_earlier_bit",
     # PTX of all six architectures, with their registers
     "test_ptx_is_rounded_arithmetic_only": "test_ptx_of_small_kernels_is_rounded_arithmetic_only",
@@ -72,6 +81,7 @@ SLOW = {
     "test_an_elementary_function_has_its_published_fingerprint": "test_error_and_fingerprint[cos_turn]",
     "test_the_cost_of_the_evidence_is_measured": "test_it_runs_on_cpu_tensors",
     "test_the_page_is_whole_and_self_contained[False]": "test_the_page_is_whole_and_self_contained[True]",
+    "test_recipes_share_a_corpus_and_never_rerun_each_other": "test_a_question_source_plans_its_making_and_evaluation_alone",
     "test_a_text_of_ones_own": "test_edits_rerun_exactly_what_depends",
     "test_the_commands_of_the_pages_run": "test_every_command_is_run_or_has_a_reason",
     "test_what_a_message_names_makes_the_file_again": "test_a_rerun_that_fails_costs_no_checkpoint",

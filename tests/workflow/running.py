@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.workflow.forks import snakemake_once
+from tests.forks import forked
 
 EVERYTHING = {"download", "prepare_text", "train", "evaluate", "sample", "digest", "verify", "spikes", "report"}
 FROM_TRAINING = EVERYTHING - {"download", "prepare_text"}
@@ -22,8 +22,19 @@ def snakemake(
     target: str = "reproduction", cores: tuple[str, ...] = ("--cores", "2"), cwd: Path | None = None,
 ) -> str:  # fmt: skip
     env = {k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")}
-    words = ["-s", str(project / "Snakefile"), *cores, *flags, "--config", f"recipe={recipe}", *config, "--", target]
-    found, said = snakemake_once(words, cwd or project, env)
+    words = [
+        "snakemake",
+        "-s",
+        str(project / "Snakefile"),
+        *cores,
+        *flags,
+        "--config",
+        f"recipe={recipe}",
+        *config,
+        "--",
+        target,
+    ]
+    found, said, _ = forked("snakemake", words, cwd or project, env, together=True)
     assert found == code, said[-4000:]
     return said
 
