@@ -7,6 +7,7 @@ streams; nothing of the project is imported before the fork.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -35,6 +36,7 @@ IMPORTED = {
 def serve(kind: str) -> None:
     for name in IMPORTED[kind]:
         importlib.import_module(name)
+    gc.freeze()  # or a collection in the child would copy every page
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
@@ -60,6 +62,7 @@ def become(words: list[str], cwd: str, env: dict[str, str], streams: list[str]) 
 def server(kind: str) -> subprocess.Popen[str]:
     """One of a kind per process of tests; it ends with it."""
     env = {name: value for name, value in os.environ.items() if name not in ("SAMEBITS_BUILD", "PYTHONPATH")}
+    env["OMP_WAIT_POLICY"] = "passive"  # threads of a fork would spin for seconds where cores are few
     return subprocess.Popen(
         [sys.executable, __file__, kind], cwd="/", env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
