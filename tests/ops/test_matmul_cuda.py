@@ -100,11 +100,12 @@ def test_operands_that_begin_between_16_byte_lines(cuda: Direct, tile: str) -> N
 
 
 def test_the_tile_is_a_function_of_the_problem(cuda: Direct) -> None:
-    """GPT-2 124M and 1558M, 8192 tokens: what was fastest on an H200 (docs/kernels.md), or within 2% of it."""
+    """GPT-2 124M and 1558M, 8192 tokens: what was fastest on an H200 or within 2% of it, square tiles of tn left aside
+    (docs/kernels.md)."""
     fastest = {
         "nt": {(8192, 2304): "square", (8192, 768): "square", (4096, 50304): "square", (8192, 1600): "wide"},
         "nn": {(8192, 768): "wide", (8192, 3072): "large", (4096, 768): "wide", (8192, 6400): "wide"},
-        "tn": {(2304, 768): "square", (3072, 768): "small", (768, 768): "wide", (6400, 1600): "square"},
+        "tn": {(2304, 768): "wide", (3072, 768): "small", (768, 768): "small", (50304, 768): "large"},
     }
     for layout, sizes in fastest.items():
         for (m, n), tile in sizes.items():
