@@ -136,11 +136,12 @@ def measure(cases: list[Case], rounds: int) -> tuple[float, float]:
     return mine, theirs
 
 
-def compile_peak(folder: Path) -> ctypes.CDLL:
+def compile_peak(folder: Path, name: str) -> ctypes.CDLL:
+    """benchmarks/<name>.cu for the GPU that is here."""
     nvcc = find_nvcc()
     if nvcc is None:
         raise UserError("the peak is measured with nvcc, which is not installed; install the CUDA toolkit")
-    source, library = Path(__file__).parent / "peak.cu", folder / "peak.so"
+    source, library = Path(__file__).with_name(f"{name}.cu"), folder / f"{name}.so"
     major, minor = torch.cuda.get_device_capability()
     command = shared_library(nvcc, f"sm_{major}{minor}", source, library)
     subprocess.run(command, check=True)
@@ -156,10 +157,15 @@ def measure_limits(device: str) -> Limits:
     if device == "cpu":  # nothing in Python reaches the peak: the best product stands for it
         x = torch.randn(512, 512)
         return Limits(2.0 * 512**3 / min(seconds(lambda: x @ x, 3) for _ in range(5)), copy)
-    blocks, steps, counted = 1 << 13, 1 << 12, [0.0]
+    return Limits(measure_peak("peak", 1 << 12), copy)
+
+
+def measure_peak(name: str, steps: int) -> float:
+    """Operations a second of a kernel that does nothing else, benchmarks/<name>.cu."""
+    blocks, counted = 1 << 13, [0.0]
     out = torch.empty(blocks * 256)
     with tempfile.TemporaryDirectory() as folder:
-        library = compile_peak(Path(folder))
+        library = compile_peak(Path(folder), name)
 
         def launch() -> None:
             stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
@@ -167,8 +173,7 @@ def measure_limits(device: str) -> Limits:
             if counted[0] < 0:
                 raise UserError("the kernel that measures the peak cannot be launched")
 
-        best = min(seconds(launch, 2) for _ in range(7))
-        return Limits(counted[0] / best, copy)
+        return counted[0] / min(seconds(launch, 2) for _ in range(7))
 
 
 def row(model: str, case: Case, limits: Limits, ours: float, other: float) -> Row:

@@ -19,7 +19,9 @@ inline int64_t operand_bytes(int64_t rows, int64_t K, int digits) {
 inline uint8_t* operand(const Call& call, const at::Tensor& t, const char* name, int64_t rows, int64_t K, int digits) {
   check_shape(t, name, {operand_bytes(rows, K, digits)});
   call.check_dense(t, name, at::kByte);
-  return (uint8_t*)t.const_data_ptr<uint8_t>();
+  uint8_t* const bytes = (uint8_t*)t.const_data_ptr<uint8_t>();
+  TORCH_CHECK((uintptr_t)bytes % 16 == 0, name, ": expected to begin at a multiple of 16 bytes, as a GPU copies them");
+  return bytes;
 }
 
 }  // namespace samebits

@@ -275,10 +275,12 @@ using LargeTile = DigitTile<kDigits, 4, 2, 2, 4, 1>;
 template <int kDigits>
 using SmallTile = DigitTile<kDigits, 2, 2, 2, 2, 3>;
 
-constexpr int64_t kProcessors = 132;  // an H100's; a constant, so that a tile is a function of the problem
+// From so many large tiles on, of an H100's 132 multiprocessors: fewer leave more of them idle than small tiles, which
+// read twice the bytes, lose. A constant, so that a tile is a function of the problem.
+constexpr int64_t kLargeTiles = 56;
 
 int matmul_digits_tile_for(int64_t M, int64_t N) {
-  return (M + 127) / 128 * ((N + 127) / 128) >= kProcessors ? kLargeDigitTile : kSmallDigitTile;
+  return (M + 127) / 128 * ((N + 127) / 128) >= kLargeTiles ? kLargeDigitTile : kSmallDigitTile;
 }
 
 template <class T>

@@ -22,11 +22,14 @@ SMALLER = {
 }
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny recipe with fewer sequences and more steps."""
+@pytest.fixture(scope="module", params=["fp32", "int8x3", "int8x1"])
+def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe with fewer sequences and more steps; in digits, sequences of more than one block."""
     text = (ROOT / "tests" / "recipes" / "tiny.yaml").read_text()
-    for old, new in SMALLER.items():
+    smaller = SMALLER | {"numerics: fp32": f"numerics: {request.param}"}
+    if request.param != "fp32":
+        smaller |= {"context: 48,": "context: 140,"}
+    for old, new in smaller.items():
         assert old in text
         text = text.replace(old, new)
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"

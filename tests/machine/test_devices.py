@@ -92,6 +92,14 @@ def test_a_recorded_step_replayed_gives_the_bits_of_the_step(tiny: dict[str, Pat
     assert with_replays(tiny, 5, spoil=True) != good
 
 
+def test_a_recorded_step_cuts_its_weights_again(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """In digits: what is kept of the weights is made in the recording, which the flags of Python do not see replayed."""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(tiny["recipe"].read_text().replace("numerics: fp32", "numerics: int8x3"))
+    digits = tiny | {"recipe": recipe}
+    assert with_replays(digits, 5) == in_process(digits, Execution(), steps=5)
+
+
 def test_capture_refuses_what_a_graph_cannot_hold() -> None:
     recording = Recording()
     with pytest.raises(AssertionError, match="waits, allocates or computes"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, predict
+from benchmarks import gpu, predict, predict_digits
 from benchmarks.gpu import Limits, row, sets, table
 from benchmarks.gpu_cases import MODELS, Case, groups, lm_head_rows, products
 from benchmarks.machine_code import find_disassembler
@@ -82,6 +82,29 @@ def test_it_runs_on_cpu_tensors(tmp_path: Path) -> None:
     assert bytes_of["cross entropy + gradient"] == 16 * 16 * 256  # 16 bytes a logit
     assert bytes_of["layernorm backward"] == 6 * 4 * 16 * 64  # six arrays
     assert len(groups(MODELS["tiny"], 16, 16)) == 15 + 5
+
+
+def test_digits_run_on_cpu_tensors() -> None:
+    """benchmarks/gpu_digits.py: every product, its bits beside the CPU's, both passes of attention."""
+    size = ["--model", "tiny", "--tokens", "32", "--rounds", "1"]
+    output = run("-m", "benchmarks.gpu_digits", "--device", "cpu", *size)
+    products_ = [line for line in output.splitlines() if line.endswith("| yes |")]
+    assert len(products_) == 15
+    assert "| NO |" not in output
+    assert "| attention, gradients |" in output
+    assert output.splitlines()[2].count("|") == 13
+
+
+@pytest.mark.skipif(toolkit.find_nvcc() is None or find_disassembler() is None, reason="needs nvcc and cuobjdump")
+def test_predicted_times_in_digits_are_on_the_page() -> None:
+    for digits, limit in ((2, predict_digits.PEAK / 3), (1, predict_digits.PEAK)):
+        seconds, _ = predict_digits.product("nt", 8192, 3072, 768, digits)
+        assert 0.1 < 2 * 8192 * 3072 * 768 / seconds / limit < 0.63
+    text = predict.PAGE.read_text()
+    written = text[text.index(predict_digits.BEGIN) + len(predict_digits.BEGIN) : text.index(predict_digits.END)]
+    if f"nvcc {toolkit.nvcc_version(toolkit.find_nvcc() or Path())}." not in written:
+        pytest.skip("the table is another nvcc's")
+    assert written == "\n".join(predict_digits.table()) + "\n", "run: python -m benchmarks.predict_digits --write"
 
 
 def test_without_a_gpu_it_says_so() -> None:

@@ -70,3 +70,10 @@ def test_wrong_arguments_are_named() -> None:
         ops.digits(torch.zeros(9, dtype=torch.uint8), x, False, "int4")
     with pytest.raises(RuntimeError, match="out: expected shape"):
         ops.digits(torch.zeros(9, dtype=torch.uint8), x, False, "int8x1")
+
+
+@pytest.mark.host("a device gets copies of tensors, which begin at whole lines")
+def test_an_operand_begins_at_a_whole_line() -> None:
+    out = torch.zeros(ops.digits_bytes(3, 5, "int8x1") + 8, dtype=torch.uint8)[8:]
+    with pytest.raises(RuntimeError, match="out: expected to begin at a multiple of 16 bytes"):
+        ops.digits(out, torch.zeros(3, 5), False, "int8x1")
