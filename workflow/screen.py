@@ -7,7 +7,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import sys
+from pathlib import Path
 
 from snakemake.logging import DefaultFilter, logger
 from snakemake.settings.enums import Quietness
@@ -23,9 +25,13 @@ CHATTER = (
 FAILED = re.compile(
     r"python -m pipeline\.(\w+) .*?--log (\S+).*'\s+(?:returned non-zero exit status (\d+)|died with)", re.S
 )
+# Of a folder without a Snakefile the command says where it is.
+WHERE = (
+    "" if os.path.exists("Snakefile") else f" -s {shlex.quote(os.path.relpath(Path(__file__).parent / 'Snakefile'))}"
+)
 UNLOCK = (
     "error: another snakemake runs here, or one was killed. If none runs: "
-    f"{os.path.relpath(sys.executable)} -m snakemake --unlock, and then the same command again"
+    f"{os.path.relpath(sys.executable)} -m snakemake{WHERE} --unlock, and then the same command again"
 )
 REFUSED = re.compile(r'WorkflowError in file "[^"]*", line \d+:\n(.*?)(?:\n  File "|\Z)', re.S)  # by workflow/common.py
 STOPPED = {"129", "130", "143"}  # the stage has said that it stopped, and how to go on

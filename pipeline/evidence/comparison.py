@@ -16,6 +16,7 @@ from pipeline.evidence.rerun import checkpoints_of
 from pipeline.evidence.sides import Side
 from pipeline.evidence.trace import Trace, bytes_digest, step_shapes
 from pipeline.recipe.paths import checkpoint_name
+from pipeline.recipe.strict import bits_of
 from pipeline.records.catalogue import PREPARING
 
 if TYPE_CHECKING:
@@ -109,10 +110,8 @@ class Comparison:
         if not both and not (a.lines and b.lines):
             damage = "".join(f"; {words}" for side in (a, b) for words in side.damage)
             raise UserError(f"{a.path} and {b.path} have nothing in common that could be compared{damage}")
-        if a.recipe and b.recipe and a.recipe.bits != b.recipe.bits:
-            mine_bits, its_bits = a.recipe.bits.model_dump(mode="json"), b.recipe.bits.model_dump(mode="json")
-            found = keys(mine_bits, its_bits)
-            r.causes += [f"other recipe: {line}" for line in found]
+        if a.recipe and b.recipe:
+            r.causes += [f"other recipe: {line}" for line in keys(bits_of(a.recipe.bits), bits_of(b.recipe.bits))]
         elif a.recipe_id and b.recipe_id and a.recipe_id != b.recipe_id:
             r.causes.append("other recipe; give --recipe-a and --recipe-b to see which key")
         data = [key for key in both if mine[key] != its[key] and key.split("/")[0] in PREPARING]
@@ -145,10 +144,11 @@ class Comparison:
         mine, its = (side.checkpoints | side.cut for side in (self.a, self.b))
         for step in sorted(set(mine) & set(its)):
             x, y = self._opened(self.a, mine[step]), self._opened(self.b, its[step])
+            before = len(r.order)
             self._tensors(x.tensors, y.tensors, f"{Path(checkpoint_name(step)).stem}/")
             if not r.tensor:
                 if x.tensors.damage or y.tensors.damage:
-                    r.notes.append(f"{len(r.order)} tensors of step {step} are whole on both sides, and equal")
+                    r.notes.append(f"{len(r.order) - before} tensors of step {step} are whole on both sides, and equal")
                 continue
             recipe = self._recipe()
             for side, state in ((self.a, x), (self.b, y)):

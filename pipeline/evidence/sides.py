@@ -21,7 +21,7 @@ from pipeline.base.files import sha256_of
 from pipeline.base.tensors import TensorFile
 from pipeline.evidence.rerun import checkpoints_of
 from pipeline.evidence.trace import Trace
-from pipeline.recipe import Recipe, as_written, load_recipe
+from pipeline.recipe import Recipe, as_written, load_recipe, recipe_id
 from pipeline.recipe.paths import DIGESTS, PROVENANCE, RECEIPTS, checkpoint_name, step_of
 from pipeline.records.catalogue import STAGES
 from pipeline.records.digests import digests_in
@@ -168,7 +168,10 @@ class Side:
     def same_setting(self, other: Side) -> bool:
         """Whether a step computed again would be computed alike."""
         mine, its = ((s.recipe_path, s.tokens, s.code, s.build, s.env, s.device, s.init) for s in (self, other))
-        return mine == its
+        ours, theirs = (
+            s.recipe and recipe_id(s.recipe) for s in (self, other)
+        )  # of a statement, where no flag says one
+        return mine == its and ours == theirs
 
     def start(self, step: int) -> str:
         """The digest of the checkpoint from which a step is computed again; "" for the initial weights."""

@@ -26,7 +26,7 @@ from pipeline.evidence import sides, trace
 from pipeline.evidence.comparison import Comparison
 from pipeline.evidence.sides import Side
 from pipeline.evidence.trace import Seen, Trace
-from pipeline.recipe import as_written, load_recipe, recipe_id
+from pipeline.recipe import as_written, load_recipe, parse_recipe, recipe_id
 from pipeline.recipe.paths import tokens_dir
 from tests.conftest import ROOT, run
 
@@ -179,6 +179,8 @@ def test_a_damaged_checkpoint_is_compared_and_named(two: tuple[Path, Path]) -> N
     assert any("B: " in note and "damaged" in note and note.endswith("compared as it is") for note in found.notes)
     assert "delete" not in str(found)
     lone = b.parent / "lone.safetensors"
+    for folder in (a, b):
+        save(folder / "step_000002.safetensors", Checkpoint(2, "", "0" * 64, {"w": torch.ones(4)}))
     for cut, words, causes in (
         (content[:-5], "1 of 2 tensors are whole", "1 tensors of step 3 are whole on both sides, and equal"),
         (content + b"more", "2 of 2 tensors are whole", "a single flipped bit"),
@@ -214,6 +216,29 @@ def test_damage_is_no_refusal(two: tuple[Path, Path], lines: Path) -> None:
     changed = whole.replace("0x1.6", "0x1.7", 1)[:-20]
     (b / lines.name).write_text(changed)
     assert compared(a, b / lines.name).result.step == 1
+
+
+def test_recipes_of_two_statements_are_two_settings(two: tuple[Path, Path]) -> None:
+    """No flag tells them apart, yet neither's step may be computed for the other; a path is no other recipe."""
+    a, b = two
+    assert Side("A", a).read().same_setting(Side("B", b).read())
+    statement = json.loads((b / "provenance.json").read_text())
+    statement["predicate"]["buildDefinition"]["externalParameters"]["recipe"]["bits"]["seed"] = 6
+    (b / "provenance.json").write_text(json.dumps(statement))
+    found = compared(a, b)
+    assert not found.a.same_setting(found.b)
+    assert found.result.causes == ["other recipe: bits.seed: 5 and 6"]
+    for one, name in ((found.a, "here.txt"), (found.b, "there.txt")):
+        assert one.recipe
+        content = as_written(one.recipe)
+        content["bits"]["seed"] = 5
+        content["bits"]["data"]["source"] = {"kind": "file", "path": name, "sha256": "0" * 64, "format": "text"}
+        content["artifacts"]["scores"] = [{"kind": "loss"}]
+        one.recipe = parse_recipe(content, name)
+    again = Comparison(found.a, found.b)
+    again.run(None)
+    assert again.result.causes == []
+    assert found.a.same_setting(found.b)
 
 
 def test_a_trace_that_was_cut_off_is_compared_by_its_digests(tmp_path: Path) -> None:

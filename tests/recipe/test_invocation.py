@@ -63,6 +63,23 @@ def test_a_value_that_is_none_is_one_message(common: ModuleType, config: dict[st
         common.check_keys(config)
 
 
+def test_the_way_out_of_a_lock_works_where_no_snakefile_is(
+    common: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of the user's own, with -s, as in a checkout."""
+    screen = importlib.import_module("screen")
+    for folder, given in (
+        (tmp_path, r"-m snakemake -s \S+/workflow/Snakefile --unlock,"),
+        (ROOT, "-m snakemake --unlock,"),
+    ):
+        monkeypatch.chdir(folder)
+        screen = importlib.reload(screen)
+        words = screen.plain("LockException: it is locked")
+        assert re.search(given, words)
+        place = re.search(r"-s (\S+)", words)
+        assert place is None or Path(place[1]).resolve() == ROOT / "workflow" / "Snakefile"
+
+
 def test_a_resource_that_a_rule_has_not_is_refused(common: ModuleType) -> None:
     def check(**given: list[str]) -> None:
         names = ("train", "evaluate", "sample", "report")
