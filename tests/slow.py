@@ -72,6 +72,7 @@ SLOW = {
     "test_no_kernel_spills": "test_spills_are_seen",
     "test_the_table_is_current": "test_ptx_of_small_kernels_is_rounded_arithmetic_only",
     "test_the_library_for_all_architectures_works_on_the_cpu": "test_flags_name_every_architecture_once",
+    "test_the_harness_own_model_gives_our_likelihoods": "test_likelihoods_are_those_of_a_row_alone",
     "test_the_harness_finds_our_scores": "test_likelihoods_are_those_of_a_row_alone",
     "test_imported_weights_are_evaluated_sampled_and_begun_from": "test_in_and_out_again_is_the_same_bytes[small]",
     "test_transformers_reads_ours_and_we_read_its": "test_in_and_out_again_is_the_same_bytes[small]",

@@ -21,7 +21,8 @@ from cuda_ops.errors import UserError
 from pipeline.base.checkpoint import Checkpoint, load, save
 from pipeline.data.benchmarks import hellaswag as tokenised
 from pipeline.data.benchmarks import wikitext as page_of
-from pipeline.data.tokenizers import CharTokenizer, load_tokenizer
+from pipeline.data.tokenizers import CharTokenizer, Gpt2Tokenizer, load_tokenizer
+from pipeline.export_weights import export
 from pipeline.models.gpt import Gpt as Model
 from pipeline.recipe import load_recipe, recipe_id
 from pipeline.scoring.greedy import best
@@ -30,7 +31,8 @@ from pipeline.scoring.lm_eval import Exact, adapter
 from pipeline.scoring.model import load_model
 from pipeline.scoring.wikitext import wikitext
 from pipeline.training.stored import specs_of
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run
+from tests.models.test_weights import TRANSFORMERS, loaded, made
 from tests.scoring.test_benchmarks import ROWS, alone, model
 
 HARNESS = ROOT / "results" / "lm_eval"
@@ -124,6 +126,38 @@ def test_the_harness_finds_our_scores(tiny: dict[str, Path], tmp_path: Path) -> 
     made = [page_of(page, tokenizer) | {"tokens": tokenizer.encode(page)} for page in pages]
     own = wikitext(model, made, 4, 256)  # type: ignore[arg-type]
     assert results[0]["own_pages"]["word_perplexity,none"] == pytest.approx(own["word_perplexity"], rel=1e-12)
+
+
+@pytest.mark.skipif(
+    not (HARNESS.is_dir() and TRANSFORMERS.is_dir()),
+    reason="lm-evaluation-harness or transformers not installed in results/: see the heads of this file and of test_weights.py",
+)
+def test_the_harness_own_model_gives_our_likelihoods(tmp_path: Path) -> None:
+    """HFLM on our export, within fp32's tolerance: short, long and empty contexts, a greedy continuation, a long text."""
+    run("-m", "pipeline.download", "--pins", "config/data/gpt2_bpe.yaml", "--out", str(tmp_path / "bpe"))
+    sizes = {"layers": 1, "heads": 2, "channels": 32, "context": 24, "vocab_size": 50257, "padded_vocab_size": 50304}
+    made(sizes, tmp_path / "own.safetensors")
+    export(tmp_path / "own.safetensors", tmp_path / "gpt", "fp32", tmp_path / "bpe")
+    tokenizer = Gpt2Tokenizer(tmp_path / "bpe")
+    exact = Exact(loaded(tmp_path / "own.safetensors"), tokenizer, 2)  # type: ignore[arg-type]
+    pairs = [("Once there was", " a fox"), ("", "Once"), ("a ", "b"), ("The bear and the fox " * 9, "ran far away.")]
+    said = [(context, exact.generate(context, [], 1)) for context in (f"Number {i}:" for i in range(40))]
+    pairs.append(next(pair for pair in said if exact.loglikelihood([pair])[0][1]))
+    asked = {"pairs": pairs, "texts": ["Once there was a fox. " * 12, "The end."]}
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TRANSFORMERS), str(HARNESS), str(ROOT)]), "HF_HUB_OFFLINE": "1",
+                                "HF_HOME": str(tmp_path / "hf")}  # fmt: skip
+    command = [
+        "-m",
+        "tests.scoring.hflm_program",
+        *(str(tmp_path / name) for name in ("gpt", "asked.json", "out.json")),
+    ]
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    theirs, ours = json.loads((tmp_path / "out.json").read_text()), exact.loglikelihood(pairs)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs["pairs"]]
+    assert [nats for nats, _ in ours] == pytest.approx([nats for nats, _ in theirs["pairs"]], rel=2e-5)
+    assert exact.rolling(asked["texts"]) == pytest.approx(theirs["texts"], rel=2e-5)
 
 
 def texts() -> list[tuple[str, list[str]]]:
