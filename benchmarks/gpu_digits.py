@@ -6,7 +6,8 @@
 
 TFLOP/s of the fp32 product that is replaced; cutting of activations and gradients is counted, weights are kept as in
 training. The limit is measured: mma.sync in registers (benchmarks/peak_mma.cu), of which int8x3 can have a third. A last
-column checks bits: a fingerprint of our int8x3 on the device and on the CPU, of the product's first 1024 rows. Attention in ms.
+column checks bits: fingerprints of what is computed on the device and on the CPU, of a product in int8x3 its first 1024
+rows, of attention one sequence in both tiers.
 """
 
 from __future__ import annotations
@@ -118,6 +119,22 @@ def same_bits(layout: str, m: int, n: int, k: int) -> bool:
     return found[0] == found[1]
 
 
+def attention_bits(config: Config, tokens: int) -> list[bool]:
+    """The same of attention's output and of its gradients, of one sequence in both tiers."""
+    t, width, heads = min(tokens, config.context), config.channels, config.heads
+    qkv, dout = torch.randn(1, t, 3 * width), torch.randn(1, t, width)
+    found = []
+    for device in ("cpu", qkv.device):
+        for tier in TIERS:
+            x, dy = qkv.to(device), dout.to(device)
+            out, dqkv = torch.empty_like(dy), torch.empty_like(x)
+            row_max, row_sum = torch.empty(2, 1, heads, t, device=device)
+            ops.attention_digits_forward(out, row_max, row_sum, x, heads, tier)
+            ops.attention_digits_backward(dqkv, dy, out, x, row_max, row_sum, heads, tier)
+            found.append((ops.fingerprint(out), ops.fingerprint(dqkv)))
+    return [all(found[i][part] == found[i + 2][part] for i in range(2)) for part in range(2)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Digits on a GPU beside PyTorch.")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -150,10 +167,12 @@ def main() -> None:
         row += [f"{rates['int8x3'] / rates['torch bf16']:.2f}", "yes" if same_bits(layout, m, n, k) else "NO"]
         lines.append(f"| {what} {layout} {m}×{n}×{k} | {' | '.join(row)} |")
     kinds = ("int8x3", "int8x1", "fp32", "torch fp32", "torch bf16")
-    lines += ["", f"| {args.model}, ms | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
-    for what, calls in attention_calls(config, args.tokens).items():
+    lines += ["", f"| {args.model}, ms | {' | '.join(kinds)} | the CPU's bits |", "|---" * (len(kinds) + 2) + "|"]
+    bits = attention_bits(config, args.tokens)
+    for (what, calls), same in zip(attention_calls(config, args.tokens).items(), bits, strict=True):
         times = measured(calls, args.rounds)
-        lines.append(f"| {what} | {' | '.join(f'{times[each] * 1e3:.3f}' for each in kinds)} |")
+        cells = [f"{times[each] * 1e3:.3f}" for each in kinds]
+        lines.append(f"| {what} | {' | '.join(cells)} | {'yes' if same else 'NO'} |")
     write(lines, args.out)
 
 

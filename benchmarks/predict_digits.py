@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from benchmarks.gpu_cases import MODELS, products
 from benchmarks.machine_code import KERNELS, Kernel, Loop, compiled
-from benchmarks.predict import CARD, GPT, PAGE
+from benchmarks.predict import CARD, GPT, PAGE, wrapped
 from cuda_ops.errors import exit_on_user_error
 from cuda_ops.toolkit import find_nvcc, nvcc_version
 from pipeline.models.gpt import LOGITS_ROWS
@@ -108,8 +108,11 @@ def attention(digits: int) -> tuple[float, float]:
 def table() -> list[str]:
     nvcc = find_nvcc()
     lines = [
-        f"*Predicted, not measured*; nvcc {nvcc_version(nvcc) if nvcc else None}. One H100, {TOKENS} tokens of GPT-2 124M. Limits: {PEAK / 1e12:,.0f} and "
-        f"{PEAK / 3e12:,.0f} TFLOP/s; mma.sync alone {PEAK * 0.63 / 1e12:,.0f} and {PEAK * 0.21 / 1e12:,.0f}.",
+        *wrapped(
+            f"*Predicted, not measured*; nvcc {nvcc_version(nvcc) if nvcc else None}. One H100, {TOKENS} tokens of "
+            f"GPT-2 124M. Limits: {PEAK / 1e12:,.0f} and {PEAK / 3e12:,.0f} TFLOP/s; mma.sync alone "
+            f"{PEAK * 0.63 / 1e12:,.0f} and {PEAK * 0.21 / 1e12:,.0f}."
+        ),
         "",
         "| product | tile | int8x3 µs | TFLOP/s | of the limit | int8x1 µs | TFLOP/s | of the limit |",
         "|---|---|---|---|---|---|---|---|",

@@ -89,7 +89,7 @@ def test_digits_run_on_cpu_tensors() -> None:
     size = ["--model", "tiny", "--tokens", "32", "--rounds", "1"]
     output = run("-m", "benchmarks.gpu_digits", "--device", "cpu", *size)
     products_ = [line for line in output.splitlines() if line.endswith("| yes |")]
-    assert len(products_) == 15
+    assert len(products_) == 15 + 2
     assert "| NO |" not in output
     assert "| attention, gradients |" in output
     assert output.splitlines()[2].count("|") == 13
