@@ -93,3 +93,11 @@ def test_a_resource_that_a_rule_has_not_is_refused(common: ModuleType) -> None:
     for rule, name, has in (("evaluate", "ranks", "device, gpu"), ("report", "keep", "none of them")):
         with pytest.raises(WorkflowError, match=f"^--set-resources {rule}:{name}: {rule} has {has}; {name} is train's"):
             check(**{rule: [name]})
+
+
+def test_questions_are_prepared_before_training_begins() -> None:
+    """Of jobs that are ready Snakemake takes the one of higher priority: what cannot be written is known first."""
+    text = (ROOT / "workflow" / "rules" / "data.smk").read_text()
+    rule = text[text.index("rule prepare_questions:") :].split("\nrule ")[0]
+    assert re.search(r"^    priority: 1\b", rule, re.MULTILINE)
+    assert "priority" not in (ROOT / "workflow" / "rules" / "train.smk").read_text()
