@@ -42,9 +42,9 @@ def of_run(run: Run) -> list[Fact]:
     found += of_model(bits.model)
     samples = "sequences" if unit == "token" else f"{unit}s"
     each = f" of {bits.model.units} {unit}s" if bits.model.units > 1 else ""
-    found.append(
-        ("training", f"{bits.steps:,} steps", f"{bits.batch.sequences} {samples}{each} in {bits.batch.lanes} lanes")
-    )
+    note = f"{bits.batch.sequences} {samples}{each} in {bits.batch.lanes} lanes"
+    note += f", after {bits.start:,} of another run" if bits.start else ""
+    found.append(("training", f"{bits.steps - bits.start:,} steps", note))
     count = about["train"].get(f"{unit}s")
     if count is not None:
         note = f"{unit}s" + (f", vocabulary {about['vocab_size']:,}" if "vocab_size" in about else "")
