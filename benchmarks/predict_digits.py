@@ -28,7 +28,7 @@ TOKENS, BLOCK = 8192, 128
 PEAK = 1979e12  # int8, dense, by the data sheet
 UNIT = 4 / 0.63  # clocks of mma.sync
 CACHE = 5.5e12  # bytes a second from the second cache to all multiprocessors
-LARGE_TILES = 56  # kLargeTiles of matmul_digits.cu
+LARGE_TILES = 132  # kLargeTiles of matmul_digits.cu
 SHARE = 0.8  # of the longest limit, the rest being waits
 
 

@@ -13,9 +13,9 @@ void adamw(const Tensor& param, const Tensor& m, const Tensor& v, const Tensor& 
   check_shape(factor, "factor", {1});
   check_shape(scalars, "scalars", {3});
   const Call call(param);
-  call->adamw(call.out(param, "param"), call.out(m, "m"), call.out(v, "v"), call.in(grad, "grad"),
-              call.in(factor, "factor"), call.in(scalars, "scalars"), param.numel(), (float)beta1, (float)beta2,
-              (float)eps, (float)weight_decay);
+  call(&Kernels::adamw, call.out(param, "param"), call.out(m, "m"), call.out(v, "v"), call.in(grad, "grad"),
+       call.in(factor, "factor"), call.in(scalars, "scalars"), param.numel(), (float)beta1, (float)beta2, (float)eps,
+       (float)weight_decay);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ void add(const Tensor& out_, const Tensor& a, const Tensor& b) {
   check_same_or_apart(out_, "out", a, "a");
   check_same_or_apart(out_, "out", b, "b");
   const Call call(out_);
-  call->add(call.out(out_, "out"), call.in(a, "a"), call.in(b, "b"), a.numel());
+  call(&Kernels::add, call.out(out_, "out"), call.in(a, "a"), call.in(b, "b"), a.numel());
 }
 
 }  // namespace

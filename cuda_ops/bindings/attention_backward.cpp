@@ -9,8 +9,8 @@ void attention_backward(const Tensor& dqkv, const Tensor& dout, const Tensor& ou
                         const Tensor& row_max, const Tensor& row_sum, int64_t heads) {
   const auto [B, T, C] = backward_sizes(dqkv, dout, out_, qkv, row_max, row_sum, heads);
   const Call call(dqkv);
-  call->attention_backward(call.out(dqkv, "dqkv"), call.in(dout, "dout"), call.in(out_, "out"), call.in(qkv, "qkv"),
-                           call.in(row_max, "row_max"), call.in(row_sum, "row_sum"), B, T, C, heads);
+  call(&Kernels::attention_backward, call.out(dqkv, "dqkv"), call.in(dout, "dout"), call.in(out_, "out"),
+       call.in(qkv, "qkv"), call.in(row_max, "row_max"), call.in(row_sum, "row_sum"), B, T, C, heads);
 }
 
 }  // namespace

@@ -10,9 +10,8 @@ void attention_digits_backward(const Tensor& dqkv, const Tensor& dout, const Ten
                                const Tensor& row_max, const Tensor& row_sum, int64_t heads, c10::string_view tier) {
   const auto [B, T, C] = backward_sizes(dqkv, dout, out_, qkv, row_max, row_sum, heads);
   const Call call(dqkv);
-  call->attention_digits_backward(call.out(dqkv, "dqkv"), call.in(dout, "dout"), call.in(out_, "out"),
-                                  call.in(qkv, "qkv"), call.in(row_max, "row_max"), call.in(row_sum, "row_sum"), B, T,
-                                  C, heads, digits_of(tier));
+  call(&Kernels::attention_digits_backward, call.out(dqkv, "dqkv"), call.in(dout, "dout"), call.in(out_, "out"),
+       call.in(qkv, "qkv"), call.in(row_max, "row_max"), call.in(row_sum, "row_sum"), B, T, C, heads, digits_of(tier));
 }
 
 }  // namespace

@@ -9,7 +9,8 @@ void bias_backward(const Tensor& dbias, const Tensor& dout) {
   check_dims(dout, "dout", 3);
   check_shape(dbias, "dbias", {dout.size(2)});
   const Call call(dbias);
-  call->bias_backward(call.out(dbias, "dbias"), call.in(dout, "dout"), dout.size(0), dout.size(1), dout.size(2));
+  call(&Kernels::bias_backward, call.out(dbias, "dbias"), call.in(dout, "dout"), dout.size(0), dout.size(1),
+       dout.size(2));
 }
 
 }  // namespace

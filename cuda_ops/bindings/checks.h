@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include <optional>
 #include <string>
 
 #include "../cpu/dispatch.h"
@@ -34,8 +35,9 @@ inline void check_same_or_apart(const at::Tensor& a, const char* a_name, const a
   if (a.const_data_ptr() != b.const_data_ptr()) check_apart(a, a_name, b, b_name);
 }
 
-// One call of an op: the device of its first tensor, where all others must be, and the kernels that run there. While it
-// lives that device is the current one.
+// One call of an op: the device of its first tensor, where all others must be, and the kernels that run there.
+// Arguments are checked before that device is made the current one, so that a message never passes a device being given
+// back.
 class Call {
  public:
   explicit Call(const at::Tensor& first) : device_(first.device()) {
@@ -50,11 +52,15 @@ class Call {
                 ", but the library was compiled without CUDA kernels; run: ",
                 "python -m pipeline.compile --archs auto (it needs nvcc)");
     device_backend()->check_usable(device_.index());
-    guard_.reset_device(device_);
     kernels_ = device_backend()->kernels;
   }
 
-  const Kernels* operator->() const { return kernels_; }
+  // Runs a kernel of the table on the call's device.
+  template <class Kernel, class... Arguments>
+  void operator()(Kernel Kernels::* kernel, Arguments... arguments) const {
+    const c10::OptionalDeviceGuard guard(current());
+    (kernels_->*kernel)(arguments...);
+  }
 
   void check_dense(const at::Tensor& t, const char* name, at::ScalarType type) const {
     TORCH_CHECK(t.device() == device_, name, ": expected a tensor on ", device_, " as the first one, got one on ",
@@ -81,6 +87,7 @@ class Call {
     check_dense(t, name, at::kInt);
     const int32_t* p = t.const_data_ptr<int32_t>();
     if (device_.is_cuda()) {
+      const c10::OptionalDeviceGuard guard(current());
       device_backend()->check_indices(p, t.numel(), limit, ascending, name);
       return p;
     }
@@ -94,8 +101,10 @@ class Call {
   }
 
  private:
+  // The device to make the current one: a CPU needs none.
+  std::optional<c10::Device> current() const { return device_.is_cpu() ? std::nullopt : std::optional(device_); }
+
   c10::Device device_;
-  c10::OptionalDeviceGuard guard_;
   const Kernels* kernels_;
 };
 

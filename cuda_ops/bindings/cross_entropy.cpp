@@ -16,17 +16,16 @@ void check_logits(const Tensor& losses, const Tensor& logits, const Tensor& targ
 void cross_entropy_forward(const Tensor& losses, const Tensor& logits, const Tensor& targets, int64_t vocab_size) {
   check_logits(losses, logits, targets, vocab_size);
   const Call call(losses);
-  call->cross_entropy_forward(call.out(losses, "losses"), call.in(logits, "logits"),
-                              call.indices(targets, "targets", vocab_size), logits.size(0), vocab_size, logits.size(1));
+  call(&Kernels::cross_entropy_forward, call.out(losses, "losses"), call.in(logits, "logits"),
+       call.indices(targets, "targets", vocab_size), logits.size(0), vocab_size, logits.size(1));
 }
 
 void cross_entropy_fused(const Tensor& losses, const Tensor& logits, const Tensor& targets, double dloss,
                          int64_t vocab_size) {
   check_logits(losses, logits, targets, vocab_size);
   const Call call(losses);
-  call->cross_entropy_fused(call.out(losses, "losses"), call.out(logits, "logits"),
-                            call.indices(targets, "targets", vocab_size), (float)dloss, logits.size(0), vocab_size,
-                            logits.size(1));
+  call(&Kernels::cross_entropy_fused, call.out(losses, "losses"), call.out(logits, "logits"),
+       call.indices(targets, "targets", vocab_size), (float)dloss, logits.size(0), vocab_size, logits.size(1));
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ void digits(const Tensor& out_, const Tensor& x, bool transposed, c10::string_vi
   const int64_t rows = x.size(transposed ? 1 : 0), K = x.size(transposed ? 0 : 1);
   const int count = digits_of(tier);
   const Call call(out_);
-  call->digits(operand(call, out_, "out", rows, K, count), call.in(x, "x"), rows, K, transposed, count);
+  call(&Kernels::digits, operand(call, out_, "out", rows, K, count), call.in(x, "x"), rows, K, transposed, count);
 }
 
 int64_t digits_bytes(int64_t rows, int64_t K, c10::string_view tier) { return operand_bytes(rows, K, digits_of(tier)); }

@@ -14,8 +14,8 @@ void embedding_forward(const Tensor& out_, const Tensor& tokens, const Tensor& w
   TORCH_CHECK(wpe.dim() == 2 && wpe.size(1) == C && position >= 0 && position + T <= wpe.size(0),
               "wpe: expected at least [", position + T, ", ", C, "], got ", wpe.sizes());
   const Call call(out_);
-  call->embedding_forward(call.out(out_, "out"), call.indices(tokens, "tokens", wte.size(0)), call.in(wte, "wte"),
-                          call.in(wpe, "wpe"), B, T, C, position);
+  call(&Kernels::embedding_forward, call.out(out_, "out"), call.indices(tokens, "tokens", wte.size(0)),
+       call.in(wte, "wte"), call.in(wpe, "wpe"), B, T, C, position);
 }
 
 void embedding_backward(const Tensor& dwte, const Tensor& dwpe, const Tensor& dout, const Tensor& tokens) {
@@ -26,8 +26,8 @@ void embedding_backward(const Tensor& dwte, const Tensor& dwpe, const Tensor& do
   TORCH_CHECK(dwpe.dim() == 2 && dwpe.size(1) == C && dwpe.size(0) >= T, "dwpe: expected at least [", T, ", ", C,
               "], got ", dwpe.sizes());
   const Call call(dwte);
-  call->embedding_backward(call.out(dwte, "dwte"), call.out(dwpe, "dwpe"), call.in(dout, "dout"),
-                           call.indices(tokens, "tokens", dwte.size(0)), B, T, C);
+  call(&Kernels::embedding_backward, call.out(dwte, "dwte"), call.out(dwpe, "dwpe"), call.in(dout, "dout"),
+       call.indices(tokens, "tokens", dwte.size(0)), B, T, C);
 }
 
 void embedding_add(const Tensor& out_, const Tensor& src, const Tensor& rows) {
@@ -35,8 +35,8 @@ void embedding_add(const Tensor& out_, const Tensor& src, const Tensor& rows) {
   check_dims(rows, "rows", 1);
   check_shape(src, "src", {rows.size(0), out_.size(1)});
   const Call call(out_);
-  call->embedding_add(call.out(out_, "out"), call.in(src, "src"), call.indices(rows, "rows", out_.size(0), true),
-                      src.size(0), src.size(1));
+  call(&Kernels::embedding_add, call.out(out_, "out"), call.in(src, "src"),
+       call.indices(rows, "rows", out_.size(0), true), src.size(0), src.size(1));
 }
 
 }  // namespace

@@ -13,7 +13,8 @@ void fingerprint_into(const Tensor& out_, const Tensor& x, int64_t offset) {
   const Call call(x);
   call.check_dense(x, "x", x.scalar_type() == at::kInt ? at::kInt : at::kFloat);
   call.check_dense(out_, "out", at::kLong);
-  call->fingerprint((uint64_t*)out_.mutable_data_ptr(), (const uint32_t*)x.const_data_ptr(), x.numel(), offset);
+  call(&Kernels::fingerprint, (uint64_t*)out_.mutable_data_ptr(), (const uint32_t*)x.const_data_ptr(), x.numel(),
+       offset);
 }
 
 int64_t fingerprint(const Tensor& x, int64_t offset) {

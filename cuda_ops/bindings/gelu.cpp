@@ -9,7 +9,7 @@ void gelu_forward(const Tensor& out_, const Tensor& inp) {
   check_shape(out_, "out", inp.sizes());
   check_same_or_apart(out_, "out", inp, "inp");
   const Call call(out_);
-  call->gelu_forward(call.out(out_, "out"), call.in(inp, "inp"), inp.numel());
+  call(&Kernels::gelu_forward, call.out(out_, "out"), call.in(inp, "inp"), inp.numel());
 }
 
 void gelu_backward(const Tensor& dinp, const Tensor& dout, const Tensor& inp) {
@@ -18,7 +18,7 @@ void gelu_backward(const Tensor& dinp, const Tensor& dout, const Tensor& inp) {
   check_same_or_apart(dinp, "dinp", dout, "dout");
   check_same_or_apart(dinp, "dinp", inp, "inp");
   const Call call(dinp);
-  call->gelu_backward(call.out(dinp, "dinp"), call.in(dout, "dout"), call.in(inp, "inp"), inp.numel());
+  call(&Kernels::gelu_backward, call.out(dinp, "dinp"), call.in(dout, "dout"), call.in(inp, "inp"), inp.numel());
 }
 
 }  // namespace

@@ -17,8 +17,8 @@ void layernorm_forward(const Tensor& out_, const Tensor& mean, const Tensor& rst
   TORCH_CHECK(mean.numel() == N && rstd.numel() == N, "mean, rstd: expected ", N, " elements, got ", mean.sizes(),
               " and ", rstd.sizes());
   const Call call(out_);
-  call->layernorm_forward(call.out(out_, "out"), call.out(mean, "mean"), call.out(rstd, "rstd"), call.in(inp, "inp"),
-                          call.in(weight, "weight"), call.in(bias, "bias"), N, C, (float)eps);
+  call(&Kernels::layernorm_forward, call.out(out_, "out"), call.out(mean, "mean"), call.out(rstd, "rstd"),
+       call.in(inp, "inp"), call.in(weight, "weight"), call.in(bias, "bias"), N, C, (float)eps);
 }
 
 void layernorm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor& dbias, const Tensor& dout,
@@ -40,10 +40,9 @@ void layernorm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor&
   check_shape(rstd, "rstd", {B, T});
   check_apart(dinp, "dinp", inp, "inp");
   const Call call(dinp);
-  call->layernorm_backward(call.out(dinp, "dinp"), call.out(dweight, "dweight"), call.out(dbias, "dbias"),
-                           call.in(dout, "dout"), dresidual ? call.in(*dresidual, "dresidual") : nullptr,
-                           call.in(inp, "inp"), call.in(weight, "weight"), call.in(mean, "mean"), call.in(rstd, "rstd"),
-                           B, T, C);
+  call(&Kernels::layernorm_backward, call.out(dinp, "dinp"), call.out(dweight, "dweight"), call.out(dbias, "dbias"),
+       call.in(dout, "dout"), dresidual ? call.in(*dresidual, "dresidual") : nullptr, call.in(inp, "inp"),
+       call.in(weight, "weight"), call.in(mean, "mean"), call.in(rstd, "rstd"), B, T, C);
 }
 
 }  // namespace

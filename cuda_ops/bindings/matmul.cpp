@@ -20,8 +20,8 @@ void matmul(const Tensor& out_, const Tensor& a, const Tensor& b, const optional
   check_apart(out_, "out", a, "a");
   check_apart(out_, "out", b, "b");
   const Call call(out_);
-  call->matmul(call.out(out_, "out"), call.in(a, "a"), call.in(b, "b"), bias ? call.in(*bias, "bias") : nullptr, M, N,
-               K, code, accumulate);
+  call(&Kernels::matmul, call.out(out_, "out"), call.in(a, "a"), call.in(b, "b"),
+       bias ? call.in(*bias, "bias") : nullptr, M, N, K, code, accumulate);
 }
 
 }  // namespace

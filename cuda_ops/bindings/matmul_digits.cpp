@@ -22,8 +22,8 @@ void matmul_digits(const Tensor& out_, const Tensor& a, const Tensor& b, const o
   check_apart(out_, "out", a, "a");
   check_apart(out_, "out", b, "b");
   const Call call(out_);
-  call->matmul_digits(call.out(out_, "out"), call.in(a, "a"), call.in(b, "b"), nullptr,
-                      bias ? call.in(*bias, "bias") : nullptr, M, N, K, code, accumulate, count, sequence);
+  call(&Kernels::matmul_digits, call.out(out_, "out"), call.in(a, "a"), call.in(b, "b"), nullptr,
+       bias ? call.in(*bias, "bias") : nullptr, M, N, K, code, accumulate, count, sequence);
 }
 
 void matmul_kept_digits(const Tensor& out_, const Tensor& a, const Tensor& kept, const optional<Tensor>& bias,
@@ -36,8 +36,8 @@ void matmul_kept_digits(const Tensor& out_, const Tensor& a, const Tensor& kept,
   check_apart(out_, "out", a, "a");
   const Call call(out_);
   const int count = digits_of(tier);
-  call->matmul_digits(call.out(out_, "out"), call.in(a, "a"), nullptr, operand(call, kept, "kept", N, K, count),
-                      bias ? call.in(*bias, "bias") : nullptr, M, N, K, 0, false, count, 0);
+  call(&Kernels::matmul_digits, call.out(out_, "out"), call.in(a, "a"), nullptr,
+       operand(call, kept, "kept", N, K, count), bias ? call.in(*bias, "bias") : nullptr, M, N, K, 0, false, count, 0);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ void first_nonfinite_into(const Tensor& out_, const Tensor& x) {
   TORCH_CHECK(out_.numel() == 1, "out: expected 1 element, got ", out_.sizes());
   const Call call(x);
   call.check_dense(out_, "out", at::kLong);
-  call->first_nonfinite(out_.mutable_data_ptr<int64_t>(), call.in(x, "x"), x.numel());
+  call(&Kernels::first_nonfinite, out_.mutable_data_ptr<int64_t>(), call.in(x, "x"), x.numel());
 }
 
 int64_t first_nonfinite(const Tensor& x) {

@@ -9,7 +9,7 @@ void norm_partials(const Tensor& partials, const Tensor& x, int64_t chunk) {
   TORCH_CHECK(chunk > 0, "chunk: expected a positive size, got ", chunk);
   check_shape(partials, "partials", {(x.numel() + chunk - 1) / chunk});
   const Call call(partials);
-  call->norm_partials(call.out(partials, "partials"), call.in(x, "x"), x.numel(), chunk);
+  call(&Kernels::norm_partials, call.out(partials, "partials"), call.in(x, "x"), x.numel(), chunk);
 }
 
 }  // namespace

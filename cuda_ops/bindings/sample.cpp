@@ -14,8 +14,8 @@ void sample(const Tensor& tokens, const Tensor& logits, const Tensor& uniforms, 
               vocab_size);
   const Call call(tokens);
   call.check_dense(tokens, "tokens", at::kInt);
-  call->sample(tokens.mutable_data_ptr<int32_t>(), call.in(logits, "logits"), call.in(uniforms, "uniforms"),
-               logits.size(0), vocab_size, logits.size(1), (float)temperature, top_k);
+  call(&Kernels::sample, tokens.mutable_data_ptr<int32_t>(), call.in(logits, "logits"), call.in(uniforms, "uniforms"),
+       logits.size(0), vocab_size, logits.size(1), (float)temperature, top_k);
 }
 
 }  // namespace

@@ -11,8 +11,8 @@ void step_scalars(const Tensor& loss_and_norm, const Tensor& factor, const Tenso
   check_shape(factor, "factor", {1});
   check_shape(totals, "totals", {2});
   const Call call(loss_and_norm);
-  call->step_scalars(call.out(loss_and_norm, "loss_and_norm"), call.out(factor, "factor"), call.in(totals, "totals"),
-                     (float)loss_scale, (float)clip_norm);
+  call(&Kernels::step_scalars, call.out(loss_and_norm, "loss_and_norm"), call.out(factor, "factor"),
+       call.in(totals, "totals"), (float)loss_scale, (float)clip_norm);
 }
 
 }  // namespace

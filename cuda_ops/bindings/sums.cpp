@@ -8,13 +8,13 @@ using at::Tensor;
 void chain_sum(const Tensor& total, const Tensor& losses) {
   TORCH_CHECK(total.numel() == 1, "total: expected 1 element, got ", total.sizes());
   const Call call(total);
-  call->chain_sum(call.out(total, "total"), call.in(losses, "losses"), losses.numel());
+  call(&Kernels::chain_sum, call.out(total, "total"), call.in(losses, "losses"), losses.numel());
 }
 
 void tree_sum(const Tensor& out_, const Tensor& x) {
   TORCH_CHECK(out_.numel() == 1, "out: expected 1 element, got ", out_.sizes());
   const Call call(out_);
-  call->tree_sum(call.out(out_, "out"), call.in(x, "x"), x.numel());
+  call(&Kernels::tree_sum, call.out(out_, "out"), call.in(x, "x"), x.numel());
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ void unary(const Tensor& out_, const Tensor& inp, int64_t function) {
   check_shape(out_, "out", inp.sizes());
   TORCH_CHECK(function >= 0 && function <= 6, "function: expected 0 to 6, got ", function);
   const Call call(out_);
-  call->unary(call.out(out_, "out"), call.in(inp, "inp"), inp.numel(), (int)function);
+  call(&Kernels::unary, call.out(out_, "out"), call.in(inp, "inp"), inp.numel(), (int)function);
 }
 
 }  // namespace

@@ -275,9 +275,9 @@ using LargeTile = DigitTile<kDigits, 4, 2, 2, 4, 1>;
 template <int kDigits>
 using SmallTile = DigitTile<kDigits, 2, 2, 2, 2, 3>;
 
-// From so many large tiles on, of an H100's 132 multiprocessors: fewer leave more of them idle than small tiles, which
-// read twice the bytes, lose. A constant, so that a tile is a function of the problem.
-constexpr int64_t kLargeTiles = 56;
+// From so many large tiles on, the multiprocessors of an H100; small ones read twice the bytes. A constant, so that a
+// tile is a function of the problem.
+constexpr int64_t kLargeTiles = 132;
 
 int matmul_digits_tile_for(int64_t M, int64_t N) {
   return (M + 127) / 128 * ((N + 127) / 128) >= kLargeTiles ? kLargeDigitTile : kSmallDigitTile;
