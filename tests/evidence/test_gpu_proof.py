@@ -43,12 +43,12 @@ def test_brief_proof_on_the_cpu_in_two_commands(tmp_path: Path) -> None:
     brief = ["-m", "pipeline.gpu_proof", "--device", "cpu", "--brief", *where, "--parts"]
     output = run(*brief, "build,ops,fables,digits")
     assert output.startswith("ninja ")  # what the machine has comes first
-    assert "4 of 9 parts passed; not run: unary, ranks, sanitizer, speed, shakespeare_char" in output
+    assert "4 of 10 parts passed; not run: unary, ranks, sanitizer, speed, shakespeare_char, gpt2_124m_steps" in output
     assert "3 steps equal fables.tsv line by line" in output
     assert "3 steps equal fables_int8x3.tsv line by line" in output
     output = run(*brief, "ranks,sanitizer,speed")
     assert "2 steps equal on 2 x cpu,cpu" in output
-    assert "7 of 9 parts passed; not run: unary, shakespeare_char" in output
+    assert "7 of 10 parts passed; not run: unary, shakespeare_char, gpt2_124m_steps" in output
     (found,) = (tmp_path / "evidence").glob("cpu-brief-*.json")
     evidence = json.loads(found.read_text())
     assert [part["name"] for part in evidence["parts"]] == [
@@ -148,7 +148,7 @@ def test_two_folders_of_two_machines_of_a_kind_are_merged(tmp_path: Path) -> Non
     out = tmp_path / "out"
     words = [*map(str, files), "--out", str(out)]
     output = run("-m", "pipeline.gpu_proof", "--merge", *words)
-    assert "2 of 9 parts passed; not run: build, fables" in output
+    assert "2 of 10 parts passed; not run: build, fables" in output
     assert (out / files[0].with_suffix(".log").name).read_text() == "log of one\nlog of two\n"
     whole = json.loads((out / files[0].name).read_text())
     assert [(part["name"], part["verdict"], part["command"]) for part in whole["parts"]] == [
@@ -173,7 +173,7 @@ def test_what_is_open_is_said_as_it_ended(tmp_path: Path) -> None:
     file = tmp_path / "one.json"
     file.write_text(json.dumps(made))
     words = gpu_proof.summary(tmp_path / "one.md", gpu_record.merged([file]))
-    assert "one.md: 1 of 8 parts passed; not met: speed; not run: build, unary, fables" in words
+    assert "one.md: 1 of 10 parts passed; not met: speed; not run: build, unary, fables" in words
 
 
 def test_a_later_command_adds_to_the_log(tmp_path: Path) -> None:
