@@ -112,7 +112,7 @@ def run(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code
     compile_ops()
     merged = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     if command[0] == "-m" and command[1] in COMPUTING and all(name.startswith("SAMEBITS_") for name in env or {}):
-        found, stdout, stderr = forked("torch", list(command[1:]), cwd, merged)
+        found, stdout, stderr = forked("torch", list(map(str, command[1:])), cwd, merged)
     else:
         done = subprocess.run(
             [sys.executable, *command], capture_output=True, text=True, env=merged, cwd=cwd, check=False

@@ -131,7 +131,7 @@ def test_on_a_gpu_these_tests_leave_the_device_alone(tmp_path: Path) -> None:
 # Everything the library may import by a plain C name: memory, strings, threads, the C++ and CUDA runtimes. No mathematics.
 ALLOWED = re.compile(
     r"_ITM_\w+|_Unwind_\w+|__cxa_\w+|__gxx_\w+|__gmon_start__|__tls_get_addr|__libc_single_threaded|__stack_chk_fail"
-    r"|(__)?(GOMP|omp|kmpc|cuda)_?\w+|abort|aligned_alloc|malloc|free|mem(cpy|set|move|cmp)(_chk)?|str(chr|cmp|len)|getenv|qsort"
+    r"|(__)?(GOMP|omp|kmpc|cuda)_?\w+|abort|aligned_alloc|malloc|free|mem(cpy|set|move|cmp)(_chk)?|str(chr|cmp|len|tol)|getenv|qsort"
     r"|stderr|f(printf|write|putc|puts)|__fprintf_chk"
 )
 
