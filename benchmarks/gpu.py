@@ -32,7 +32,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_cases import MODELS, Case, groups, lm_head_rows
+from benchmarks.gpu_cases import MODELS, Case, groups, lm_head_rows, models_of
 from benchmarks.table import write
 from cuda_ops.errors import UserError, exit_on_user_error
 from cuda_ops.toolkit import find_nvcc
@@ -220,9 +220,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
     parser.add_argument("--json", type=Path, help="write limits and rows to this file, as they come")
     args = parser.parse_args()
-    unknown = set(args.models.split(",")) - set(MODELS)
-    if unknown:
-        raise UserError(f"--models {args.models}: allowed are {', '.join(MODELS)}")
+    models = models_of(args.models)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no GPU; --device cpu exercises this program without one")
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -237,7 +235,7 @@ def main() -> None:
     name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     about = f"{name}, torch {torch.__version__}, fp32, TF32 off, {args.tokens} tokens, {args.rounds} interleaved rounds, medians"
     rows: list[Row] = []
-    for model in args.models.split(","):
+    for model in models:
         config = MODELS[model]
         for group in groups(config, args.tokens, lm_head_rows(config, args.tokens, args.device)):
             for cases in sets(group):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as functional
 
 from cuda_ops import ops
+from cuda_ops.errors import UserError
 from pipeline.evidence.speed_targets import TRAFFIC
 from pipeline.machine.memory import Memory
 from pipeline.models.gpt import Gpt
@@ -31,6 +32,14 @@ MODELS = {
     "1558M": _config(48, 25, 1600, 50257, 50304),
     "tiny": _config(2, 4, 64, 256, 256),
 }
+
+
+def models_of(names: str) -> list[str]:
+    """Names of MODELS from a flag, separated by commas; UserError names what is allowed."""
+    chosen = names.split(",")
+    if set(chosen) - set(MODELS):
+        raise UserError(f"--models {names}: allowed are {', '.join(MODELS)}")
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ import ctypes
 import statistics
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from benchmarks.gpu import measure_limits, timer
-from benchmarks.gpu_cases import MODELS, Case, lm_head_rows, products
+from benchmarks.gpu_cases import MODELS, lm_head_rows, models_of, products
 from benchmarks.table import write
 from cuda_ops.errors import UserError, exit_on_user_error
 from cuda_ops.toolkit import find_nvcc
@@ -44,7 +45,7 @@ def compiled(folder: Path) -> Path:
     return library
 
 
-def launcher(library: ctypes.CDLL, tile: int, layout: str, m: int, n: int, k: int) -> Case:
+def launcher(library: ctypes.CDLL, tile: int, layout: str, m: int, n: int, k: int) -> Callable[[], object]:
     """A product in one tile, on tensors of its own; d weight is added to."""
     a = torch.randn((k, m) if layout == "tn" else (m, k))
     b = torch.randn((n, k) if layout == "nt" else (k, n))
@@ -58,8 +59,7 @@ def launcher(library: ctypes.CDLL, tile: int, layout: str, m: int, n: int, k: in
             raise UserError(f"tile {tile} cannot be launched")
         return a, b, out  # kept alive by the closure
 
-    size = 4.0 * (m * k + k * n + m * n * (1 + accumulate))
-    return Case("matmul", str(tile), f"{layout} {m}×{n}×{k}", 1, 2.0 * m * n * k, size, call, call)
+    return call
 
 
 def main() -> None:
@@ -71,9 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
     parser.add_argument("--json", type=Path, help="write shares of the FMA peak to this file")
     args = parser.parse_args()
-    unknown = set(args.models.split(",")) - set(MODELS)
-    if unknown:
-        raise UserError(f"--models {args.models}: allowed are {', '.join(MODELS)}")
+    models = models_of(args.models)
     if not torch.cuda.is_available():
         raise UserError("there is no GPU")
     torch.set_default_device("cuda")
@@ -93,14 +91,12 @@ def main() -> None:
         "|---" * (len(names) + 1) + "|",
     ]
     found: list[dict[str, object]] = []
-    for model in args.models.split(","):
+    for model in models:
         config = MODELS[model]
         for what, layout, m, n, k, _ in products(config, args.tokens, lm_head_rows(config, args.tokens, "cuda")):
             picked = library.tile_picked(ctypes.c_longlong(m), ctypes.c_longlong(n), LAYOUTS.index(layout))
-            timers = [
-                timer([group[0].ours for group in sets_of(library, tile, layout, m, n, k)])
-                for tile in range(len(names))
-            ]
+            # Of two sets of tensors, so that the second cache has forgotten the one that comes again.
+            timers = [timer([launcher(library, tile, layout, m, n, k) for _ in range(2)]) for tile in range(len(names))]
             times = [
                 statistics.median(t)
                 for t in zip(*[[each() for each in timers] for _ in range(args.rounds)], strict=True)
@@ -115,11 +111,6 @@ def main() -> None:
             if args.json:
                 write_json(args.json, {"tiles": names, "peak": limits.operations, "products": found})
     write(lines, args.out)
-
-
-def sets_of(library: ctypes.CDLL, tile: int, layout: str, m: int, n: int, k: int) -> list[list[Case]]:
-    """Two sets of tensors, so that the second cache has forgotten the one that comes again."""
-    return [[launcher(library, tile, layout, m, n, k)] for _ in range(2)]
 
 
 if __name__ == "__main__":
