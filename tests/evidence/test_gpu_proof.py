@@ -66,7 +66,7 @@ def test_brief_proof_on_the_cpu_in_two_commands(tmp_path: Path) -> None:
     assert "targets" not in facts  # a CPU has none
     text = found.with_suffix(".md").read_text()
     assert text.count("| passed |") == 7
-    assert "Open: unary, shakespeare_char." in text
+    assert "Open: unary, shakespeare_char, gpt2_124m_steps." in text
     for parts in ("build,ops,fables,ranks", "sanitizer,speed"):
         assert f"\npython -m pipeline.gpu_proof --device cpu --brief --parts {parts}\n" in text
     log = found.with_suffix(".log").read_text()
