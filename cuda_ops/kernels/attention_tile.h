@@ -156,7 +156,7 @@ static __device__ __forceinline__ void store_rows(float* target, int row, int ow
 
 // Cards with 100 KiB of shared memory per multiprocessor hold one block of the tiles for heads of 64, and two of
 // smaller ones: there, tiles of 32 streamed rows. Which tile runs cannot be seen in the result.
-static inline bool attention_in_small_tiles() { return shared_memory_per_processor() < 160 * 1024; }
+static inline bool attention_in_small_tiles() { return device_attribute(kSharedPerProcessor) < 160 * 1024; }
 
 static inline int attention_head_size(int64_t C, int64_t H) {
   if (C / H > 256) {

@@ -10,7 +10,7 @@ void digits(Stream cuda_stream, uint8_t* out, const float* x, int64_t rows, int6
   const Blocks blocks(K, K);
   const Operand operand = operand_in(out, rows, blocks.count(), digits);
   const auto run = digits == 2 ? cut<2> : cut<1>;
-  run(cuda_stream, operand, x, rows, blocks, transposed, true);
+  run(cuda_stream, operand, x, rows, blocks, transposed);
 }
 
 }  // namespace device

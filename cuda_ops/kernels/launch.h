@@ -4,7 +4,7 @@
 //   SAMEBITS_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)   launch and check the launch
 //   SAMEBITS_DYNAMIC_SHARED(type, name);                                       the block's dynamic shared memory
 //   copy_async<bytes>(shared, global), copy_async_commit(), copy_async_wait<groups>()   cp.async, bytes 4, 8 or 16
-//   shared_memory_per_processor()   bytes: what the blocks of a multiprocessor share out
+//   device_attribute(which)   of the device of the launch: its kind, its size
 //   host_memory(bytes)   zeroed memory of the host that the device can write, never freed
 //   Scratch scratch(stream, bytes)   device memory for the kernels that a launcher queues (scratch.h)
 #pragma once
@@ -24,11 +24,16 @@
 namespace samebits {
 namespace device {
 
-inline int shared_memory_per_processor() {
-  int device = 0, bytes = 0;
+enum Attribute {
+  kCapabilityMajor = cudaDevAttrComputeCapabilityMajor,
+  kProcessors = cudaDevAttrMultiProcessorCount,
+  kSharedPerProcessor = cudaDevAttrMaxSharedMemoryPerMultiprocessor,  // bytes that the blocks there share out
+};
+inline int device_attribute(Attribute which) {
+  int device = 0, value = 0;
   cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-  return bytes;
+  cudaDeviceGetAttribute(&value, (cudaDeviceAttr)which, device);
+  return value;
 }
 
 inline void* host_memory(size_t bytes) {

@@ -1,4 +1,4 @@
-// The tiles of matmul_digits.cu, for tests and benchmarks that force one.
+// What the kernels of matmul_digits.cu share, and their tiles for tests and benchmarks that force one.
 #pragma once
 
 #include "kernels.h"
@@ -6,9 +6,10 @@
 namespace samebits {
 namespace device {
 
-enum MatmulDigitsTile { kLargeDigitTile = 0, kSmallDigitTile = 1 };
+// mma.sync from compute capability 8.0 on; wgmma on 9.0 alone (matmul_digits_wgmma.h).
+enum MatmulDigitsTile { kLargeDigitTile = 0, kSmallDigitTile = 1, kWgmmaTile = 2, kNarrowWgmmaTile = 3 };
 
-// The tile that matmul_digits picks: a function of the problem alone.
+// The tile that matmul_digits picks: a function of the problem and of the device's matrix unit alone.
 int matmul_digits_tile_for(int64_t M, int64_t N);
 
 // matmul_digits of kernels.inc with a given tile: the same bits.

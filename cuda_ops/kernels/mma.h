@@ -1,6 +1,9 @@
 // The matrix unit for 8-bit integers, of compute capability 8.0 and later: a warp multiplies 16 x 32 by 32 x 8 digits.
 //
 //   multiply_digits(d, a, b0, b1, c)   d = a b + c, exact int32; all 32 lanes take part
+//   load_fragment(words, row)          four groups of 8 rows x 16 bytes of shared memory; lane i names row i % 8 of
+//   group
+//                                      i / 8 and gets, as words[n], bytes 4 t + 0..3 of row g of group n
 //
 // With g = lane / 4 and t = lane % 4: a[0], a[1] are rows g and g + 8 at k = 4 t + 0..3, a[2], a[3] the same at k + 16;
 // b0, b1 are column g at k = 4 t + 0..3 and k + 16; d[0], d[1] are row g, columns 2 t and 2 t + 1, d[2], d[3] row g
@@ -24,6 +27,12 @@ static __device__ __forceinline__ void multiply_digits(int32_t (&d)[4], const ui
       "%13};"
       : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+}
+
+static __device__ __forceinline__ void load_fragment(uint32_t (&words)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"((uint32_t)__cvta_generic_to_shared(row)));
 }
 
 }  // namespace device

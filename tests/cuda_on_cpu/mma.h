@@ -46,9 +46,29 @@ static inline void multiply_digits_together(void* const* lanes) {
   }
 }
 
+struct RowsOfLanes {
+  uint32_t* words;
+  const uint8_t* row;
+};
+
+static inline void load_fragment_together(void* const* lanes) {
+  for (int lane = 0; lane < 32; lane++) {
+    for (int group = 0; group < 4; group++) {
+      const uint8_t* const row = ((const RowsOfLanes*)lanes[8 * group + lane / 4])->row;
+      memcpy(&((const RowsOfLanes*)lanes[lane])->words[group], row + lane % 4 * 4, 4);
+    }
+  }
+}
+
 }  // namespace shim
 
 namespace device {
+
+static inline void load_fragment(uint32_t (&words)[4], const void* row, SAMEBITS_SITE) {
+  if ((uintptr_t)row % 16) shim::stop(file, line);
+  shim::RowsOfLanes own = {words, (const uint8_t*)row};
+  shim::together(&own, shim::load_fragment_together, file, line);
+}
 
 static inline void multiply_digits(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                                    const int32_t (&c)[4], SAMEBITS_SITE) {

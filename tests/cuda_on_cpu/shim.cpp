@@ -26,12 +26,13 @@ thread_local Indices indices = {{0, 0, 0}, {0, 0, 0}, {1, 1, 1}, {1, 1, 1}, null
 
 namespace {
 
-constexpr int kMostThreads = 1024, kMostShared = 99 * 1024;
+// What a block may have: of every kind of device, and of compute capability 9.0.
+constexpr int kMostThreads = 1024, kMostShared = 99 * 1024, kMostSharedOf9 = 227 * 1024;
 constexpr uint64_t kCanary = 0x5afe57ac5afe57acull;
 
 // ---------------------------------------------------------------- one block
 
-enum Status { kReady, kAtBarrier, kInWarp, kDone };
+enum Status { kReady, kAtBarrier, kInWarp, kUntil, kDone };
 
 struct Copy {
   void* shared;
@@ -51,7 +52,19 @@ struct Fiber {
   int source, group;
   uint64_t value, result;
   void (*all)(void* const* lanes);
+  bool (*condition)(const void* what, int argument);
+  const void* what;
+  int argument;
   std::vector<Copy> copies;
+  Issued issued;
+};
+
+struct BulkCopy {
+  void* shared;
+  const void* global;
+  int bytes;
+  void (*arrived)(void* what, int bytes);
+  void* what;
 };
 
 enum Order { kForward, kReverse, kRandom };
@@ -110,6 +123,7 @@ struct Worker {
   const std::function<void()>* body = nullptr;
   std::string error;
   std::vector<int> warp_order, lane_order;
+  std::vector<BulkCopy> bulk_copies;
 
   Worker() {
     void* memory = mmap(nullptr, (size_t)kStack * kMostThreads, PROT_READ | PROT_WRITE,
@@ -119,7 +133,7 @@ struct Worker {
       abort();
     }
     stacks = (char*)memory;
-    dynamic_shared = (char*)aligned_alloc(128, kMostShared + 1024);
+    dynamic_shared = (char*)aligned_alloc(128, kMostSharedOf9 + 1024);
   }
 
   Fiber& fiber() { return fibers[current]; }
@@ -139,11 +153,14 @@ struct Worker {
   }
   void run(uint64_t random);
   void release();
+  bool release_waiting();
   std::string waiting(int i) const {
     const Fiber& f = fibers[i];
     if (f.status == kDone) return "thread " + triple(f.thread) + " has ended";
     return "thread " + triple(f.thread) + " waits at " + at(f.file, f.line) +
-           (f.status == kInWarp ? " for the lanes of a warp" : " for the block");
+           (f.status == kInWarp  ? " for the lanes of a warp"
+            : f.status == kUntil ? " for a barrier in shared memory"
+                                 : " for the block");
   }
 };
 
@@ -198,10 +215,12 @@ void Worker::run(uint64_t random) {
     f.status = kReady;
     f.group = 0;
     f.copies.clear();
+    f.issued = Issued();
     char* stack = stacks + (size_t)kStack * i;
     memcpy(stack, &kCanary, sizeof kCanary);
     make_context(&f.context, stack, enter);
   }
+  bulk_copies.clear();
   const int warps = (threads + 31) / 32;
   for (int64_t round = 0; error.empty(); round++) {
     arrange(warp_order, warps, &random);
@@ -229,8 +248,29 @@ void Worker::run(uint64_t random) {
   }
 }
 
-// Nobody can run: either all wait at one barrier, which opens, or the block is stuck.
+// Threads whose condition holds go on; if there are none, a copy by another unit comes, any of those under way.
+bool Worker::release_waiting() {
+  for (;;) {
+    bool any = false;
+    for (int i = 0; i < threads; i++) {
+      Fiber& f = fibers[i];
+      if (f.status != kUntil || !f.condition(f.what, f.argument)) continue;
+      f.status = kReady;
+      any = true;
+    }
+    if (any || bulk_copies.empty()) return any;
+    const size_t which = schedule.order == kForward ? 0 : bulk_copies.size() - 1;
+    const BulkCopy copy = bulk_copies[which];
+    bulk_copies.erase(bulk_copies.begin() + (ptrdiff_t)which);
+    memcpy(copy.shared, copy.global, copy.bytes);
+    copy.arrived(copy.what, copy.bytes);
+  }
+}
+
+// Nobody can run: either some wait for what has happened, or all wait at one barrier, which opens, or the block is
+// stuck.
 void Worker::release() {
+  if (release_waiting()) return;
   const Fiber& first = fibers[0];
   uint64_t any = 0, count = 0;
   for (int i = 0; i < threads; i++) {
@@ -281,6 +321,8 @@ int barrier(Vote vote, int value, const char* file, int line) {
 }
 
 void stop(const char* file, int line) { worker().fail("stopped at " + at(file, line)); }
+
+Issued& issued() { return worker().fiber().issued; }
 
 int lane() { return worker().current % 32; }
 
@@ -359,10 +401,45 @@ void finish_copies(int groups_left) {
   f.copies.swap(later);
 }
 
+void wait_until(bool (*condition)(const void* what, int argument), const void* what, int argument, const char* file,
+                int line) {
+  Worker& w = worker();
+  Fiber& f = w.fiber();
+  while (!condition(what, argument)) {
+    f.status = kUntil;
+    f.condition = condition;
+    f.what = what;
+    f.argument = argument;
+    f.file = file;
+    f.line = line;
+    w.wait();
+  }
+}
+
+void copy_bulk_later(void* shared, const void* global, int bytes, void (*arrived)(void* what, int bytes), void* what,
+                     const char* file, int line) {
+  Worker& w = worker();
+  if ((uintptr_t)shared % 16 || (uintptr_t)global % 16) {
+    w.fail("copies " + std::to_string(bytes) + " bytes at " + at(file, line) +
+           " from or to an address that is not aligned");
+  }
+  memset(shared, 0xff, bytes);
+  w.bulk_copies.push_back({shared, global, bytes, arrived, what});
+}
+
+// An H100's, but for its matrix unit and so that few blocks have many tiles; or what the environment says.
+int attribute(int which) {
+  const char* const names[] = {"SAMEBITS_SHIM_MAJOR", "SAMEBITS_SHIM_PROCESSORS", "SAMEBITS_SHIM_SHARED"};
+  const int values[] = {8, 3, 228 * 1024};
+  const char* text = getenv(names[which]);
+  return text ? atoi(text) : values[which];
+}
+
 void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
   const uint64_t threads = (uint64_t)block.x * block.y * block.z, blocks = (uint64_t)grid.x * grid.y * grid.z;
   if (!threads || !blocks || threads > kMostThreads || block.z > 64 || grid.x > 0x7fffffffu || grid.y > 65535 ||
-      grid.z > 65535 || shared_bytes > (size_t)kMostShared) {
+      grid.z > 65535 ||
+      shared_bytes > (size_t)(attribute(device::kCapabilityMajor) == 9 ? kMostSharedOf9 : kMostShared)) {
     throw std::runtime_error(std::string(name) + ": cannot be launched: grid " + triple({grid.x, grid.y, grid.z}) +
                              ", block " + triple({block.x, block.y, block.z}) + ", " + std::to_string(shared_bytes) +
                              " bytes of dynamic shared memory");

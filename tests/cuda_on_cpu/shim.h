@@ -13,6 +13,8 @@
 #include <string.h>
 
 #include <functional>
+#include <utility>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -69,6 +71,25 @@ void stop(const char* file, int line);
 void copy_later(void* shared, const void* global, int bytes, const char* file, int line);
 void commit_copies();
 void finish_copies(int groups_left);
+int attribute(int which);
+
+// Of a thread: products that a unit beside it makes (wgmma.h), and what their results stood on.
+struct SharedProduct {
+  int32_t* d;
+  const uint8_t *a, *b;
+  bool keep;
+};
+struct Issued {
+  std::vector<SharedProduct> products;
+  std::vector<std::pair<int32_t*, std::vector<int32_t>>> before;
+};
+Issued& issued();
+// Lets others run until condition(what, argument) holds.
+void wait_until(bool (*condition)(const void* what, int argument), const void* what, int argument, const char* file,
+                int line);
+// A copy by another unit, which comes when nobody can run; arrived(what, bytes) then.
+void copy_bulk_later(void* shared, const void* global, int bytes, void (*arrived)(void* what, int bytes), void* what,
+                     const char* file, int line);
 void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 
 template <class T>
@@ -191,11 +212,8 @@ static inline void copy_async(void* shared, const void* global, SAMEBITS_SITE) {
   shim::copy_later(shared, global, kBytes, file, line);
 }
 static inline void copy_async_commit() { shim::commit_copies(); }
-// An H100's, or $SAMEBITS_SHIM_SHARED.
-static inline int shared_memory_per_processor() {
-  const char* bytes = getenv("SAMEBITS_SHIM_SHARED");
-  return bytes ? atoi(bytes) : 228 * 1024;
-}
+enum Attribute { kCapabilityMajor, kProcessors, kSharedPerProcessor };
+static inline int device_attribute(Attribute which) { return shim::attribute(which); }
 static inline void* host_memory(size_t bytes) { return calloc(1, bytes); }
 template <int kGroups>
 static inline void copy_async_wait() {
