@@ -84,7 +84,9 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks) matmul_digits_tile(Di
   for (int i = 0; i < kPanelsM; i++) {
 #pragma unroll
     for (int j = 0; j < 2 * kPanelsN; j++) {
-      load_outputs(sum[i][j], p, first_row + 16 * i, first_column + 8 * j);
+#pragma unroll
+      for (int at = 0; at < 4; at++) sum[i][j][at] = 0.0f;
+      if (p.accumulate) load_outputs(sum[i][j], p, first_row + 16 * i, first_column + 8 * j);
     }
   }
 
@@ -168,10 +170,11 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks) matmul_digits_tile(Di
 
   forget(first_row);
   forget(first_column);
+  const bool inside = p.wide && tile_row + T::kM <= p.M && tile_column + T::kN <= p.N;
 #pragma unroll
   for (int j = 0; j < 2 * kPanelsN; j++) {
 #pragma unroll
-    for (int i = 0; i < kPanelsM; i++) store_outputs(p, first_row + 16 * i, first_column + 8 * j, sum[i][j]);
+    for (int i = 0; i < kPanelsM; i++) store_outputs(p, first_row + 16 * i, first_column + 8 * j, sum[i][j], inside);
   }
 }
 

@@ -35,29 +35,31 @@ static __device__ __forceinline__ void load_outputs(float* sum, const DigitProdu
   for (int r = 0; r < 2; r++) {
     const float* const from = p.out + (int64_t)(row + 8 * r) * p.N + column;
 #pragma unroll
-    for (int c = 0; c < 2; c++) {
-      sum[2 * r + c] = p.accumulate && row + 8 * r < p.M && column + c < p.N ? from[c] : 0.0f;
-    }
+    for (int c = 0; c < 2; c++) sum[2 * r + c] = row + 8 * r < p.M && column + c < p.N ? from[c] : 0.0f;
   }
 }
 
-static __device__ __forceinline__ void store_outputs(const DigitProduct& p, int row, int column, float* sum) {
-  float bias[2] = {0.0f, 0.0f};
+// Those, where chains end. inside: they all exist, and pairs are aligned; the same for all outputs of a tile.
+static __device__ __forceinline__ void store_outputs(const DigitProduct& p, int row, int column, float* sum,
+                                                     bool inside) {
+  if (p.bias) {
 #pragma unroll
-  for (int c = 0; c < 2; c++) {
-    if (p.bias && column + c < p.N) bias[c] = p.bias[column + c];
+    for (int c = 0; c < 2; c++) {
+      const float bias = p.bias[min(column + c, p.N - 1)];
+      sum[c] = add(sum[c], bias);
+      sum[2 + c] = add(sum[2 + c], bias);
+    }
   }
+  float* const to = p.out + (int64_t)row * p.N + column;
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    if (row + 8 * r >= p.M) continue;
-    float* const to = p.out + (int64_t)(row + 8 * r) * p.N + column;
-    const float x = p.bias ? add(sum[2 * r], bias[0]) : sum[2 * r];
-    const float y = p.bias ? add(sum[2 * r + 1], bias[1]) : sum[2 * r + 1];
-    if (p.wide && column + 1 < p.N) {
-      store<2>(to, Pack<2>{{x, y}});
-    } else {
-      if (column < p.N) to[0] = x;
-      if (column + 1 < p.N) to[1] = y;
+    if (inside) {
+      store<2>(to + (int64_t)(8 * r) * p.N, Pack<2>{{sum[2 * r], sum[2 * r + 1]}});
+      continue;
+    }
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      if (row + 8 * r < p.M && column + c < p.N) to[(int64_t)(8 * r) * p.N + c] = sum[2 * r + c];
     }
   }
 }

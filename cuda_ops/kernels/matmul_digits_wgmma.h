@@ -19,9 +19,8 @@ struct WgmmaTile {
   static constexpr int kThreads = 3 * 128;
   static constexpr int kB = kDigits * kM * kDigitBlock, kScales = kB + kDigits * kN * kDigitBlock;
   static constexpr int kStage = kScales + (kM + kN) * (int)sizeof(float);
-  static constexpr int kStages = kDigits == 2 ? 3 : 6;
-  static constexpr int kBytes = kStages * (kStage + 2 * (int)sizeof(Barrier));
-  static_assert(kBytes <= 227 * 1024, "shared memory of a block");
+  static constexpr int kOfStage = kStage + 2 * (int)sizeof(Barrier), kStages = 227 * 1024 / kOfStage;
+  static constexpr int kBytes = kStages * kOfStage;
 };
 
 // A stage's number and the phase of its barriers, one after the other.
@@ -79,7 +78,11 @@ static __device__ __forceinline__ void multiply_tiles(const DigitProduct& p, con
     const int row = tile.m * T::kM + own_row, column = tile.n * kN + own_column;
     float sum[kN / 8][4];
 #pragma unroll
-    for (int j = 0; j < kN / 8; j++) load_outputs(sum[j], p, row, column + 8 * j);
+    for (int j = 0; j < kN / 8; j++) {
+#pragma unroll
+      for (int at = 0; at < 4; at++) sum[j][at] = 0.0f;
+      if (p.accumulate) load_outputs(sum[j], p, row, column + 8 * j);
+    }
     for (int block = 0; block < p.a.blocks; block++) {
       const uint8_t* const stage = shared + turn.stage * T::kStage;
       const uint8_t* const a = stage + own * kDigitBlock;
@@ -114,8 +117,9 @@ static __device__ __forceinline__ void multiply_tiles(const DigitProduct& p, con
       if (lane == 0) barrier_arrive(empty + turn.stage);
       turn.next();
     }
+    const bool inside = p.wide && (tile.m + 1) * T::kM <= p.M && (tile.n + 1) * kN <= p.N;
 #pragma unroll
-    for (int j = 0; j < kN / 8; j++) store_outputs(p, row, column + 8 * j, sum[j]);
+    for (int j = 0; j < kN / 8; j++) store_outputs(p, row, column + 8 * j, sum[j], inside);
   }
 }
 

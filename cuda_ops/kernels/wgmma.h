@@ -63,10 +63,14 @@ static __device__ __forceinline__ void multiply_wait(int32_t (&d)[kCount]) {
 #define SAMEBITS_NAMES_32                                                                                     \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, " \
   "%23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define SAMEBITS_NAMES_64                                                                            \
-  SAMEBITS_NAMES_32                                                                                  \
-      ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
-      "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SAMEBITS_NAMES_64                                                                        \
+  SAMEBITS_NAMES_32                                                                              \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
+  "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SAMEBITS_NAMES_96                                                                            \
+  SAMEBITS_NAMES_64                                                                                  \
+      ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
+      "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define SAMEBITS_MULTIPLY(n, names, a_, b_, keep_, ...)                                            \
   asm volatile("{.reg .pred p; setp.ne.b32 p, " keep_ ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n \
                "k32.s32.s8.s8 {" names "}, " a_ ", " b_ ", p;\n}"                                  \
@@ -75,17 +79,20 @@ static __device__ __forceinline__ void multiply_wait(int32_t (&d)[kCount]) {
 
 template <int kN>
 static __device__ __forceinline__ void multiply_shared(int32_t (&d)[kN / 2], const void* a, const void* b, bool keep) {
-  static_assert(kN == 64 || kN == 128, "as written");
+  static_assert(kN == 64 || kN == 128 || kN == 192, "as written");
   if constexpr (kN == 64) {
     SAMEBITS_MULTIPLY(64, SAMEBITS_NAMES_32, "%32", "%33", "%34", SAMEBITS_32(0));
-  } else {
+  } else if constexpr (kN == 128) {
     SAMEBITS_MULTIPLY(128, SAMEBITS_NAMES_64, "%64", "%65", "%66", SAMEBITS_32(0), SAMEBITS_32(32));
+  } else {
+    SAMEBITS_MULTIPLY(192, SAMEBITS_NAMES_96, "%96", "%97", "%98", SAMEBITS_32(0), SAMEBITS_32(32), SAMEBITS_32(64));
   }
 }
 #undef SAMEBITS_8
 #undef SAMEBITS_32
 #undef SAMEBITS_NAMES_32
 #undef SAMEBITS_NAMES_64
+#undef SAMEBITS_NAMES_96
 #undef SAMEBITS_MULTIPLY
 
 static __device__ __forceinline__ void barrier_init(Barrier* b, int count) {
