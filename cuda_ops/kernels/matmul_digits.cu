@@ -186,29 +186,48 @@ using LargeTile = DigitTile<kDigits, 4, 2, 2, 4, 1>;
 template <int kDigits>
 using SmallTile = DigitTile<kDigits, 2, 2, 2, 2, 3>;
 
-// From so many large tiles on, the multiprocessors of an H100; small ones read twice the bytes. A constant, so that a
-// tile is a function of the problem.
-constexpr int64_t kLargeTiles = 132;
+// The multiprocessors of an H100, whatever the device: so a tile is a function of the problem. From so many large tiles
+// on, small ones lose: they read twice the bytes.
+constexpr int64_t kProcessorsThere = 132;
 
-int matmul_digits_tile_for(int64_t M, int64_t N) {
-  const bool large = (M + 127) / 128 * ((N + 127) / 128) >= kLargeTiles;
-  if (device_attribute(kCapabilityMajor) == 9) return large ? kWgmmaTile : kNarrowWgmmaTile;
-  return large ? kLargeDigitTile : kSmallDigitTile;
+static int64_t tiles_of(int64_t M, int64_t N, int rows, int columns) {
+  return (M + rows - 1) / rows * ((N + columns - 1) / columns);
 }
 
-template <class T>
-static int64_t tiles_of(const DigitProduct& p) {
-  return (int64_t)((p.M + T::kM - 1) / T::kM) * ((p.N + T::kN - 1) / T::kN);
+// Of the tiles of 9.0, the one whose waves take the least: the time of a block of K as measured on an H100, in
+// hundredths of that of 128 columns.
+static int wgmma_tile_for(int64_t M, int64_t N, int digits) {
+  struct Choice {
+    int tile, columns, time;
+  };
+  const Choice choices[] = {
+      {kWgmmaTile, 128, 100}, {kNarrowWgmmaTile, 64, digits == 2 ? 60 : 63}, {kWideWgmmaTile, 192, 143}};
+  int best = kWgmmaTile;
+  int64_t least = INT64_MAX;
+  for (const Choice& choice : choices) {
+    if (choice.tile == kWideWgmmaTile && digits == 2) continue;
+    const int64_t waves = (tiles_of(M, N, 128, choice.columns) + kProcessorsThere - 1) / kProcessorsThere;
+    if (waves * choice.time >= least) continue;
+    least = waves * choice.time;
+    best = choice.tile;
+  }
+  return best;
+}
+
+int matmul_digits_tile_for(int64_t M, int64_t N, int digits) {
+  if (device_attribute(kCapabilityMajor) == 9) return wgmma_tile_for(M, N, digits);
+  return tiles_of(M, N, 128, 128) >= kProcessorsThere ? kLargeDigitTile : kSmallDigitTile;
 }
 
 template <class T>
 static void launch_tile(Stream cuda_stream, const DigitProduct& p) {
-  SAMEBITS_LAUNCH(matmul_digits_tile<T>, dim3((unsigned)tiles_of<T>(p)), dim3(T::kThreads), T::kBytes, cuda_stream, p);
+  const dim3 grid((unsigned)tiles_of(p.M, p.N, T::kM, T::kN));
+  SAMEBITS_LAUNCH(matmul_digits_tile<T>, grid, dim3(T::kThreads), T::kBytes, cuda_stream, p);
 }
 
 template <class T>
 static void launch_wgmma(Stream cuda_stream, const DigitProduct& p) {
-  const int64_t tiles = tiles_of<T>(p), processors = device_attribute(kProcessors);
+  const int64_t tiles = tiles_of(p.M, p.N, T::kM, T::kN), processors = device_attribute(kProcessors);
   const dim3 grid((unsigned)(tiles < processors ? tiles : processors));
   SAMEBITS_LAUNCH(matmul_digits_wgmma<T>, grid, dim3(T::kThreads), T::kBytes, cuda_stream, p);
 }
@@ -223,10 +242,11 @@ static void multiply(Stream cuda_stream, DigitProduct p, const float* a, const f
   p.b = operand_in(kept ? kept : memory.as<uint8_t>() + left, p.N, count, kDigits);
   cut<kDigits>(cuda_stream, p.a, a, p.M, blocks, layout == 2);
   if (!kept) cut<kDigits>(cuda_stream, p.b, b, p.N, blocks, layout != 0);
-  const auto run = tile == kLargeDigitTile   ? launch_tile<LargeTile<kDigits>>
-                   : tile == kSmallDigitTile ? launch_tile<SmallTile<kDigits>>
-                   : tile == kWgmmaTile      ? launch_wgmma<WgmmaTile<kDigits, 128>>
-                                             : launch_wgmma<WgmmaTile<kDigits, 64>>;
+  const auto run = tile == kLargeDigitTile                  ? launch_tile<LargeTile<kDigits>>
+                   : tile == kSmallDigitTile                ? launch_tile<SmallTile<kDigits>>
+                   : tile == kNarrowWgmmaTile               ? launch_wgmma<WgmmaTile<kDigits, 64>>
+                   : tile == kWideWgmmaTile && kDigits == 1 ? launch_wgmma<WgmmaTile<1, 192>>
+                                                            : launch_wgmma<WgmmaTile<kDigits, 128>>;
   run(cuda_stream, p);
 }
 
@@ -243,7 +263,7 @@ void matmul_digits(Stream cuda_stream, float* out, const float* a, const float* 
                    const float* bias, int64_t M, int64_t N, int64_t K, int layout, bool accumulate, int digits,
                    int64_t sequence) {
   matmul_digits_with_tile(cuda_stream, out, a, b, kept, bias, M, N, K, layout, accumulate, digits, sequence,
-                          matmul_digits_tile_for(M, N));
+                          matmul_digits_tile_for(M, N, digits));
 }
 
 }  // namespace device

@@ -7,10 +7,16 @@ namespace samebits {
 namespace device {
 
 // mma.sync from compute capability 8.0 on; wgmma on 9.0 alone (matmul_digits_wgmma.h).
-enum MatmulDigitsTile { kLargeDigitTile = 0, kSmallDigitTile = 1, kWgmmaTile = 2, kNarrowWgmmaTile = 3 };
+enum MatmulDigitsTile {
+  kLargeDigitTile = 0,
+  kSmallDigitTile = 1,
+  kWgmmaTile = 2,
+  kNarrowWgmmaTile = 3,
+  kWideWgmmaTile = 4,  // of one digit; two have no room for it and take kWgmmaTile
+};
 
 // The tile that matmul_digits picks: a function of the problem and of the device's matrix unit alone.
-int matmul_digits_tile_for(int64_t M, int64_t N);
+int matmul_digits_tile_for(int64_t M, int64_t N, int digits);
 
 // matmul_digits of kernels.inc with a given tile: the same bits.
 void matmul_digits_with_tile(Stream cuda_stream, float* out, const float* a, const float* b, const uint8_t* kept,

@@ -2,8 +2,8 @@
 //
 // A block stays on its multiprocessor and walks over tiles of 128 x kN outputs. One thread of a group of four warps
 // brings both operands, a block of K a stage, by bulk copies that may run ahead into the next tile; two groups of four
-// warps multiply 64 rows each, straight from shared memory. They are tied to each other by the stages alone, so that
-// one multiplies while the other goes back to fp32 or stores. Rows beyond the matrix are not copied: what lies there
+// warps multiply 64 rows each, straight from shared memory. They take turns at the unit, so that one multiplies while
+// the other goes back to fp32 or stores. Rows beyond the matrix are not copied: what lies there
 // has a part only in outputs that are dropped.
 #pragma once
 
@@ -19,8 +19,9 @@ struct WgmmaTile {
   static constexpr int kThreads = 3 * 128;
   static constexpr int kB = kDigits * kM * kDigitBlock, kScales = kB + kDigits * kN * kDigitBlock;
   static constexpr int kStage = kScales + (kM + kN) * (int)sizeof(float);
-  static constexpr int kOfStage = kStage + 2 * (int)sizeof(Barrier), kStages = 227 * 1024 / kOfStage;
-  static constexpr int kBytes = kStages * kOfStage;
+  static constexpr int kOfStage = kStage + 2 * (int)sizeof(Barrier), kTurns = 2 * (int)sizeof(Barrier);
+  static constexpr int kStages = (227 * 1024 - kTurns) / kOfStage;
+  static constexpr int kBytes = kStages * kOfStage + kTurns;
 };
 
 // A stage's number and the phase of its barriers, one after the other.
@@ -67,12 +68,21 @@ static __device__ __forceinline__ void bring_tiles(const DigitProduct& p, uint8_
 
 template <class T>
 static __device__ __forceinline__ void multiply_tiles(const DigitProduct& p, const uint8_t* shared, Barrier* full,
-                                                      Barrier* empty, int own) {
+                                                      Barrier* empty, Barrier* turns, int group) {
   constexpr int kDigits = T::kDigits, kN = T::kN, kStep = 2 * kUnitRowBytes;  // bytes from 32 values to the next
   const int tiles_m = (p.M + T::kM - 1) / T::kM, tiles_n = (p.N + T::kN - 1) / T::kN;
-  const int lane = (int)threadIdx.x % 32, own_row = own + (int)threadIdx.x % 128 / 32 * 16 + lane / 4;
+  const int own = group * kUnitRows, lane = (int)threadIdx.x % 32,
+            own_row = own + (int)threadIdx.x % 128 / 32 * 16 + lane / 4;
   const int own_column = lane % 4 * 2;
   Turn<T::kStages> turn;
+  int over = group ^ 1;  // the phase that ends when it is this group's turn: the first group begins
+  const auto take_turn = [&] {
+    barrier_wait(turns + group, over);
+    over ^= 1;
+  };
+  const auto pass_turn = [&] {
+    if (lane == 0) barrier_arrive(turns + (group ^ 1));
+  };
   for (int index = (int)blockIdx.x; index < tiles_m * tiles_n; index += (int)gridDim.x) {
     const TileAt tile = tile_at(index, tiles_m, tiles_n);
     const int row = tile.m * T::kM + own_row, column = tile.n * kN + own_column;
@@ -89,6 +99,7 @@ static __device__ __forceinline__ void multiply_tiles(const DigitProduct& p, con
       const uint8_t* const b = stage + T::kB;
       int32_t hh[kN / 2], mixed[kDigits == 2 ? kN / 2 : 1];
       barrier_wait(full + turn.stage, turn.phase);
+      take_turn();
       multiply_begin();
 #pragma unroll
       for (int k = 0; k < kDigitBlock / kUnitK; k++) {
@@ -99,6 +110,7 @@ static __device__ __forceinline__ void multiply_tiles(const DigitProduct& p, con
         }
       }
       multiply_commit();
+      pass_turn();
       multiply_wait(hh);
       multiply_wait(mixed);
       const float* const scales_a = reinterpret_cast<const float*>(stage + T::kScales);
@@ -119,7 +131,13 @@ static __device__ __forceinline__ void multiply_tiles(const DigitProduct& p, con
     }
     const bool inside = p.wide && (tile.m + 1) * T::kM <= p.M && (tile.n + 1) * kN <= p.N;
 #pragma unroll
-    for (int j = 0; j < kN / 8; j++) store_outputs(p, row, column + 8 * j, sum[j], inside);
+    for (int j = 0; j < kN / 8; j++) {
+      if (j % 4 == 0) {  // the other group goes on meanwhile
+        take_turn();
+        pass_turn();
+      }
+      store_outputs(p, row, column + 8 * j, sum[j], inside);
+    }
   }
 }
 
@@ -130,13 +148,14 @@ __global__ void __launch_bounds__(T::kThreads, 1) matmul_digits_wgmma(DigitProdu
 #if defined(SAMEBITS_WGMMA)
   SAMEBITS_DYNAMIC_SHARED(uint8_t, shared);
   Barrier* const full = reinterpret_cast<Barrier*>(shared + T::kStages * T::kStage);
-  Barrier* const empty = full + T::kStages;
+  Barrier *const empty = full + T::kStages, *const turns = empty + T::kStages;
   const int group = (int)threadIdx.x / 128;
   if (threadIdx.x == 0) {
     for (int i = 0; i < T::kStages; i++) {
       barrier_init(full + i, 1);
       barrier_init(empty + i, 8);  // a lane of each warp that multiplies
     }
+    for (int i = 0; i < 2; i++) barrier_init(turns + i, 4);
     barriers_ready();
   }
   __syncthreads();
@@ -145,7 +164,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) matmul_digits_wgmma(DigitProdu
     if (threadIdx.x % 128 == 0) bring_tiles<T>(p, shared, full, empty);
   } else {
     take_registers<240>();
-    multiply_tiles<T>(p, shared, full, empty, group * kUnitRows);
+    multiply_tiles<T>(p, shared, full, empty, turns, group);
   }
 #endif
 }

@@ -53,7 +53,7 @@ constexpr int kFoldedExponent = 7;
 // A block's sums as fp32: hh of the products of high digits, c of the mixed ones (two digits only).
 template <int kDigits>
 SAMEBITS_HD float join(int hh, int c, float scale_a, float scale_b, float sum) {
-  const float t = kDigits == 2 ? fma_((float)hh, 256.0f, (float)c) : (float)hh;
+  const float t = (float)(kDigits == 2 ? hh * 256 + c : hh);  // one rounding of an exact integer below 2^30
   return fma_(mul(t, scale_a), scale_b, sum);
 }
 
