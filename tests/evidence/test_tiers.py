@@ -11,6 +11,7 @@ import dataclasses
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,17 @@ def test_a_command_that_fails_or_takes_too_long_is_named(tmp_path: Path) -> None
     with pytest.raises(UserError, match="before it began"):
         commands(log, "-c", "print('never')")
     assert not commands.running
+
+
+def test_a_stop_reaches_what_runs_and_begins_nothing_more(tmp_path: Path) -> None:
+    log, commands = tmp_path / "log.txt", Commands("cpu", None)
+    with ThreadPoolExecutor(1) as pool:
+        first, second = (pool.submit(commands, log, "-c", "import time; time.sleep(60)") for _ in range(2))
+        while not commands.running:
+            time.sleep(0.01)
+        commands.stop()
+    assert "exit code -15" in str(first.exception())
+    assert "before it began" in str(second.exception())
 
 
 # ------------------------------------------------------------------------------ table
