@@ -42,8 +42,8 @@ class Result:
         return self.recipe, self.seed, self.numerics, self.steps
 
     def bits(self) -> tuple[object, ...]:
-        """What no machine may change."""
-        return self.loss, self.floor, self.right, self.questions, self.outliers, self.checkpoint
+        """What no machine may change; the share of outliers is of the blocks that were looked at, and promises nothing."""
+        return self.loss, self.floor, self.right, self.questions, self.checkpoint
 
 
 def read(path: Path) -> list[Result]:
@@ -127,7 +127,7 @@ def block(results: Sequence[Result]) -> str:
     devices = [result.device for result in results]
     counts = ", ".join(f"{devices.count(device)} on {device}" for device in sorted(set(devices)))
     same = sum(bool(result.published) for result in results)
-    words = f"Runs: {counts or 'none'}; {same} of them have published digests, and have them here too."
+    words = f"Runs: {counts or 'none'}. The bits of {same} are published, and these have the published digests."
     return "\n".join([*table(results), "", words, ""])
 
 
