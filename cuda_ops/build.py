@@ -166,6 +166,17 @@ def find_ninja() -> str | None:
     return found or shutil.which("ninja")
 
 
+def cxx_runtime() -> str:
+    """The C++ runtime that torch has loaded into this process, or nothing where there is none to see.
+
+    Named in the link: a toolchain that was moved may hold a dangling libstdc++.so beside a sound libstdc++.a, and a second
+    runtime inside our library would share half of its symbols with torch's. Writing a number to a stream then crashes.
+    """
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text(encoding="utf-8").splitlines() if maps.exists() else []
+    return next((path for line in lines if "libstdc++.so" in (path := line.split(maxsplit=5)[-1])), "")
+
+
 class Ninja:
     """The build of one library as ninja text: objects one by one, then the link."""
 
@@ -194,7 +205,7 @@ class Ninja:
             "  deps = gcc",
             "  description = compile $out",
             "rule link",
-            f"  command = $cxx -shared -fopenmp -Wl,-z,defs $in -o $out {link}",  # undefined symbols fail here, not at load
+            f"  command = $cxx -shared -fopenmp -Wl,-z,defs $in {cxx_runtime()} -o $out {link}",  # undefined symbols fail here, not at load
             "  description = link $out",
         ]
         if toolkit:

@@ -5,6 +5,7 @@ The library as such: schemas (torch's opcheck), messages, what it imports, stale
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -174,6 +175,47 @@ def test_comments_and_layout_leave_the_digest_alone() -> None:
     joined = text.replace("1\nint b", "1 int b")  # b is now part of the macro
     assert build.without_comments(joined) != build.without_comments(text)
     assert build.without_comments(text.replace("//  kept", "// kept")) != build.without_comments(text)
+
+
+STREAM = """
+#include <sstream>
+extern "C" __attribute__((visibility("default"))) long length(long x) {
+  std::ostringstream text;
+  text << x;
+  return (long)text.str().size();
+}
+"""
+
+
+def test_a_toolchain_with_a_static_runtime_gives_no_second_one(tmp_path: Path) -> None:
+    """A compiler that finds libstdc++.a before any libstdc++.so, as one that was moved does."""
+    archive = subprocess.run(
+        ["g++", "-print-file-name=libstdc++.a"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if not Path(archive).is_file():
+        pytest.skip("g++ has no libstdc++.a")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "libstdc++.a").symlink_to(archive)
+    compiler = tmp_path / "g++"
+    compiler.write_text(f'#!/bin/sh\nexec g++ -L{tmp_path}/moved "$@"\n')
+    compiler.chmod(0o755)
+    source = tmp_path / "stream.cpp"
+    source.write_text(STREAM)
+
+    def holds_a_runtime(library: Path) -> bool:
+        listed = subprocess.run(
+            ["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True
+        ).stdout
+        return "_ZNSo" in listed
+
+    plain = tmp_path / "plain.so"
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", plain], check=True)
+    assert holds_a_runtime(plain)
+    ninja = build.Ninja(str(compiler), 1)
+    ninja.compile(source, "stream")
+    ninja.run(tmp_path / "build")
+    assert not holds_a_runtime(tmp_path / "build" / build.LIBRARY)
+    assert ctypes.CDLL(str(tmp_path / "build" / build.LIBRARY)).length(-1234) == 5
 
 
 def test_no_compiler_is_one_clear_error(tmp_path: Path) -> None:
