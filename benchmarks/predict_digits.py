@@ -3,17 +3,17 @@
     python -m benchmarks.predict_digits            the table; 8192 tokens of GPT-2 124M
     python -m benchmarks.predict_digits --write    into docs/kernels.md
 
-From the machine code (machine_code.py): a multiprocessor's quarter issues one instruction a clock, and its matrix unit
-takes `unit` clocks for one mma.sync of 16 x 8 x 32. The data sheet's 1979 TOP/s are 4 clocks, which wgmma reaches; for
-mma.sync 0.63 of that is assumed, as others have measured for 16-bit floats. The longer of the two in waves of tiles, or
-what all tiles read from the second cache if that takes longer, over SHARE; then the cut of what is not kept, at 0.8 of
-the bandwidth. Needs nvcc and cuobjdump, no GPU.
+Products run on wgmma, four warps at a time: a block of 128 of K takes the longest of what the matrix unit needs (the data
+sheet's rate), what shared memory gives (both operands once for each group of four warps and product, and their arrival)
+and what a multiprocessor's quarter issues, one instruction a clock, counted in the machine code (machine_code.py). In
+waves of tiles, or what all tiles read from the second cache if that takes longer; then the outputs, which nothing hides.
+Attention runs on mma.sync and is limited by issue. Both over a share for waits; then the cut of what is not kept, at 0.8 of the
+bandwidth. Needs nvcc and cuobjdump, no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 
 from benchmarks.gpu_cases import MODELS, products
 from benchmarks.machine_code import KERNELS, Kernel, Loop, compiled
@@ -26,58 +26,45 @@ BEGIN = "<!-- predicted in digits: written by python -m benchmarks.predict_digit
 END = "<!-- end of predicted in digits -->"
 TOKENS, BLOCK = 8192, 128
 PEAK = 1979e12  # int8, dense, by the data sheet
-UNIT = 4 / 0.63  # clocks of mma.sync
-CACHE = 5.5e12  # bytes a second from the second cache to all multiprocessors
-LARGE_TILES = 132  # kLargeTiles of matmul_digits.cu
-SHARE = 0.8  # of the longest limit, the rest being waits
+CACHE = 7e12  # bytes a second from the second cache to all multiprocessors: 6.8 were seen on an H100
+PRODUCTS, SHARE = 0.9, 0.8  # of the longest limit, the rest being waits: products, attention
+ROWS, GROUP_ROWS, WARPS = 128, 64, 2  # of a tile, of four warps; warps of a quarter: matmul_digits_wgmma.h
+# Columns of a tile and the time of a block beside that of 128, as wgmma_tile_for of matmul_digits.cu has it.
+TILES = {2: {128: 100, 64: 60}, 1: {128: 100, 64: 63, 192: 143}}
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Rows and columns of outputs, warps, blocks on a multiprocessor: those of matmul_digits.cu."""
-
-    name: str
-    rows: int
-    warps: int
-    blocks: int
-
-
-TILES = {"large": Tile("4, 2, 2, 4, 1", 128, 8, 1), "small": Tile("2, 2, 2, 2, 3", 64, 4, 3)}
-
-
-def with_most(kernel: Kernel) -> Loop:
-    """The loop over blocks of K: the outermost with the most of the matrix unit's instructions."""
-    return max(kernel.loops, key=lambda loop: (loop.instructions["IMMA"], -loop.instructions.total()))
-
-
-def clocks(loop: Loop, warps: int) -> float:
-    """Of one turn of some warps of a quarter."""
-    return warps * max(float(loop.instructions.total()), UNIT * loop.instructions["IMMA"])
+def with_most(kernel: Kernel, unit: str) -> Loop:
+    """The loop over blocks of K: the innermost with all of the matrix unit's instructions."""
+    return max(kernel.loops, key=lambda loop: (loop.instructions[unit], -loop.instructions.total()))
 
 
 def cut_seconds(values: int, digits: int) -> float:
     return values * (4 + digits) / (0.8 * CARD.bandwidth) + CARD.latency
 
 
+def waves_of(m: int, n: int, columns: int) -> int:
+    return -(-(-(-m // ROWS) * -(-n // columns)) // CARD.processors)
+
+
 def product(layout: str, m: int, n: int, k: int, digits: int) -> tuple[float, str]:
     """Seconds of one product with the cuts that it needs, and its tile."""
-    name = "large" if -(-m // 128) * -(-n // 128) >= LARGE_TILES else "small"
-    tile = TILES[name]
-    kernel = compiled(KERNELS / "matmul_digits.cu")[f"matmul_digits_tile<DigitTile<{digits}, {tile.name}> >"]
-    count = -(-m // tile.rows) * -(-n // tile.rows)
-    waves = -(-count // CARD.processors)
-    loop = with_most(kernel)
-    once = kernel.instructions / 2 * tile.warps / 4  # before and after the loop, either of two ways
-    turns = -(-k // BLOCK) * clocks(loop, tile.warps // 4)
-    read = count * 2 * tile.rows * k * digits
-    seconds = max(waves * (turns + once) / CARD.clock, read / CACHE) / SHARE
+    columns = min(TILES[digits], key=lambda width: waves_of(m, n, width) * TILES[digits][width])
+    waves, products = waves_of(m, n, columns), {1: 1, 2: 3}[digits]
+    kernel = compiled(KERNELS / "matmul_digits.cu")[f"matmul_digits_wgmma<WgmmaTile<{digits}, {columns}> >"]
+    unit = products * ROWS * columns * BLOCK * 2 / (PEAK / CARD.processors / CARD.clock)
+    shared = products * (ROWS // GROUP_ROWS) * (GROUP_ROWS + columns) + digits * (ROWS + columns)  # 128 bytes a clock
+    issue = WARPS * with_most(kernel, "IGMMA").instructions.total()
+    block = max(unit, float(shared), float(issue))
+    read = -(-m // ROWS) * -(-n // columns) * (ROWS + columns) * k * digits
+    written = m * n * (8 if layout == "tn" else 4)  # what is added to is read first
+    seconds = max(waves * -(-k // BLOCK) * block / CARD.clock, read / CACHE) + written / CARD.bandwidth
     cuts = cut_seconds(m * k, digits) + (cut_seconds(n * k, digits) if layout == "tn" else 0.0)
-    return seconds + cuts, f"{name}, {waves} wave{'s' * (waves > 1)}"
+    return seconds / PRODUCTS + cuts, f"{columns}, {waves}"
 
 
 def turn(kernel: Kernel, panels: int) -> float:
     """Instructions of a warp for a block of 128 tokens, its inner loops over 8 panels taken `panels` times each."""
-    outer = with_most(kernel)
+    outer = with_most(kernel, "IMMA")
     inner = [loop for loop in kernel.loops if outer.holds(loop) and loop.instructions["IMMA"]]
     inner = [loop for loop in inner if not any(other.holds(loop) for other in inner)]
     small = [loop for loop in inner if loop.instructions.total() < outer.instructions.total() / 2]
@@ -110,20 +97,20 @@ def table() -> list[str]:
     lines = [
         *wrapped(
             f"*Predicted, not measured*; nvcc {nvcc_version(nvcc) if nvcc else None}. One H100, {TOKENS} tokens of "
-            f"GPT-2 124M. Limits: {PEAK / 1e12:,.0f} and {PEAK / 3e12:,.0f} TFLOP/s; mma.sync alone "
-            f"{PEAK * 0.63 / 1e12:,.0f} and {PEAK * 0.21 / 1e12:,.0f}."
+            f"GPT-2 124M. Limits: {PEAK / 1e12:,.0f} and {PEAK / 3e12:,.0f} TFLOP/s."
         ),
         "",
-        "| product | tile | int8x3 µs | TFLOP/s | of the limit | int8x1 µs | TFLOP/s | of the limit |",
+        "| product | columns of a tile, waves | int8x3 µs | TFLOP/s | of the limit | int8x1 µs | TFLOP/s | of the limit |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for what, layout, m, n, k, _ in products(MODELS["124M"], TOKENS, min(TOKENS, LOGITS_ROWS["cuda"])):
-        row = []
+        row, tiles = [], []
         for digits, limit in ((2, PEAK / 3), (1, PEAK)):
             seconds, tile = product(layout, m, n, k, digits)
             rate = 2.0 * m * n * k / seconds
+            tiles.append(tile)
             row.append(f"{seconds * 1e6:,.0f} | {rate / 1e12:,.0f} | {rate / limit:.2f}")
-        lines.append(f"| {what} {layout} {m}×{n}×{k} | {tile} | {' | '.join(row)} |")
+        lines.append(f"| {what} {layout} {m}×{n}×{k} | {'; '.join(tiles)} | {' | '.join(row)} |")
     three, one = attention(2), attention(1)
     for i, what in enumerate(("output", "gradients")):
         lines.append(
