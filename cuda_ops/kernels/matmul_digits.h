@@ -6,8 +6,16 @@
 namespace samebits {
 namespace device {
 
-// mma.sync from compute capability 8.0 on; wgmma on 9.0 alone (matmul_digits_wgmma.h).
-enum MatmulDigitsTile { kLargeDigitTile = 0, kSmallDigitTile = 1, kWgmmaTile = 2, kNarrowWgmmaTile = 3 };
+// mma.sync from compute capability 8.0 on; wgmma on 9.0 alone (matmul_digits_wgmma.h); mma.sync in bf16 on 10.3, which
+// multiplies integers at a fifteenth of that rate.
+enum MatmulDigitsTile {
+  kLargeDigitTile = 0,
+  kSmallDigitTile = 1,
+  kWgmmaTile = 2,
+  kNarrowWgmmaTile = 3,
+  kLargeBf16Tile = 4,
+  kSmallBf16Tile = 5,
+};
 
 // The tile that matmul_digits picks: a function of the problem and of the device's matrix unit alone.
 int matmul_digits_tile_for(int64_t M, int64_t N);

@@ -13,7 +13,7 @@ from tests.cuda_on_cpu.build import build_shim
 
 ROOT = Path(__file__).resolve().parents[2]
 TILES = ("large", "square", "wide", "small", "few_rows")
-DIGIT_TILES = ("large", "small", "wgmma", "narrow wgmma")  # as in kernels/matmul_digits.h
+DIGIT_TILES = ("large", "small", "wgmma", "narrow wgmma", "large bf16", "small bf16")  # as in kernels/matmul_digits.h
 LAYOUTS = ("nt", "nn", "tn")
 
 

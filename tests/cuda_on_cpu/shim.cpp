@@ -429,8 +429,9 @@ void copy_bulk_later(void* shared, const void* global, int bytes, void (*arrived
 
 // An H100's, but for its matrix unit and so that few blocks have many tiles; or what the environment says.
 int attribute(int which) {
-  const char* const names[] = {"SAMEBITS_SHIM_MAJOR", "SAMEBITS_SHIM_PROCESSORS", "SAMEBITS_SHIM_SHARED"};
-  const int values[] = {8, 3, 228 * 1024};
+  const char* const names[] = {"SAMEBITS_SHIM_MAJOR", "SAMEBITS_SHIM_MINOR", "SAMEBITS_SHIM_PROCESSORS",
+                               "SAMEBITS_SHIM_SHARED"};
+  const int values[] = {8, 0, 3, 228 * 1024};
   const char* text = getenv(names[which]);
   return text ? atoi(text) : values[which];
 }
