@@ -87,6 +87,8 @@ Issued& issued();
 // Lets others run until condition(what, argument) holds.
 void wait_until(bool (*condition)(const void* what, int argument), const void* what, int argument, const char* file,
                 int line);
+// Lets all others run as far as they can.
+void go_last();
 // A copy by another unit, which comes when nobody can run; arrived(what, bytes) then.
 void copy_bulk_later(void* shared, const void* global, int bytes, void (*arrived)(void* what, int bytes), void* what,
                      const char* file, int line);
