@@ -82,7 +82,7 @@ def loops_of(listing: str) -> tuple[int, list[Loop]]:
 
 
 @cache
-def compiled(source: Path, arch: str = "90") -> dict[str, Kernel]:
+def compiled(source: Path, arch: str = "90a") -> dict[str, Kernel]:
     """The kernels of a .cu file under the project's flags, by name; a UserError says what is not installed."""
     nvcc, disassembler = find_nvcc(), find_disassembler()
     if nvcc is None:

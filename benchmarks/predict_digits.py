@@ -63,7 +63,9 @@ def product(layout: str, m: int, n: int, k: int, digits: int) -> tuple[float, st
     """Seconds of one product with the cuts that it needs, and its tile."""
     name = "large" if -(-m // 128) * -(-n // 128) >= LARGE_TILES else "small"
     tile = TILES[name]
-    kernel = compiled(KERNELS / "matmul_digits.cu")[f"matmul_digits_tile<DigitTile<{digits}, {tile.name}> >"]
+    kernel = compiled(KERNELS / "matmul_digits.cu")[
+        f"matmul_digits_tile<DigitTile<IntegerUnit, {digits}, {tile.name}> >"
+    ]
     count = -(-m // tile.rows) * -(-n // tile.rows)
     waves = -(-count // CARD.processors)
     loop = with_most(kernel)

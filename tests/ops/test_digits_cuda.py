@@ -207,10 +207,10 @@ SABOTAGE = {
     "bf16: a and b in two orders of k": ("mma.h", "&a[i], &a[i + 2]", "&a[i + 2], &a[i]", "matmul_digits"),
     "wgmma: no wait for the operands": ("matmul_digits_wgmma.h", "barrier_wait(full + turn.stage, turn.phase);", "", "matmul_digits"),
     "wgmma: no wait for an empty stage": ("matmul_digits_wgmma.h", "barrier_wait(empty + turn.stage, turn.phase ^ 1);", "", "matmul_digits"),
-    "wgmma: a stage given back before the product": (
+    "wgmma: given back before the product": (
         "matmul_digits_wgmma.h", "      multiply_wait(hh);\n", f"{GIVEN_BACK}      multiply_wait(hh);\n", "matmul_digits", GIVEN_BACK,
     ),
-    "wgmma: a stage given back before its scales": (
+    "wgmma: given back before the scales": (
         "matmul_digits_wgmma.h", "      const float* const scales_a", f"{GIVEN_BACK}      const float* const scales_a",
         "matmul_digits", GIVEN_BACK,
     ),
