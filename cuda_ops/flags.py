@@ -55,12 +55,13 @@ DEVICE_BUILD = {
     "-Xcudafe --diag_suppress=20208": "long double in the standard headers is no use of ours",
 }
 
-# Every architecture that the CUDA kernels are written and audited for. Machine code for a.b runs on a.c, c >= b.
+# Every architecture that the CUDA kernels are written and audited for. Machine code for a.b runs on a.c, c >= b; with an
+# "a" it has instructions of that one capability and runs there alone.
 ARCHS = {
     "80": "Ampere: A100, A30",
     "86": "Ampere: A40, RTX 30",
     "89": "Ada: L4, L40, RTX 40",
-    "90": "Hopper: H100, H200",
+    "90a": "Hopper: H100, H200",
     "100": "Blackwell: B200, B300",
     "120": "Blackwell: RTX 50, RTX PRO",
 }

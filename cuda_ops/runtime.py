@@ -8,7 +8,7 @@ import torch
 
 from cuda_ops import flags, library
 from cuda_ops.errors import UserError
-from cuda_ops.toolkit import arch_for
+from cuda_ops.toolkit import arch_for, runs_on
 
 
 def _compiled() -> Any:
@@ -32,7 +32,7 @@ def source_digest() -> str:
 
 
 def device_archs() -> list[str]:
-    """Architectures whose machine code the library holds, as in ["80", "90"]; empty for a CPU library."""
+    """Architectures whose machine code the library holds, as in ["80", "90a"]; empty for a CPU library."""
     archs = str(_compiled().device_archs.default())
     return archs.split(",") if archs else []
 
@@ -62,7 +62,7 @@ def require_cuda(index: int = 0) -> None:
         raise UserError(
             f"{where} has compute capability {major}.{minor}; the kernels are written for {', '.join(flags.ARCHS)}"
         )
-    if not any(int(a) // 10 == major and int(a) % 10 <= minor for a in held):
+    if not any(runs_on(arch, major, minor) for arch in held):
         raise UserError(
             f"{where} has compute capability {major}.{minor}, the library holds {', '.join(held)}; {remedy}"
         )

@@ -45,10 +45,20 @@ def nvcc_version(nvcc: Path) -> str:
     return match[1]
 
 
+def number(arch: str) -> int:
+    """Ten times the compute capability: 90 of "90a"."""
+    return int(arch.removesuffix("a"))
+
+
+def runs_on(arch: str, major: int, minor: int) -> bool:
+    """Whether machine code for this architecture runs on a GPU of this compute capability."""
+    of_major, of_minor = divmod(number(arch), 10)
+    return of_major == major and (of_minor == minor if arch.endswith("a") else of_minor <= minor)
+
+
 def arch_for(major: int, minor: int) -> str | None:
     """The architecture to compile for a GPU of this compute capability: the highest that runs there."""
-    fitting = [a for a in flags.ARCHS if int(a) // 10 == major and int(a) % 10 <= minor]
-    return max(fitting, key=int, default=None)
+    return max((arch for arch in flags.ARCHS if runs_on(arch, major, minor)), key=number, default=None)
 
 
 def archs_present() -> list[str]:
@@ -57,7 +67,7 @@ def archs_present() -> list[str]:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     found = {arch_for(*torch.cuda.get_device_capability(i)) for i in range(count)}
-    return sorted((arch for arch in found if arch), key=int)
+    return sorted((arch for arch in found if arch), key=number)
 
 
 def toolkit_root(nvcc: Path) -> Path:
@@ -84,7 +94,7 @@ def choose(archs: str) -> tuple[Toolkit | None, str]:
     """The toolkit for `archs`, or None for a CPU library, and one line that says so.
 
     "none": no CUDA. "auto": for the GPUs present, a CPU library where there is none or no nvcc. "all" or a list as in
-    "80,90": for those, here or elsewhere; what is missing is then an error.
+    "80,90a": for those, here or elsewhere; what is missing is then an error.
     """
     if archs == "none":
         return None, "CPU only, as asked"

@@ -11,7 +11,7 @@ namespace samebits {
 struct DeviceBackend {
   // The launchers with the current stream of the current device filled in.
   const Kernels* kernels;
-  // Compute capabilities whose machine code the library holds, as in "80,86,90".
+  // Compute capabilities whose machine code the library holds, as in "80,86,90a".
   const char* archs;
   // Throws if this library cannot run on that GPU.
   void (*check_usable)(int device);

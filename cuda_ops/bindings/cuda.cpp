@@ -12,7 +12,7 @@
 #include "backend.h"
 
 #ifndef SAMEBITS_ARCHS
-#error "built by cuda_ops/build.py, which passes the architectures as in \"80,86,90\""
+#error "built by cuda_ops/build.py, which passes the architectures as in \"80,86,90a\""
 #endif
 
 namespace samebits {
@@ -41,12 +41,14 @@ const Kernels kTable = {
 #undef KERNEL
 };
 
-// Machine code for compute capability a.b runs on a.c, c >= b.
+// Machine code for compute capability a.b runs on a.c, c >= b; with an "a" behind, as in "90a", on a.b alone.
 bool holds_code_for(int major, int minor) {
   const std::string archs = SAMEBITS_ARCHS;
   for (size_t at = 0; at < archs.size(); at = archs.find(',', at) + 1) {
-    const int arch = std::stoi(archs.substr(at));
-    if (arch / 10 == major && arch % 10 <= minor) return true;
+    size_t digits = 0;
+    const int arch = std::stoi(archs.substr(at), &digits);
+    const bool alone = archs.substr(at + digits, 1) == "a";
+    if (arch / 10 == major && (alone ? arch % 10 == minor : arch % 10 <= minor)) return true;
     if (archs.find(',', at) == std::string::npos) break;
   }
   return false;

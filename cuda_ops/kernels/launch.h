@@ -26,6 +26,7 @@ namespace device {
 
 enum Attribute {
   kCapabilityMajor = cudaDevAttrComputeCapabilityMajor,
+  kCapabilityMinor = cudaDevAttrComputeCapabilityMinor,
   kProcessors = cudaDevAttrMultiProcessorCount,
   kSharedPerProcessor = cudaDevAttrMaxSharedMemoryPerMultiprocessor,  // bytes that the blocks there share out
 };

@@ -1,10 +1,11 @@
-// Matrix products in digits (int8x3, int8x1), in three layouts: tiles of the matrix unit for 8-bit integers.
+// Matrix products in digits (int8x3, int8x1), in three layouts: tiles of the matrix unit.
 //
 // Operands that are not kept are cut first, into scratch (digits.h). Then a block owns a tile of outputs, kM x kN, and
 // a warp 16-row panels of a times 16-row panels of b. Both arrive by cp.async, kK of K a stage and kStages in flight,
 // as they lie; ldmatrix reads 8 rows x 16 bytes, all banks once. No size needs to divide anything: rows beyond the
-// matrix are not copied (their outputs are dropped), and digits beyond a block are 0. Compute capability 9.0 has tiles
-// of its own (matmul_digits_wgmma.h).
+// matrix are not copied (their outputs are dropped), and digits beyond a block are 0. Where the unit has no integers to
+// speak of, fragments are widened to bf16 in registers (Bf16Unit of mma.h). Compute capability 9.0 has tiles of its own
+// (matmul_digits_wgmma.h).
 #include "matmul_digits_tile.h"
 #include "matmul_digits_wgmma.h"
 #include "mma.h"
@@ -16,8 +17,9 @@ namespace device {
 
 constexpr int kStages = 3;
 
-template <int kDigits_, int kPanelsM_, int kPanelsN_, int kWarpsM_, int kWarpsN_, int kBlocks_>
+template <class Unit_, int kDigits_, int kPanelsM_, int kPanelsN_, int kWarpsM_, int kWarpsN_, int kBlocks_>
 struct DigitTile {
+  using Unit = Unit_;
   static constexpr int kDigits = kDigits_;
   static constexpr int kPanelsM = kPanelsM_, kPanelsN = kPanelsN_;  // of a warp: 16 rows
   static constexpr int kWarpsM = kWarpsM_, kWarpsN = kWarpsN_;
@@ -29,6 +31,7 @@ struct DigitTile {
   static constexpr int kScales = (kM + kN) * kDigits * kK;
   static constexpr int kStage = kScales + (kM + kN) * (int)sizeof(float);
   static constexpr int kBytes = kStages * kStage;
+  static_assert(kPanelsM % Unit::kPanels == 0 && kPanelsN % Unit::kPanels == 0, "whole fragments");
 };
 
 // As if the value were new: what was made of it before is made again, and fills no register in between.
@@ -68,7 +71,10 @@ static __device__ __forceinline__ void copy_scales(uint8_t* shared, const DigitP
 template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kBlocks) matmul_digits_tile(DigitProduct p) {
   SAMEBITS_DYNAMIC_SHARED(uint8_t, shared);
+  using Unit = typename T::Unit;
+  using Sum = typename Unit::Sum;
   constexpr int kDigits = T::kDigits, kPanelsM = T::kPanelsM, kPanelsN = T::kPanelsN, kParts = T::kParts;
+  constexpr int kPanels = Unit::kPanels;  // of a load_fragment()
 
   const TileAt tile = tile_at((int)blockIdx.x, (p.M + T::kM - 1) / T::kM, (p.N + T::kN - 1) / T::kN);
   const int tile_row = tile.m * T::kM, tile_column = tile.n * T::kN;
@@ -92,6 +98,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks) matmul_digits_tile(Di
 
   // Part `part` of block `block` to a stage.
   const auto copy = [&](uint8_t* to, int block, int part) {
+    forget(block);  // or all addresses of a stage would stay in registers
     if (block < p.a.blocks) {
       copy_rows<T, T::kM>(to, p.a, tile_row, block, part);
       copy_rows<T, T::kN>(to + T::kM * kDigits * T::kK, p.b, tile_column, block, part);
@@ -103,13 +110,12 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks) matmul_digits_tile(Di
   constexpr int kAhead = kStages - 1;  // stages on the way while one is used
 #pragma unroll
   for (int s = 0; s < kAhead; s++) copy(shared + s * T::kStage, s / kParts, s % kParts);
-  // What the lane names of 16 rows and 32 values: rows 0..7 and 8..15 of a chunk, then of the next.
-  const int own = lane / 8 % 2 * kGroupRows * T::kK + lane / 16 * kGroupRows * kChunk + lane % 8 * kChunk;
-  int32_t none[4] = {0, 0, 0, 0};
+  const int own = Unit::own(lane, kGroupRows * T::kK, kGroupRows * kChunk);
+  Sum none[4] = {0, 0, 0, 0};
   int used = 0;  // where the stage lies that is used
 #pragma unroll 1
   for (int block = 0; block < p.a.blocks; block++) {
-    int32_t hh[kPanelsM][2 * kPanelsN][4], mixed[kPanelsM][2 * kPanelsN][kDigits == 2 ? 4 : 1];
+    Sum hh[kPanelsM][2 * kPanelsN][4], mixed[kPanelsM][2 * kPanelsN][kDigits == 2 ? 4 : 1];
     const uint8_t* stage = nullptr;
 #pragma unroll
     for (int part = 0; part < kParts; part++) {
@@ -122,29 +128,37 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks) matmul_digits_tile(Di
       const uint8_t* const left = stage + warp_m * T::kK + own;
       const uint8_t* const right = stage + (T::kM * kDigits + warp_n) * T::kK + own;
 #pragma unroll
-      for (int k = 0; k < T::kK / 32; k++) {
+      for (int k = 0; k < T::kK / Unit::kK; k++) {
         const bool fresh = part == 0 && k == 0;
-        constexpr int kStep = 2 * kGroupRows * kChunk;  // bytes from 32 values to the next
-        uint32_t b[kPanelsN][kDigits][4];
+        const int step = k * Unit::kK * kGroupRows;
+        uint32_t b[2 * kPanelsN][kDigits][2], words[4];
 #pragma unroll
-        for (int j = 0; j < kPanelsN; j++) {
+        for (int j = 0; j < kPanelsN; j += kPanels) {
 #pragma unroll
-          for (int n = 0; n < kDigits; n++) load_fragment(b[j][n], right + (n * T::kN + j * 16) * T::kK + k * kStep);
+          for (int n = 0; n < kDigits; n++) {
+            load_fragment(words, right + (n * T::kN + j * 16) * T::kK + step);
+#pragma unroll
+            for (int c = 0; c < 2 * kPanels; c++) Unit::right(b[2 * j + c][n], words, c);
+          }
         }
 #pragma unroll
-        for (int i = 0; i < kPanelsM; i++) {
-          uint32_t a[kDigits][4];
+        for (int first = 0; first < kPanelsM; first += kPanels) {
+          uint32_t bytes[kDigits][4];
 #pragma unroll
-          for (int n = 0; n < kDigits; n++) load_fragment(a[n], left + (n * T::kM + i * 16) * T::kK + k * kStep);
+          for (int n = 0; n < kDigits; n++) {
+            load_fragment(bytes[n], left + (n * T::kM + first * 16) * T::kK + step);
+          }
 #pragma unroll
-          for (int j = 0; j < kPanelsN; j++) {
+          for (int i = first; i < first + kPanels; i++) {
+            uint32_t a[kDigits][4];
 #pragma unroll
-            for (int c = 0; c < 2; c++) {
-              const int at = 2 * j + c;
-              multiply_digits(hh[i][at], a[0], b[j][0][c], b[j][0][c + 2], fresh ? none : hh[i][at]);
+            for (int n = 0; n < kDigits; n++) Unit::left(a[n], bytes[n], i - first);
+#pragma unroll
+            for (int j = 0; j < 2 * kPanelsN; j++) {
+              Unit::multiply(hh[i][j], a[0], b[j][0], fresh ? none : hh[i][j]);
               if constexpr (kDigits == 2) {
-                multiply_digits(mixed[i][at], a[0], b[j][1][c], b[j][1][c + 2], fresh ? none : mixed[i][at]);
-                multiply_digits(mixed[i][at], a[1], b[j][0][c], b[j][0][c + 2], mixed[i][at]);
+                Unit::multiply(mixed[i][j], a[0], b[j][1], fresh ? none : mixed[i][j]);
+                Unit::multiply(mixed[i][j], a[1], b[j][0], mixed[i][j]);
               }
             }
           }
@@ -161,7 +175,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks) matmul_digits_tile(Di
       for (int i = 0; i < kPanelsM; i++) {
 #pragma unroll
         for (int at = 0; at < 4; at++) {
-          sum[i][j][at] = join<kDigits>(hh[i][j][at], kDigits == 2 ? mixed[i][j][kDigits == 2 ? at : 0] : 0,
+          sum[i][j][at] = join<kDigits>(Unit::whole(hh[i][j][at]),
+                                        kDigits == 2 ? Unit::whole(mixed[i][j][kDigits == 2 ? at : 0]) : 0,
                                         scales_a[16 * i + at / 2 * 8], scale_b.x[at % 2], sum[i][j][at]);
         }
       }
@@ -181,10 +196,14 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks) matmul_digits_tile(Di
 // ---------------------------------------------------------------- launchers
 
 // 128 x 128 outputs by 8 warps, one block on a multiprocessor; 64 x 64 by 4 warps, for products of few tiles.
+template <class Unit, int kDigits>
+using LargeTile = DigitTile<Unit, kDigits, 4, 2, 2, 4, 1>;
+template <class Unit, int kDigits>
+using SmallTile = DigitTile<Unit, kDigits, 2, 2, 2, 2, 3>;
+
+// Two digits keep too many registers for 192 columns.
 template <int kDigits>
-using LargeTile = DigitTile<kDigits, 4, 2, 2, 4, 1>;
-template <int kDigits>
-using SmallTile = DigitTile<kDigits, 2, 2, 2, 2, 3>;
+using WidestTile = WgmmaTile<kDigits, kDigits == 1 ? 192 : 128>;
 
 // The multiprocessors of an H100, whatever the device: so a tile is a function of the problem. From so many large tiles
 // on, small ones lose: they read twice the bytes.
@@ -215,8 +234,11 @@ static int wgmma_tile_for(int64_t M, int64_t N, int digits) {
 }
 
 int matmul_digits_tile_for(int64_t M, int64_t N, int digits) {
-  if (device_attribute(kCapabilityMajor) == 9) return wgmma_tile_for(M, N, digits);
-  return tiles_of(M, N, 128, 128) >= kProcessorsThere ? kLargeDigitTile : kSmallDigitTile;
+  const bool large = tiles_of(M, N, 128, 128) >= kProcessorsThere;
+  const int major = device_attribute(kCapabilityMajor);
+  if (major == 9) return wgmma_tile_for(M, N, digits);
+  if (major == 10 && device_attribute(kCapabilityMinor) == 3) return large ? kLargeBf16Tile : kSmallBf16Tile;
+  return large ? kLargeDigitTile : kSmallDigitTile;
 }
 
 template <class T>
@@ -242,12 +264,17 @@ static void multiply(Stream cuda_stream, DigitProduct p, const float* a, const f
   p.b = operand_in(kept ? kept : memory.as<uint8_t>() + left, p.N, count, kDigits);
   cut<kDigits>(cuda_stream, p.a, a, p.M, blocks, layout == 2);
   if (!kept) cut<kDigits>(cuda_stream, p.b, b, p.N, blocks, layout != 0);
-  const auto run = tile == kLargeDigitTile                  ? launch_tile<LargeTile<kDigits>>
-                   : tile == kSmallDigitTile                ? launch_tile<SmallTile<kDigits>>
-                   : tile == kNarrowWgmmaTile               ? launch_wgmma<WgmmaTile<kDigits, 64>>
-                   : tile == kWideWgmmaTile && kDigits == 1 ? launch_wgmma<WgmmaTile<1, 192>>
-                                                            : launch_wgmma<WgmmaTile<kDigits, 128>>;
-  run(cuda_stream, p);
+  void (*const run[])(Stream, const DigitProduct&) = {
+      // as in matmul_digits.h
+      launch_tile<LargeTile<IntegerUnit, kDigits>>,
+      launch_tile<SmallTile<IntegerUnit, kDigits>>,
+      launch_wgmma<WgmmaTile<kDigits, 128>>,
+      launch_wgmma<WgmmaTile<kDigits, 64>>,
+      launch_wgmma<WidestTile<kDigits>>,
+      launch_tile<LargeTile<Bf16Unit, kDigits>>,
+      launch_tile<SmallTile<Bf16Unit, kDigits>>,
+  };
+  run[tile](cuda_stream, p);
 }
 
 void matmul_digits_with_tile(Stream cuda_stream, float* out, const float* a, const float* b, const uint8_t* kept,

@@ -6,13 +6,16 @@
 namespace samebits {
 namespace device {
 
-// mma.sync from compute capability 8.0 on; wgmma on 9.0 alone (matmul_digits_wgmma.h).
+// mma.sync from compute capability 8.0 on; wgmma on 9.0 alone (matmul_digits_wgmma.h); mma.sync in bf16 on 10.3, which
+// multiplies integers at a fifteenth of that rate.
 enum MatmulDigitsTile {
   kLargeDigitTile = 0,
   kSmallDigitTile = 1,
   kWgmmaTile = 2,
   kNarrowWgmmaTile = 3,
   kWideWgmmaTile = 4,  // of one digit; two have no room for it and take kWgmmaTile
+  kLargeBf16Tile = 5,
+  kSmallBf16Tile = 6,
 };
 
 // The tile that matmul_digits picks: a function of the problem and of the device's matrix unit alone.

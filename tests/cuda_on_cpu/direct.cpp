@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include <exception>
+#include <string>
 
 #include "../../cuda_ops/cpu/dispatch.h"
 #include "../../cuda_ops/kernels/check.h"
@@ -20,6 +21,7 @@ __attribute__((weak)) void matmul_digits_with_tile(Stream cuda_stream, float* ou
                                                    const uint8_t* kept, const float* bias, int64_t M, int64_t N,
                                                    int64_t K, int layout, bool accumulate, int digits, int64_t sequence,
                                                    int tile);
+__attribute__((weak)) int matmul_digits_tile_for(int64_t M, int64_t N, int digits);
 __attribute__((weak)) void check_indices(Stream stream, const int32_t* indices, int64_t n, int64_t limit,
                                          bool ascending, const char* name);
 }  // namespace device
@@ -45,11 +47,24 @@ SAMEBITS_VISIBLE int samebits_matmul_tile_for(int64_t M, int64_t N, int layout) 
   return samebits::device::matmul_tile_for(M, N, layout);
 }
 
-SAMEBITS_VISIBLE void samebits_matmul_digits_with_tile(float* out, const float* a, const float* b, const uint8_t* kept,
-                                                       const float* bias, int64_t M, int64_t N, int64_t K, int layout,
-                                                       bool accumulate, int digits, int64_t sequence, int tile) {
-  samebits::device::matmul_digits_with_tile(nullptr, out, a, b, kept, bias, M, N, K, layout, accumulate, digits,
-                                            sequence, tile);
+// What went wrong, or an empty text.
+SAMEBITS_VISIBLE const char* samebits_matmul_digits_with_tile(float* out, const float* a, const float* b,
+                                                              const uint8_t* kept, const float* bias, int64_t M,
+                                                              int64_t N, int64_t K, int layout, bool accumulate,
+                                                              int digits, int64_t sequence, int tile) {
+  static std::string message;
+  message.clear();
+  try {
+    samebits::device::matmul_digits_with_tile(nullptr, out, a, b, kept, bias, M, N, K, layout, accumulate, digits,
+                                              sequence, tile);
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  return message.c_str();
+}
+
+SAMEBITS_VISIBLE int samebits_matmul_digits_tile_for(int64_t M, int64_t N, int digits) {
+  return samebits::device::matmul_digits_tile_for(M, N, digits);
 }
 
 // Whether the device stopped.

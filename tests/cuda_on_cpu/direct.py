@@ -13,7 +13,8 @@ from tests.cuda_on_cpu.build import build_shim
 
 ROOT = Path(__file__).resolve().parents[2]
 TILES = ("large", "square", "wide", "small", "few_rows")
-DIGIT_TILES = ("large", "small", "wgmma", "narrow wgmma", "wide wgmma")  # as in kernels/matmul_digits.h
+# As in kernels/matmul_digits.h.
+DIGIT_TILES = ("large", "small", "wgmma", "narrow wgmma", "wide wgmma", "large bf16", "small bf16")
 LAYOUTS = ("nt", "nn", "tn")
 
 
@@ -23,6 +24,7 @@ class Direct:
     def __init__(self, folder: Path) -> None:
         self.library = ctypes.CDLL(str(folder / cpu_build.LIBRARY))
         self.library.samebits_kernel.restype = ctypes.c_void_p
+        self.library.samebits_matmul_digits_with_tile.restype = ctypes.c_char_p
 
     def schedule(self, text: str) -> None:
         self.library.samebits_shim_schedule(text.encode())
@@ -35,6 +37,9 @@ class Direct:
 
     def tile_for(self, m: int, n: int, layout: str) -> str:
         return TILES[self.library.samebits_matmul_tile_for(as_c(m), as_c(n), LAYOUTS.index(layout))]
+
+    def digit_tile_for(self, m: int, n: int, digits: int) -> str:
+        return DIGIT_TILES[self.library.samebits_matmul_digits_tile_for(as_c(m), as_c(n), ctypes.c_int(digits))]
 
     def matmul(
         self,
@@ -68,13 +73,18 @@ class Direct:
         sequence: int,
         tile: str,
     ) -> None:
-        """matmul_digits of cuda_ops.ops, or with `kept` matmul_kept_digits, with a tile of kernels/matmul_digits.h."""
+        """matmul_digits of cuda_ops.ops, or with `kept` matmul_kept_digits, with a tile of kernels/matmul_digits.h.
+
+        RuntimeError: what the shim says of a kernel that cannot be launched or go on.
+        """
         k = a.shape[0 if layout == "tn" else 1]
         arguments = (out, a, None if kept is not None else b, kept, bias, *out.shape, k)
-        self.library.samebits_matmul_digits_with_tile(
+        error = self.library.samebits_matmul_digits_with_tile(
             *map(as_c, arguments), ctypes.c_int(LAYOUTS.index(layout)), ctypes.c_bool(accumulate),
             ctypes.c_int({"int8x1": 1, "int8x3": 2}[tier]), as_c(sequence), ctypes.c_int(DIGIT_TILES.index(tile)),
         )  # fmt: skip
+        if error:
+            raise RuntimeError(error.decode())
 
 
 def as_c(x: Any) -> Any:
@@ -83,8 +93,11 @@ def as_c(x: Any) -> Any:
     return {bool: ctypes.c_bool, int: ctypes.c_int64, float: ctypes.c_float}[type(x)](x)
 
 
-def sabotaged(folder: Path, source: str, old: str, new: str, only: str | None = None) -> Direct:
-    """The kernels with a piece of text of one file exchanged everywhere in it; `only` names the .cu files that use it."""
+def sabotaged(folder: Path, source: str, old: str, new: str, only: str | None = None, delete: str = "") -> Direct:
+    """The kernels with a piece of text of one file exchanged everywhere in it, and another left out.
+
+    `only` names the .cu files that use it.
+    """
     kernels = folder / "cuda_ops" / "kernels"
     kernels.mkdir(parents=True)
     (folder / "tests").symlink_to(ROOT / "tests")
@@ -94,7 +107,8 @@ def sabotaged(folder: Path, source: str, old: str, new: str, only: str | None = 
         text = path.read_text()
         if path.name == source:
             assert old in text, f"{source} has no {old!r}"
-            text = text.replace(old, new)
+            assert delete in text, f"{source} has no {delete!r}"
+            text = text.replace(delete, "").replace(old, new) if delete else text.replace(old, new)
         (kernels / path.name).write_text(text)
     # Not optimised: making it takes longer than running it.
     only = only or source.split(".")[0].split("_")[0] + "*"

@@ -32,7 +32,7 @@ constexpr uint64_t kCanary = 0x5afe57ac5afe57acull;
 
 // ---------------------------------------------------------------- one block
 
-enum Status { kReady, kAtBarrier, kInWarp, kUntil, kDone };
+enum Status { kReady, kAtBarrier, kInWarp, kUntil, kLast, kDone };
 
 struct Copy {
   void* shared;
@@ -154,6 +154,7 @@ struct Worker {
   void run(uint64_t random);
   void release();
   bool release_waiting();
+  bool release_last();
   std::string waiting(int i) const {
     const Fiber& f = fibers[i];
     if (f.status == kDone) return "thread " + triple(f.thread) + " has ended";
@@ -248,7 +249,18 @@ void Worker::run(uint64_t random) {
   }
 }
 
-// Threads whose condition holds go on; if there are none, a copy by another unit comes, any of those under way.
+bool Worker::release_last() {
+  bool any = false;
+  for (int i = 0; i < threads; i++) {
+    if (fibers[i].status != kLast) continue;
+    fibers[i].status = kReady;
+    any = true;
+  }
+  return any;
+}
+
+// Threads whose condition holds go on; if there are none, a copy by another unit comes, any of those under way. Threads
+// that let all others go first come before the copies or after them.
 bool Worker::release_waiting() {
   for (;;) {
     bool any = false;
@@ -258,7 +270,8 @@ bool Worker::release_waiting() {
       f.status = kReady;
       any = true;
     }
-    if (any || bulk_copies.empty()) return any;
+    if (any || (schedule.order == kForward && release_last())) return true;
+    if (bulk_copies.empty()) return release_last();
     const size_t which = schedule.order == kForward ? 0 : bulk_copies.size() - 1;
     const BulkCopy copy = bulk_copies[which];
     bulk_copies.erase(bulk_copies.begin() + (ptrdiff_t)which);
@@ -416,6 +429,12 @@ void wait_until(bool (*condition)(const void* what, int argument), const void* w
   }
 }
 
+void go_last() {
+  Worker& w = worker();
+  w.fiber().status = kLast;
+  w.wait();
+}
+
 void copy_bulk_later(void* shared, const void* global, int bytes, void (*arrived)(void* what, int bytes), void* what,
                      const char* file, int line) {
   Worker& w = worker();
@@ -429,8 +448,9 @@ void copy_bulk_later(void* shared, const void* global, int bytes, void (*arrived
 
 // An H100's, but for its matrix unit and so that few blocks have many tiles; or what the environment says.
 int attribute(int which) {
-  const char* const names[] = {"SAMEBITS_SHIM_MAJOR", "SAMEBITS_SHIM_PROCESSORS", "SAMEBITS_SHIM_SHARED"};
-  const int values[] = {8, 3, 228 * 1024};
+  const char* const names[] = {"SAMEBITS_SHIM_MAJOR", "SAMEBITS_SHIM_MINOR", "SAMEBITS_SHIM_PROCESSORS",
+                               "SAMEBITS_SHIM_SHARED"};
+  const int values[] = {8, 0, 3, 228 * 1024};
   const char* text = getenv(names[which]);
   return text ? atoi(text) : values[which];
 }

@@ -87,6 +87,8 @@ Issued& issued();
 // Lets others run until condition(what, argument) holds.
 void wait_until(bool (*condition)(const void* what, int argument), const void* what, int argument, const char* file,
                 int line);
+// Lets all others run as far as they can.
+void go_last();
 // A copy by another unit, which comes when nobody can run; arrived(what, bytes) then.
 void copy_bulk_later(void* shared, const void* global, int bytes, void (*arrived)(void* what, int bytes), void* what,
                      const char* file, int line);
@@ -180,6 +182,13 @@ template <class T>
 static inline T max(T a, T b) {
   return a < b ? b : a;
 }
+// Bytes of two words, numbered 0 to 7, as four digits of the selector name them.
+static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t both = (uint64_t)y << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; i++) result |= (unsigned)(both >> (8 * (selector >> (4 * i) & 7)) & 255) << (8 * i);
+  return result;
+}
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
@@ -212,7 +221,7 @@ static inline void copy_async(void* shared, const void* global, SAMEBITS_SITE) {
   shim::copy_later(shared, global, kBytes, file, line);
 }
 static inline void copy_async_commit() { shim::commit_copies(); }
-enum Attribute { kCapabilityMajor, kProcessors, kSharedPerProcessor };
+enum Attribute { kCapabilityMajor, kCapabilityMinor, kProcessors, kSharedPerProcessor };
 static inline int device_attribute(Attribute which) { return shim::attribute(which); }
 static inline void* host_memory(size_t bytes) { return calloc(1, bytes); }
 template <int kGroups>

@@ -1,7 +1,8 @@
 // kernels/wgmma.h on a CPU: what the matrix unit of compute capability 9.0 does, from a warp's lanes and shared memory.
 //
 // Made to show mistakes: from a product's issue until its wait d holds no result, and a and b are read at the wait; a
-// bulk copy's destination is NaN until the copy comes, which is when no thread of the block can go on.
+// bulk copy's destination is NaN until the copy comes, which is when no thread of the block can go on. Others go on
+// before a thread that has arrived at a barrier, or waits for its products.
 #pragma once
 
 #include "shim.h"
@@ -71,6 +72,7 @@ static inline void multiply_shared(int32_t (&d)[kN / 2], const void* a, const vo
 }
 template <int kCount>
 static inline void multiply_wait(int32_t (&d)[kCount], SAMEBITS_SITE) {
+  shim::go_last();
   shim::Waiting own = {&shim::issued(), d, kCount, (int)threadIdx.x % 128 / 32 * 16};
   shim::together(&own, shim::multiply_shared_together, file, line);
 }
@@ -99,7 +101,10 @@ static inline void barrier_expect(Barrier* b, int bytes, SAMEBITS_SITE) {
   bits.bytes += bytes;
   barrier_turn(bits);
 }
-static inline void barrier_arrive(Barrier* b, SAMEBITS_SITE) { barrier_expect(b, 0, file, line); }
+static inline void barrier_arrive(Barrier* b, SAMEBITS_SITE) {
+  barrier_expect(b, 0, file, line);
+  shim::go_last();
+}
 static inline void barrier_wait(Barrier* b, int phase, SAMEBITS_SITE) {
   shim::wait_until([](const void* what, int over) { return ((const BarrierBits*)what)->phase != over; }, b, phase, file,
                    line);

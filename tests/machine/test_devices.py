@@ -22,6 +22,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cuda_ops import runtime
 from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.machine.devices import device_of
@@ -233,12 +234,16 @@ def test_a_gpu_or_library_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("cuda_ops.runtime.device_archs", lambda: [])
     with pytest.raises(UserError, match=r"compiled without CUDA kernels; run: python -m pipeline\.compile"):
         device_of("cuda")
-    monkeypatch.setattr("cuda_ops.runtime.device_archs", lambda: ["80", "90"])
+    monkeypatch.setattr("cuda_ops.runtime.device_archs", lambda: ["80", "90a"])
     with pytest.raises(UserError, match=r"compute capability 7\.0; the kernels are written for 80"):
         device_of("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (12, 0))
-    with pytest.raises(UserError, match=r"compute capability 12\.0, the library holds 80, 90; run: "):
+    with pytest.raises(UserError, match=r"compute capability 12\.0, the library holds 80, 90a; run: "):
         device_of("cuda")
+    for capability, held in (((9, 0), ["80", "90a"]), ((8, 6), ["80", "90a"]), ((10, 3), ["100"])):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, of=capability: of)
+        monkeypatch.setattr("cuda_ops.runtime.device_archs", lambda held=held: held)
+        runtime.require_cuda()
 
 
 SMALL = """

@@ -1,6 +1,6 @@
 """pytest tests/ops/test_digits_cuda.py
 
-The kernels in digits, kernels/*digits*.cu, run on the CPU (tests/cuda_on_cpu) against the CPU backend bit for bit: both tiles of the
+The kernels in digits, kernels/*digits*.cu, run on the CPU (tests/cuda_on_cpu) against the CPU backend bit for bit: all tiles of the
 product, heads of every kind of size, odd and unaligned sizes, hostile values, three orders of threads; and sabotage that must be seen.
 """
 
@@ -83,14 +83,67 @@ def test_operands_that_begin_between_16_byte_lines(cuda: Direct) -> None:
         assert_bits_equal(out, expected, layout)
 
 
-def test_sums_are_exact_at_their_largest(cuda: Direct) -> None:
+@pytest.mark.parametrize("tile", DIGIT_TILES)
+def test_sums_are_exact_at_their_largest(cuda: Direct, tile: str) -> None:
     x = torch.full((17, 424), 127.9999)
     for tier in TIERS:
         for sign in (1, -1):
             expected, out = torch.empty(17, 17), torch.empty(17, 17)
             ops.matmul_digits(expected, x, sign * x, None, "nt", False, tier, 0)
-            cuda.matmul_digits(out, x, sign * x, None, None, "nt", False, tier, 0, "large")
+            cuda.matmul_digits(out, x, sign * x, None, None, "nt", False, tier, 0, tile)
             assert_bits_equal(out, expected, f"{tier} {sign}")
+
+
+@pytest.mark.parametrize("tile", DIGIT_TILES)
+def test_every_digit_is_multiplied_as_what_it_is(cuda: Direct, tile: str) -> None:
+    """One digit a row, at each of four places of a word, beside a 127 that is multiplied by 0; from either side."""
+    digits = torch.arange(-127.0, 128.0)
+    for tier, x in (("int8x1", digits), ("int8x3", 64 + digits / 256)):
+        for place in range(1, 5):
+            a, b = torch.zeros(255, 8), torch.zeros(1, 8)
+            a[:, 0], a[:, place], b[:, place] = 127.0, x, 1.0
+            for left, right in ((a, b), (b, a)):
+                out = torch.empty(len(left), len(right))
+                cuda.matmul_digits(out, left, right, None, None, "nt", False, tier, 0, tile)
+                assert_bits_equal(out.view(-1), x, f"{tier}, place {place}")
+
+
+@pytest.mark.parametrize(
+    ("capability", "large", "small"),
+    [
+        ("8.0", "large", "small"),
+        ("9.0", "wgmma", "narrow wgmma"),
+        ("10.0", "large", "small"),
+        ("10.3", "large bf16", "small bf16"),
+        ("12.0", "large", "small"),
+    ],
+)
+def test_the_tile_is_of_the_device(
+    cuda: Direct, monkeypatch: pytest.MonkeyPatch, capability: str, large: str, small: str
+) -> None:
+    major, minor = capability.split(".")
+    monkeypatch.setenv("SAMEBITS_SHIM_MAJOR", major)
+    monkeypatch.setenv("SAMEBITS_SHIM_MINOR", minor)
+    for digits in (1, 2):
+        assert cuda.digit_tile_for(8448, 768, digits) in (
+            large,
+            "wide wgmma" if digits == 1 and major == "9" else large,
+        )
+        assert cuda.digit_tile_for(768, 768, digits) == small
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "digits", "tile"),
+    [
+        (8192, 2304, 2, "wgmma"), (2304, 768, 2, "wgmma"), (3072, 768, 2, "narrow wgmma"), (4096, 768, 2, "narrow wgmma"),
+        (8192, 2304, 1, "wide wgmma"), (2304, 768, 1, "wgmma"), (3072, 768, 1, "wide wgmma"), (1, 768, 1, "narrow wgmma"),
+    ],
+)  # fmt: skip
+def test_the_tile_of_wgmma_is_the_one_whose_waves_take_the_least(
+    cuda: Direct, m: int, n: int, digits: int, tile: str
+) -> None:
+    """As measured on an H100: docs/kernels.md."""
+    assert cuda.digit_tile_for(m, n, digits) == tile
 
 
 def attend(cuda: Direct, qkv: torch.Tensor, heads: int, tier: str) -> torch.Tensor:
@@ -160,12 +213,30 @@ def test_later_tokens_change_no_earlier_bit(cuda: Direct) -> None:
         assert_bits_equal(out[:, :64], full[:, :64], f"{value}")
 
 
-# file, text, other text, stem
+GIVEN_BACK = "      if (lane == 0) barrier_arrive(empty + turn.stage);\n"
+
+# file, text, other text, stem; and a text that is left out, where one is moved
 SABOTAGE = {
     "product: no barrier": ("matmul_digits.cu", "      __syncthreads();  // all", "      // all", "matmul_digits"),
     "product: no wait": ("matmul_digits.cu", "copy_async_wait<kAhead - 1>();", "", "matmul_digits"),
-    "product: a word of the wrong step": ("matmul_digits.cu", "shared + 256)", "shared + 512)", "matmul_digits"),
-    "product: second digits twice": ("matmul_digits.cu", "a[1], b[j][0][c]", "a[1], b[j][1][c]", "matmul_digits"),
+    "product: values of the wrong step": ("matmul_digits.cu", "Unit::kK * kGroupRows", "Unit::kK", "matmul_digits"),
+    "product: second digits twice": ("matmul_digits.cu", "a[1], b[j][0]", "a[1], b[j][1]", "matmul_digits"),
+    "bf16: a digit widened wrongly": ("mma.h", "8388736.0f", "8388735.0f", "matmul_digits"),
+    "bf16: a and b in two orders of k": ("mma.h", "&a[i], &a[i + 2]", "&a[i + 2], &a[i]", "matmul_digits"),
+    "wgmma: no wait for the operands": ("matmul_digits_wgmma.h", "barrier_wait(full + turn.stage, turn.phase);", "", "matmul_digits"),
+    "wgmma: no wait for an empty stage": ("matmul_digits_wgmma.h", "barrier_wait(empty + turn.stage, turn.phase ^ 1);", "", "matmul_digits"),
+    "wgmma: given back before the product": (
+        "matmul_digits_wgmma.h", "      multiply_wait(hh);\n", f"{GIVEN_BACK}      multiply_wait(hh);\n", "matmul_digits", GIVEN_BACK,
+    ),
+    "wgmma: given back before the scales": (
+        "matmul_digits_wgmma.h", "      const float* const scales_a", f"{GIVEN_BACK}      const float* const scales_a",
+        "matmul_digits", GIVEN_BACK,
+    ),
+    "wgmma: chunks of the wrong step": ("matmul_digits_wgmma.h", "kStep = 2 * kUnitRowBytes", "kStep = kUnitRowBytes", "matmul_digits"),
+    "wgmma: 16 bytes that never come": ("matmul_digits_wgmma.h", "barrier_expect(here, ", "barrier_expect(here, 16 + ", "matmul_digits"),
+    "wgmma: second digits twice": (
+        "matmul_digits_wgmma.h", "k * kStep, b + k * kStep, true", "k * kStep, b + kN * kDigitBlock + k * kStep, true", "matmul_digits",
+    ),
     "attention: a key too many": ("attention_digits.cu", "key + c <= position[r]", "key + c <= position[r] + 1", "attention_digits"),
     "attention: a scale that does not see the first row": (
         "attention_digits.h", "larger(largest[r], __shfl_xor_sync(~0u, largest[r], 1))", "largest[r]", "attention_digits",
@@ -176,18 +247,26 @@ SABOTAGE = {
     ),
 }  # fmt: skip
 
+# Where a stage is filled again before its copies have come, or never is.
+STOPPED = {
+    "wgmma: no wait for the operands": "thread .256,0,0.: stopped at matmul_digits_wgmma.h",
+    "wgmma: no wait for an empty stage": "thread .256,0,0.: stopped at matmul_digits_wgmma.h",
+    "wgmma: 16 bytes that never come": "waits at matmul_digits_wgmma.h:.* for a barrier .* can never go on",
+}
+
 
 @pytest.mark.parametrize("what", SABOTAGE)
 def test_sabotage_of_digits_is_seen(tmp_path: Path, what: str) -> None:
-    broken = sabotaged(tmp_path, *SABOTAGE[what][:3], only=SABOTAGE[what][3])
-    whole = what.startswith("gradients")
+    broken = sabotaged(tmp_path, *SABOTAGE[what])
+    kind = what.split(":")[0]
+    tile = {"product": "small", "bf16": "small bf16", "wgmma": "narrow wgmma"}.get(kind)
 
     def compare() -> None:
         for schedule in SCHEDULES:
             broken.schedule(schedule)
-            if what.startswith("product"):
-                multiply(broken, "small", "int8x3", "tn", 70, 66, 300, accumulate=False)
-            elif whole:
+            if tile:
+                multiply(broken, tile, "int8x3", "tn", 70, 66, 700, accumulate=False)
+            elif kind == "gradients":
                 attend(broken, random(140, 8), 1, "int8x3")
             else:
                 qkv, out, kept = random(140, 8), torch.empty(1, 140, 8), torch.empty(1, 1, 140)
@@ -196,5 +275,6 @@ def test_sabotage_of_digits_is_seen(tmp_path: Path, what: str) -> None:
                 broken.call("attention_digits_forward", out, kept, kept.clone(), qkv, 1, 140, 8, 1, 2)
                 assert_bits_equal(out, expected, "out")
 
-    with pytest.raises(AssertionError, match="elements differ, first at"):
+    error = RuntimeError if what in STOPPED else AssertionError
+    with pytest.raises(error, match=STOPPED.get(what, "elements differ, first at")):
         compare()

@@ -33,30 +33,38 @@ ALLOWED = re.compile(
     r"(add|sub|mul|div|sqrt|fma)\.rn\.f32|cvt\.rn\.f32\.[su](32|64)|cvt\.rzi\.s32\.f32|(neg|abs)\.f32|selp\.f32|"
     r"setp\.[a-z]+\.f32|mov\.f32|(ld|st)(\.(global|shared|param|local|nc|volatile|const))*(\.v[24])?\.f32"
 )
-# Integers on the matrix unit and in packed dot products: one instruction, exact, and without saturation.
+# The matrix unit and packed dot products: in files in digits, integers without saturation, and bf16 whose fp32 sums hold a
+# block's integers exactly (kernels/mma.h).
 MATRIX = re.compile(r"(w?mma|wgmma|tcgen05|ldmatrix|stmatrix|movmatrix|dp[24]a)\b|\.satfinite\b")
-ALLOWED_MATRIX = "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32"
+INTEGER_MMA = "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32"
+BF16_MMA = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+WGMMA = [f"wgmma.mma_async.sync.aligned.m64n{n}k32.s32.s8.s8" for n in (64, 128, 192)]
+ALLOWED_MATRIX = {
+    INTEGER_MMA, BF16_MMA, *WGMMA, *(f"wgmma.{x}.sync.aligned" for x in ("fence", "commit_group", "wait_group")),
+    "ldmatrix.sync.aligned.m8n8.x4.shared.b16",
+}  # fmt: skip
 FLOAT = re.compile(r"\.(f16|bf16|f32|f64|tf32)(x2)?\b|\.(ftz|approx)\b")  # x2: packed pairs
 
 # What ptxas -v says of a kernel: name, architecture, spill stores and loads, registers, the rest.
 ENTRY = re.compile(
-    r"Compiling entry function '(\w+)' for 'sm_(\d+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?"
+    r"Compiling entry function '(\w+)' for 'sm_(\d+a?)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?"
     r"Used (\d+) registers([^\n]*)",
     re.DOTALL,
 )
 
 
-def audit(ptx: str) -> list[str]:
-    """Instructions of a PTX text, on floats or of the matrix unit, that are not allowed."""
+def audit(ptx: str, stem: str = "digits") -> list[str]:
+    """Instructions of a PTX text, on floats or of the matrix unit, that are not allowed in the file of this stem."""
     found = []
     for line in ptx.splitlines():
-        words = line.split("//")[0].replace("@", " @").split()
-        words = [word for word in words if not word.startswith("@") and not word.startswith(".")]
-        name = words[0].rstrip(";") if words else ""
-        if MATRIX.search(name):
-            found += [name] * (name != ALLOWED_MATRIX)
-        elif FLOAT.search(name) and not ALLOWED.fullmatch(name):
-            found.append(words[0])
+        for statement in re.split("[;{}]", line.split("//")[0]):
+            words = statement.replace("@", " @").split()
+            words = [word for word in words if not word.startswith("@") and not word.startswith(".")]
+            name = words[0] if words else ""
+            if MATRIX.search(name):
+                found += [name] * (name not in ALLOWED_MATRIX or "digits" not in stem)
+            elif FLOAT.search(name) and not ALLOWED.fullmatch(name):
+                found.append(name)
     return found
 
 
@@ -66,7 +74,7 @@ def body(ptx: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith((".version", ".target")))
 
 
-def to_ptx(source: Path, *extra: str, arch: str = "90", base: Iterable[str] = flags.DEVICE_ARITHMETIC) -> str:
+def to_ptx(source: Path, *extra: str, arch: str = "90a", base: Iterable[str] = flags.DEVICE_ARITHMETIC) -> str:
     """PTX under the project's flags, where each is said outright and -use_fast_math cannot undo it; `extra` come last."""
     nvcc = toolkit.find_nvcc()
     command = [str(nvcc), "-std=c++17", *base, f"-arch=compute_{arch}", "-ptx", *extra, str(source)]
@@ -151,23 +159,24 @@ def test_ptx_is_rounded_arithmetic_only(compiled: Compiled) -> None:
         for arch in flags.ARCHS:
             text = compiled.ptx(path, arch)
             assert ".entry" in text
-            assert audit(text) == [], f"{path.name} for sm_{arch}"
-    assert compiled.ptx(Path("layernorm.cu"), "90").count("fma.rn.f32") > 20
+            assert audit(text, path.stem) == [], f"{path.name} for sm_{arch}"
+    assert compiled.ptx(Path("layernorm.cu"), "90a").count("fma.rn.f32") > 20
 
 
 def test_ptx_of_small_kernels_is_rounded_arithmetic_only() -> None:
     """The same for one architecture and the kernels that compile in seconds: make test."""
-    for stem, kept in (("adamw", "fma.rn.f32"), ("gelu", "fma.rn.f32"), ("matmul_digits", ALLOWED_MATRIX)):
+    digits = (INTEGER_MMA, BF16_MMA, *WGMMA)
+    for stem, kept in (("adamw", ["fma.rn.f32"]), ("gelu", ["fma.rn.f32"]), ("matmul_digits", digits)):
         ptx = to_ptx(ROOT / "cuda_ops" / "kernels" / f"{stem}.cu")
-        assert kept in ptx
-        assert not audit(ptx), stem
+        assert all(name in ptx for name in kept), stem
+        assert not audit(ptx, stem), stem
 
 
 def test_nothing_depends_on_contraction(compiled: Compiled) -> None:
     """With -fmad=true the PTX is the same: every product and sum is written as the one or the other."""
 
     def check(path: Path) -> None:
-        assert body(to_ptx(path, "-fmad=true")) == body(compiled.ptx(path, "90")), path.name
+        assert body(to_ptx(path, "-fmad=true")) == body(compiled.ptx(path, "90a")), path.name
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(check, KERNELS))
@@ -228,18 +237,27 @@ def test_sabotage_is_seen(tmp_path: Path, what: str) -> None:
 
 
 OTHER_MATRIX = [
-    "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+    "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32",
+    "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", "mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32",
     "mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.s8.s32", "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32",
-    "wgmma.mma_async.sync.aligned.m64n8k32.s32.s8.s8", "ldmatrix.sync.aligned.m8n8.x4.shared.b16", "dp4a.s32.s32",
-    "cvt.sat.s8.s32.satfinite",
+    "wgmma.mma_async.sync.aligned.m64n8k32.s32.s8.s8", "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8.satfinite",
+    "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16", "ldmatrix.sync.aligned.m8n8.x2.shared.b16",
+    "tcgen05.mma.cta_group::1.kind::i8", "dp4a.s32.s32", "cvt.sat.s8.s32.satfinite",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("op", ["add.rn.f32x2", "fma.rn.f16x2", "mul.rn.bf16x2", *OTHER_MATRIX])
+@pytest.mark.parametrize("op", ["add.rn.f32x2", "fma.rn.f16x2", "mul.rn.bf16x2", "sub.rn.bf16x2", *OTHER_MATRIX])
 def test_packed_and_matrix_arithmetic_is_seen(op: str) -> None:
-    """Written by hand, since no C++ of ours compiles to it; a predicate in front hides nothing."""
-    allowed = f"{ALLOWED_MATRIX} {{%r1, %r2, %r3, %r4}}, {{%r5}};\nfma.rn.f32 %f1, %f2, %f3, %f4;"
-    assert audit(f"{op} %x1, %x2, %x3;\n@%p1 {op} %x1, %x2, %x3;\n{allowed}") == [op, op]
+    """Written by hand, since no C++ of ours compiles to it; a predicate or a brace in front hides nothing."""
+    allowed = "".join(f"{name} {{%r1, %r2, %r3, %r4}}, {{%r5}};\n" for name in ALLOWED_MATRIX)
+    text = f"{op} %x1, %x2, %x3;\n@%p1 {op} %x1, %x2, %x3;\n{{.reg .pred p; {op} %x1, %x2;}}\nfma.rn.f32 %f1, %f2;\n"
+    assert audit(allowed + text) == [op, op, op]
+
+
+def test_the_matrix_unit_is_refused_outside_of_digits() -> None:
+    text = "".join(f"{name} {{%r1, %r2}}, {{%r5}};\n" for name in sorted(ALLOWED_MATRIX))
+    assert audit(text, "attention_digits") == []
+    assert audit(text, "matmul") == sorted(ALLOWED_MATRIX)
 
 
 def test_contraction_is_seen(tmp_path: Path) -> None:
@@ -270,7 +288,7 @@ def test_spills_are_seen(tmp_path: Path) -> None:
     (tmp_path / "f.cu").write_text(HUNGRY)
     command = [
         str(toolkit.find_nvcc()),
-        "-arch=sm_90",
+        "-arch=sm_90a",
         "-maxrregcount=32",
         "-Xptxas",
         "-v",
@@ -281,7 +299,7 @@ def test_spills_are_seen(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     ((_, arch, stores, loads, registers, _),) = ENTRY.findall(done.stderr)
-    assert (arch, registers) == ("90", "32")
+    assert (arch, registers) == ("90a", "32")
     assert int(stores) > 0
     assert int(loads) > 0
 

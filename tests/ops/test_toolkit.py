@@ -30,7 +30,8 @@ def fake_nvcc(folder: Path, version: str) -> Path:
         ((8, 0), "80"),
         ((8, 7), "86"),
         ((8, 9), "89"),
-        ((9, 0), "90"),
+        ((9, 0), "90a"),
+        ((9, 1), None),  # code for 9.0a runs there alone
         ((10, 3), "100"),
         ((12, 1), "120"),
         ((7, 5), None),
@@ -44,7 +45,7 @@ def test_no_gpu_and_no_nvcc_give_a_cpu_library_and_one_line(monkeypatch: pytest.
     assert toolkit.choose("none") == (None, "CPU only, as asked")
     monkeypatch.setattr(toolkit, "archs_present", list)
     assert toolkit.choose("auto") == (None, "CPU only: no GPU that the CUDA kernels are written for is present")
-    monkeypatch.setattr(toolkit, "archs_present", lambda: ["90"])
+    monkeypatch.setattr(toolkit, "archs_present", lambda: ["90a"])
     monkeypatch.setattr(toolkit, "find_nvcc", lambda: None)
     chosen, line = toolkit.choose("auto")
     assert chosen is None
@@ -54,7 +55,7 @@ def test_no_gpu_and_no_nvcc_give_a_cpu_library_and_one_line(monkeypatch: pytest.
 
 
 def test_what_was_asked_for_and_cannot_be_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for archs in ("75", "90,", "hopper"):
+    for archs in ("75", "90", "90a,", "hopper"):
         with pytest.raises(UserError, match=f"--archs {archs}: allowed are auto, none, all, or any of 80,86"):
             toolkit.choose(archs)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
@@ -67,9 +68,9 @@ def test_what_was_asked_for_and_cannot_be_is_an_error(monkeypatch: pytest.Monkey
 
 
 def test_flags_name_every_architecture_once() -> None:
-    assert flags.gencode(["80", "90"]) == [
+    assert flags.gencode(["80", "90a"]) == [
         "-gencode=arch=compute_80,code=sm_80",
-        "-gencode=arch=compute_90,code=sm_90",
+        "-gencode=arch=compute_90a,code=sm_90a",
     ]
 
 
