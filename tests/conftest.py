@@ -28,6 +28,8 @@ if (ROOT.parent / "shared" / "data").is_dir():
     os.environ.setdefault("SAMEBITS_MIRROR", str(ROOT.parent / "shared" / "data"))
 os.environ.setdefault("SAMEBITS_BUILD", str(ROOT / "results" / "build"))
 os.environ.setdefault("SAMEBITS_GRAIN", "1")  # small shapes show what threads could change only if threads take them
+# Threads that spin between small loops would take the cores from other tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SHIM = ROOT / "results" / "cuda_on_cpu"
 
@@ -101,18 +103,19 @@ def shim() -> Path:
     return SHIM
 
 
-# Stages that need torch, most of whose time it takes in a tiny run.
+# Stages that need torch, most of whose time it takes in a tiny run; and what else does.
 COMPUTING = {
     f"pipeline.{name}" for name in ("train", "evaluate", "sample", "spikes", "replay", "compare", "verify", "digest")
-}
+} | {"benchmarks.gpu", "benchmarks.gpu_digits", "benchmarks.decode", "tests.ops.cases", "tests.evidence.faults"}
 
 
 def run(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code: int | None = 0) -> str:
     """Run `python <command>` in the project; returns stdout and stderr together, and checks the exit code."""
     compile_ops()
     merged = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
-    if command[0] == "-m" and command[1] in COMPUTING and all(name.startswith("SAMEBITS_") for name in env or {}):
-        found, stdout, stderr = forked("torch", list(map(str, command[1:])), cwd, merged)
+    computes = command[1] in COMPUTING if command[0] == "-m" else "torch" in command[1]
+    if computes and all(name.startswith("SAMEBITS_") for name in env or {}):
+        found, stdout, stderr = forked("torch", list(map(str, command)), cwd, merged)
     else:
         done = subprocess.run(
             [sys.executable, *command], capture_output=True, text=True, env=merged, cwd=cwd, check=False
