@@ -45,7 +45,8 @@ def serve(kind: str, listening: int) -> None:
     gc.freeze()  # or a collection in the child would copy every page
     signal.signal(signal.SIGCHLD, reap)
     with socket.socket(fileno=listening) as listener:
-        while 0 not in select.select([listener, 0], [], [])[0]:  # who asked for this server has ended
+        watched: list[Any] = [listener, 0]
+        while 0 not in select.select(watched, [], [])[0]:  # who asked for this server has ended
             connection, _ = listener.accept()
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -79,7 +80,11 @@ def answer(connection: socket.socket) -> None:
 def become(words: list[str], cwd: str, env: dict[str, str], python: str, streams: list[int]) -> None:
     """`python -m <words>` or `python -c <words>`, with stdout and stderr where they shall go; ends the process as that does."""
     import runpy
+    import signal
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and that is handed on
+    if "--ranks" in words and "RANK" not in env:
+        keep_spares(int(words[words.index("--ranks") + 1]), streams)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, stream in enumerate(streams, 1):
         os.dup2(stream, number)
@@ -98,6 +103,50 @@ def become(words: list[str], cwd: str, env: dict[str, str], python: str, streams
     else:
         exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]) | {"__name__": "__main__"})
     sys.exit(0)
+
+
+def keep_spares(count: int, streams: list[int]) -> None:
+    """Children that wait, for a launcher to take in place of `python -m`: a rank is its child, and has imported torch."""
+    import signal
+    import subprocess
+    import threading
+
+    waiting: list[tuple[socket.socket, int]] = []
+    for _ in range(count):
+        ours, its = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            for connection, _ in [*waiting, (ours, 0)]:
+                connection.close()
+            for stream in streams:
+                os.close(stream)
+            _, streams, _, _ = socket.recv_fds(its, 1, 2)
+            if not streams:  # the launcher has ended
+                os._exit(0)
+            ignored, request = json.loads(its.makefile().readline())
+            its.close()
+            for number in ignored:
+                signal.signal(number, signal.SIG_IGN)
+            become(streams=streams, **request)
+        its.close()
+        waiting.append((ours, pid))
+
+    class Popen(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, args: Any, **given: Any) -> None:
+            if not waiting or list(args[:2]) != [sys.executable, "-m"]:
+                super().__init__(args, **given)
+                return
+            connection, self.pid = waiting.pop(0)
+            self.args, self.returncode, self.stdin, self.stdout, self.stderr = args, None, None, None, None
+            self._child_created, self._waitpid_lock = True, threading.Lock()
+            files = [given.get(name) or number for number, name in enumerate(("stdout", "stderr"), 1)]
+            ignored = [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN]
+            request = {"words": args[1:], "cwd": os.getcwd(), "env": given["env"], "python": sys.executable}
+            with connection:
+                socket.send_fds(connection, [b"."], [f if isinstance(f, int) else f.fileno() for f in files])
+                connection.sendall(json.dumps([ignored, request]).encode() + b"\n")
+
+    subprocess.Popen = Popen  # type: ignore[misc]
 
 
 @cache
@@ -124,7 +173,7 @@ STARTED: list[Any] = []  # kept, and so the pipes by which they see the end
 
 
 def asked(address: str, streams: list[int], **request: Any) -> int:
-    """Exit code of one start, negative for a signal. SIGINT and SIGTERM meanwhile are passed on, where this is all."""
+    """Exit code of one start, negative for a signal. Signals that ask for an end are passed on, where this is all."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         socket.send_fds(connection, [b"."], streams)
@@ -134,7 +183,7 @@ def asked(address: str, streams: list[int], **request: Any) -> int:
         if sys.argv[1:2] == ["ask"]:
             import signal
 
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, lambda number, _: os.kill(pid, number))
         return int(lines.readline())
 
@@ -172,7 +221,7 @@ def forking_python() -> str:
 
 
 def ask(address: str, python: str, *words: str) -> None:
-    if words[:1] != ("-m",) or not words[1].startswith("pipeline.") or TOO_LATE & {*os.environ}:
+    if words[:1] != ("-m",) or not words[1].startswith(("pipeline.", "tests.")) or TOO_LATE & {*os.environ}:
         os.execv(python, [python, *words])
     code = asked(address, [1, 2], words=words, cwd=os.getcwd(), env=dict(os.environ), python=python)
     if code < 0:
