@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.forks import forked
+from tests.forks import forked, forking_python
 from tests.slow import LONG_FILES, is_slow
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,6 +93,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES))
 
 
+@pytest.fixture(scope="module")
+def forking() -> Iterator[None]:
+    """The processes that this one starts with sys.executable are forks, where they are stages."""
+    real, sys.executable = sys.executable, forking_python()
+    yield
+    sys.executable = real
+
+
 @pytest.fixture(scope="session")
 def shim() -> Path:
     """The folder of a library whose ops run through the CUDA sources on the CPU."""
@@ -115,7 +123,7 @@ def run(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code
     merged = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     computes = command[1] in COMPUTING if command[0] == "-m" else "torch" in command[1]
     if computes and all(name.startswith("SAMEBITS_") for name in env or {}):
-        found, stdout, stderr = forked("torch", list(map(str, command)), cwd, merged)
+        found, stdout, stderr = forked("torch", list(map(str, command)), cwd, merged, python=forking_python())
     else:
         done = subprocess.run(
             [sys.executable, *command], capture_output=True, text=True, env=merged, cwd=cwd, check=False
