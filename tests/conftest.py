@@ -121,7 +121,9 @@ def run(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code
     """Run `python <command>` in the project; returns stdout and stderr together, and checks the exit code."""
     compile_ops()
     merged = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
-    computes = command[1] in COMPUTING if command[0] == "-m" else "torch" in command[1]
+    computes = (
+        command[1] in COMPUTING if command[0] == "-m" else any(w in command[1] for w in ("torch", "import train"))
+    )
     if computes and all(name.startswith("SAMEBITS_") for name in env or {}):
         found, stdout, stderr = forked("torch", list(map(str, command)), cwd, merged, python=forking_python())
     else:
