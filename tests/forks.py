@@ -221,7 +221,8 @@ def forking_python() -> str:
 
 
 def ask(address: str, python: str, *words: str) -> None:
-    if words[:1] != ("-m",) or not words[1].startswith(("pipeline.", "tests.")) or TOO_LATE & {*os.environ}:
+    ours = words[0] == "-c" or (words[0] == "-m" and words[1].startswith(("pipeline.", "tests.")))
+    if not ours or TOO_LATE & {*os.environ}:
         os.execv(python, [python, *words])
     code = asked(address, [1, 2], words=words, cwd=os.getcwd(), env=dict(os.environ), python=python)
     if code < 0:
