@@ -124,7 +124,7 @@ def run(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code
     computes = (
         command[1] in COMPUTING if command[0] == "-m" else any(w in command[1] for w in ("torch", "import train"))
     )
-    if computes and all(name.startswith("SAMEBITS_") for name in env or {}):
+    if computes and all(name.startswith(("SAMEBITS_", "OMP_NUM_")) for name in env or {}):
         found, stdout, stderr = forked("torch", list(map(str, command)), cwd, merged, python=forking_python())
     else:
         done = subprocess.run(
