@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib.abc
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -115,16 +116,18 @@ def shim() -> Path:
 STARTED = {"pytest", "pipeline.compile", "pipeline.gpu_proof", "benchmarks.evidence"}
 
 
-def run(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code: int | None = 0) -> str:
+def run(
+    *command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code: int | None = 0, anew: bool = False
+) -> str:
     """Run `python <command>` in the project; returns stdout and stderr together, and checks the exit code.
 
-    A fork of a process that has imported torch, where the start itself is not what is tested.
+    A fork of a process that has imported torch, where the start itself is not what is tested. anew: a start even so.
     """
     compile_ops()
     merged = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     what = command[1]
-    computes = what not in STARTED if command[0] == "-m" else "torch" in what or "import train" in what
-    if computes and all(name.startswith(("SAMEBITS_", "OMP_NUM_")) for name in env or {}):
+    computes = what not in STARTED if command[0] == "-m" else re.search(r"import (\w+, )*(torch|train)\b", what)
+    if computes and not anew and all(name.startswith(("SAMEBITS_", "OMP_NUM_")) for name in env or {}):
         found, stdout, stderr = forked("torch", list(map(str, command)), cwd, merged, python=forking_python())
     else:
         done = subprocess.run(
