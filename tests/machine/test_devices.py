@@ -374,7 +374,7 @@ def by_hand_of(code: str, tiny: dict[str, Path], out: Path) -> list[subprocess.P
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [sys.executable, "-c", code, *command(tiny, out, "--ranks", "2")[2:]]
+    arguments = [forking_python(), "-c", code, *command(tiny, out, "--ranks", "2")[2:]]
     env = os.environ | {
         "PYTHONPATH": str(ROOT),
         "WORLD_SIZE": "2",
