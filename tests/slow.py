@@ -93,10 +93,12 @@ SLOW = {
 }
 
 
-# Files that take longest, longest first.
+# Files that take longest, longest first; the second waits more than it computes.
 LONG_FILES = (
-    "test_workflow.py", "test_sabotage.py", "test_invariance.py", "test_kills.py", "test_ptx_audit.py", "test_gpu_proof.py", "test_commands.py",
-    "test_screen.py", "test_launch.py", "test_stages.py", "test_sanitized.py", "test_faults.py", "test_digits_portable.py",
+    "test_workflow.py", "test_launch.py", "test_ptx_audit.py", "test_invariance.py", "test_kills.py", "test_screen.py", "test_devices.py",
+    "test_commands.py", "test_gpu_proof.py", "test_faults.py", "test_cuda_sources.py", "test_sabotage.py", "test_attention_cuda.py",
+    "test_matrix.py", "test_digits_portable.py", "test_trigger.py", "test_old_files.py", "test_benchmarks.py", "test_sanitized.py",
+    "test_portable.py", "test_stages.py",
 )  # fmt: skip
 
 
