@@ -48,7 +48,7 @@ SLOW = {
     "test_the_foreign_library_alone_changes_nothing": "test_equal_runs_are_equal",
     "test_a_run_resumed_from_an_altered_checkpoint[B]": "test_a_run_resumed_from_an_altered_checkpoint[A]",
     # CUDA sources on a CPU
-    "test_ten_steps_have_the_digests_of_the_cpu[int8x1-random:1]": "test_ten_steps_have_the_digests_of_the_cpu[int8x3-random:1]",
+    "test_steps_have_the_digests_of_the_cpu[int8x1-random:1]": "test_steps_have_the_digests_of_the_cpu[int8x3-random:1]",
     "test_cuda_sources_on_the_cpu[forward]": "test_cuda_sources_on_the_cpu[random:5]",
     "test_cuda_sources_on_the_cpu[reverse]": "test_cuda_sources_on_the_cpu[random:5]",
     "test_op_tests_on_cuda_sources": "test_cuda_sources_on_the_cpu[random:5]",
