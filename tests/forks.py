@@ -152,12 +152,16 @@ def keep_spares(count: int, streams: list[int]) -> None:
 @cache
 def server(kind: str) -> str:
     """The address of one of a kind per process of tests; it ends with it."""
+    import atexit
+    import shutil
     import subprocess
     import tempfile
 
     env = {name: value for name, value in os.environ.items() if name not in ("SAMEBITS_BUILD", "PYTHONPATH")}
     env["OMP_WAIT_POLICY"] = "passive"  # threads of a fork would spin for seconds where cores are few
-    address = os.path.join(tempfile.mkdtemp(prefix="forks-"), kind)
+    folder = tempfile.mkdtemp(prefix="forks-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    address = os.path.join(folder, kind)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
