@@ -3,8 +3,8 @@
 
 RECIPE ?= fables
 CORES ?= all
-# Test processes; a file of tests stays in one.
-WORKERS ?= 2
+# Test processes; a file of tests stays in one. One more than two cores: some tests wait for what they watch.
+WORKERS ?= 3
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin

@@ -5,6 +5,7 @@ Needs nvcc and cuobjdump, no GPU. benchmarks/predict.py turns the counts into ti
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,9 +18,11 @@ from pathlib import Path
 
 from cuda_ops import build, flags
 from cuda_ops.errors import UserError
-from cuda_ops.toolkit import find_nvcc
+from cuda_ops.toolkit import find_nvcc, nvcc_version
+from pipeline.base.files import write_json
 
 KERNELS = build.ROOT / "kernels"
+MADE = build.ROOT.parent / "results" / "machine_code"
 # What ptxas -v says of a kernel: name, spill stores and loads, registers, the rest.
 ENTRY = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)",
@@ -81,6 +84,25 @@ def loops_of(listing: str) -> tuple[int, list[Loop]]:
     return len(code), loops
 
 
+def _texts(source: Path, arch: str, nvcc: Path, disassembler: Path) -> tuple[str, str]:
+    """What ptxas says and the listing; kept in MADE until the sources, the flags or the compiler are others."""
+    command = [str(nvcc), "-std=c++17", *flags.DEVICE_ARITHMETIC, f"-arch=sm_{arch}", "-Xptxas", "-v", "-cubin"]
+    key = " ".join([nvcc_version(nvcc), *command[1:], build.stem_digests()[source.stem]])
+    kept = MADE / f"{source.stem}.{arch}.json"
+    if kept.exists():
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        if found["key"] == key:
+            return found["said"], found["listing"]
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = str(Path(folder) / "kernels.cubin")
+        done = subprocess.run([*command, str(source), "-o", cubin], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"nvcc cannot compile {source}:\n{done.stderr[-2000:]}")
+        text = subprocess.run([str(disassembler), "-sass", cubin], capture_output=True, text=True, check=True).stdout
+    write_json(kept, {"key": key, "said": done.stderr, "listing": text})
+    return done.stderr, text
+
+
 @cache
 def compiled(source: Path, arch: str = "90a") -> dict[str, Kernel]:
     """The kernels of a .cu file under the project's flags, by name; a UserError says what is not installed."""
@@ -91,15 +113,9 @@ def compiled(source: Path, arch: str = "90a") -> dict[str, Kernel]:
         )
     if disassembler is None:
         raise UserError("cuobjdump is not installed; install the CUDA toolkit, or triton (pip install triton)")
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = str(Path(folder) / "kernels.cubin")
-        command = [str(nvcc), "-std=c++17", *flags.DEVICE_ARITHMETIC, f"-arch=sm_{arch}", "-Xptxas", "-v", "-cubin"]
-        done = subprocess.run([*command, str(source), "-o", cubin], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"nvcc cannot compile {source}:\n{done.stderr[-2000:]}")
-        text = subprocess.run([str(disassembler), "-sass", cubin], capture_output=True, text=True, check=True).stdout
+    said, text = _texts(source, arch, nvcc, disassembler)
     listings = dict(re.findall(r"Function : (\w+)\n(.*?)(?=Function : |\Z)", text, re.DOTALL))
-    entries = ENTRY.findall(done.stderr)
+    entries = ENTRY.findall(said)
     names = subprocess.run(["c++filt", *(entry[0] for entry in entries)], capture_output=True, text=True, check=True)
     found = {}
     for (mangled, stores, loads, registers, rest), name in zip(entries, names.stdout.splitlines(), strict=True):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import importlib.abc
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.forks import forked
+from tests.forks import forked, forking_python
 from tests.slow import LONG_FILES, is_slow
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,8 @@ if (ROOT.parent / "shared" / "data").is_dir():
     os.environ.setdefault("SAMEBITS_MIRROR", str(ROOT.parent / "shared" / "data"))
 os.environ.setdefault("SAMEBITS_BUILD", str(ROOT / "results" / "build"))
 os.environ.setdefault("SAMEBITS_GRAIN", "1")  # small shapes show what threads could change only if threads take them
+# Threads that spin between small loops would take the cores from other tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SHIM = ROOT / "results" / "cuda_on_cpu"
 
@@ -91,6 +94,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES))
 
 
+@pytest.fixture(scope="module")
+def forking() -> Iterator[None]:
+    """The processes that this one starts with sys.executable are forks, where they are stages."""
+    real, sys.executable = sys.executable, forking_python()
+    yield
+    sys.executable = real
+
+
 @pytest.fixture(scope="session")
 def shim() -> Path:
     """The folder of a library whose ops run through the CUDA sources on the CPU."""
@@ -101,18 +112,23 @@ def shim() -> Path:
     return SHIM
 
 
-# Stages that need torch, most of whose time it takes in a tiny run.
-COMPUTING = {
-    f"pipeline.{name}" for name in ("train", "evaluate", "sample", "spikes", "replay", "compare", "verify", "digest")
-}
+# Whose start is what is tested: without torch, or with packages missing.
+STARTED = {"pytest", "pipeline.compile", "pipeline.gpu_proof", "benchmarks.evidence"}
 
 
-def run(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code: int | None = 0) -> str:
-    """Run `python <command>` in the project; returns stdout and stderr together, and checks the exit code."""
+def run(
+    *command: str, env: dict[str, str] | None = None, cwd: Path = ROOT, code: int | None = 0, anew: bool = False
+) -> str:
+    """Run `python <command>` in the project; returns stdout and stderr together, and checks the exit code.
+
+    A fork of a process that has imported torch, where the start itself is not what is tested. anew: a start even so.
+    """
     compile_ops()
     merged = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
-    if command[0] == "-m" and command[1] in COMPUTING and all(name.startswith("SAMEBITS_") for name in env or {}):
-        found, stdout, stderr = forked("torch", list(map(str, command[1:])), cwd, merged)
+    what = command[1]
+    computes = what not in STARTED if command[0] == "-m" else re.search(r"import (\w+, )*(torch|train)\b", what)
+    if computes and not anew and all(name.startswith(("SAMEBITS_", "OMP_NUM_")) for name in env or {}):
+        found, stdout, stderr = forked("torch", list(map(str, command)), cwd, merged, python=forking_python())
     else:
         done = subprocess.run(
             [sys.executable, *command], capture_output=True, text=True, env=merged, cwd=cwd, check=False

@@ -2,19 +2,19 @@
 seconds less a start. The child is that command from its first line on, with its own arguments, folder, variables and
 streams; nothing of the project is imported before the fork.
 
-    python tests/forks.py torch     reads a line of JSON per start, writes a line with the exit code
+    python tests/forks.py serve torch FD            waits on a listening socket; a connection is a start
+    python tests/forks.py ask SOCKET -m pipeline.x  what forking_python() writes: in place of python, for stages alone
+
+What is a variable of the interpreter or the loader cannot reach a child that runs already: who asks with one starts
+the real python.
 """
 
 from __future__ import annotations
 
-import gc
-import importlib
 import json
 import os
-import runpy
-import subprocess
+import socket
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,53 +31,212 @@ IMPORTED = {
         "torch",
     ),
 }
+TOO_LATE = {"LD_PRELOAD", "LC_ALL", "TZ", "PYTHONHASHSEED"}
 
 
-def serve(kind: str) -> None:
+def serve(kind: str, listening: int) -> None:
+    import gc
+    import importlib
+    import select
+    import signal
+
     for name in IMPORTED[kind]:
         importlib.import_module(name)
     gc.freeze()  # or a collection in the child would copy every page
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            become(**json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    signal.signal(signal.SIGCHLD, reap)
+    with socket.socket(fileno=listening) as listener:
+        watched: list[Any] = [listener, 0]
+        while 0 not in select.select(watched, [], [])[0]:  # who asked for this server has ended
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                answer(connection)
+            connection.close()
 
 
-def become(words: list[str], cwd: str, env: dict[str, str], streams: list[str]) -> None:
-    """`python -m <words>`, with stdout and stderr into files; ends the process as that does."""
+def reap(*_: object) -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def answer(connection: socket.socket) -> None:
+    """In a process of its own, so that starts do not wait for one another: the child's number, and then its code."""
+    _, streams, _, _ = socket.recv_fds(connection, 1, 2)
+    request = json.loads(connection.makefile().readline())
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        become(streams=streams, **request)
+    for stream in streams:
+        os.close(stream)
+    connection.sendall(f"{pid}\n".encode())
+    connection.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n".encode())
+    os._exit(0)
+
+
+def become(words: list[str], cwd: str, env: dict[str, str], python: str, streams: list[int]) -> None:
+    """`python -m <words>` or `python -c <words>`, with stdout and stderr where they shall go; ends the process as that does."""
+    import runpy
+    import signal
+
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and that is handed on
+    if "--ranks" in words and "RANK" not in env:
+        keep_spares(int(words[words.index("--ranks") + 1]), streams)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for number, path in zip((1, 2), streams, strict=True):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    for number, stream in enumerate(streams, 1):
+        os.dup2(stream, number)
+        os.close(stream)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    if env.get("OMP_NUM_THREADS", "").isdigit():
+        sys.modules["torch"].set_num_threads(int(env["OMP_NUM_THREADS"]))
     sys.path[:0] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
-    sys.argv = words
-    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    sys.executable = python
+    how, what, *more = words
+    sys.argv = [what if how == "-m" else how, *more]
+    if how == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]) | {"__name__": "__main__"})
     sys.exit(0)
 
 
+def keep_spares(count: int, streams: list[int]) -> None:
+    """Children that wait, for a launcher to take in place of `python -m`: a rank is its child, and has imported torch."""
+    import signal
+    import subprocess
+    import threading
+
+    waiting: list[tuple[socket.socket, int]] = []
+    for _ in range(count):
+        ours, its = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            for connection, _ in [*waiting, (ours, 0)]:
+                connection.close()
+            for stream in streams:
+                os.close(stream)
+            _, streams, _, _ = socket.recv_fds(its, 1, 2)
+            if not streams:  # the launcher has ended
+                os._exit(0)
+            ignored, request = json.loads(its.makefile().readline())
+            its.close()
+            for number in ignored:
+                signal.signal(number, signal.SIG_IGN)
+            become(streams=streams, **request)
+        its.close()
+        waiting.append((ours, pid))
+
+    class Popen(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, args: Any, **given: Any) -> None:
+            if not waiting or list(args[:2]) != [sys.executable, "-m"]:
+                super().__init__(args, **given)
+                return
+            connection, self.pid = waiting.pop(0)
+            self.args, self.returncode, self.stdin, self.stdout, self.stderr = args, None, None, None, None
+            self._child_created, self._waitpid_lock = True, threading.Lock()
+            files = [given.get(name) or number for number, name in enumerate(("stdout", "stderr"), 1)]
+            ignored = [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN]
+            request = {"words": args[1:], "cwd": os.getcwd(), "env": given["env"], "python": sys.executable}
+            with connection:
+                socket.send_fds(connection, [b"."], [f if isinstance(f, int) else f.fileno() for f in files])
+                connection.sendall(json.dumps([ignored, request]).encode() + b"\n")
+
+    subprocess.Popen = Popen  # type: ignore[misc]
+
+
 @cache
-def server(kind: str) -> subprocess.Popen[str]:
-    """One of a kind per process of tests; it ends with it."""
+def server(kind: str) -> str:
+    """The address of one of a kind per process of tests; it ends with it."""
+    import atexit
+    import shutil
+    import subprocess
+    import tempfile
+
     env = {name: value for name, value in os.environ.items() if name not in ("SAMEBITS_BUILD", "PYTHONPATH")}
     env["OMP_WAIT_POLICY"] = "passive"  # threads of a fork would spin for seconds where cores are few
-    return subprocess.Popen(
-        [sys.executable, __file__, kind], cwd="/", env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    folder = tempfile.mkdtemp(prefix="forks-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    address = os.path.join(folder, kind)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        process = subprocess.Popen(
+            [sys.executable, __file__, "serve", kind, str(listener.fileno())],
+            cwd="/", env=env, stdin=subprocess.PIPE, pass_fds=[listener.fileno()],
+        )  # fmt: skip
+    STARTED.append(process)
+    return address
 
 
-def forked(kind: str, words: list[str], cwd: Path, env: dict[str, str], together: bool = False) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of `python -m <words>`; together: both in stdout, as they come."""
-    process: Any = server(kind)
-    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
-        streams = [out.name, out.name if together else err.name]
-        request = {"words": words, "cwd": str(cwd), "env": env, "streams": streams}
-        print(json.dumps(request), file=process.stdin, flush=True)
-        return int(process.stdout.readline()), out.read(), err.read()
+STARTED: list[Any] = []  # kept, and so the pipes by which they see the end
+
+
+def asked(address: str, streams: list[int], **request: Any) -> int:
+    """Exit code of one start, negative for a signal. Signals that ask for an end are passed on, where this is all."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        socket.send_fds(connection, [b"."], streams)
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        lines = connection.makefile()
+        pid = int(lines.readline())
+        if sys.argv[1:2] == ["ask"]:
+            import signal
+
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, lambda number, _: os.kill(pid, number))
+        return int(lines.readline())
+
+
+def forked(
+    kind: str, words: list[str], cwd: Path, env: dict[str, str], together: bool = False, python: str = sys.executable
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `python <words>`, which are -m or -c and more; together: both in stdout, as they
+    come. python: what the child takes for its own, to start others with."""
+    import tempfile
+
+    address = server(kind)
+    with tempfile.NamedTemporaryFile("a+") as out, tempfile.NamedTemporaryFile("a+") as err:
+        streams = [out.fileno(), out.fileno() if together else err.fileno()]
+        code = asked(address, streams, words=words, cwd=str(cwd), env=env, python=python)
+        texts = []
+        for stream in (out, err):
+            stream.seek(0)
+            texts.append(stream.read())
+        return code, texts[0], texts[1]
+
+
+@cache
+def forking_python() -> str:
+    """A program to call in place of python: stages are forked, as `forked` does, and everything else is python's."""
+    from shlex import quote
+
+    address = server("torch")
+    path = Path(address).parent / "bin" / "python"
+    path.parent.mkdir()
+    words = " ".join(quote(word) for word in (sys.executable, "-SEs", __file__, "ask", address, sys.executable))
+    path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def ask(address: str, python: str, *words: str) -> None:
+    ours = words[0] == "-c" or (words[0] == "-m" and words[1].startswith(("pipeline.", "tests.")))
+    if not ours or TOO_LATE & {*os.environ}:
+        os.execv(python, [python, *words])
+    code = asked(address, [1, 2], words=words, cwd=os.getcwd(), env=dict(os.environ), python=python)
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder
-    serve(sys.argv[1])
+    if sys.argv[1] == "serve":
+        sys.path.pop(0)  # this folder
+        serve(sys.argv[2], int(sys.argv[3]))
+    else:
+        ask(*sys.argv[2:])

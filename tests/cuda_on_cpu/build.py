@@ -35,7 +35,7 @@ def build_shim(
     """out/samebits_ops.so from the .cu files of a folder; `extra` flags are for sabotage.
 
     Without torch it holds no operators and can be loaded beside the shipped library (tests/cuda_on_cpu/direct.py);
-    `only` then names the .cu files to compile.
+    `only` then names the .cu files to compile, by patterns with spaces between.
     """
     ninja = build.Ninja(build.find_compiler(None), opt_level)
     if torch:
@@ -45,7 +45,7 @@ def build_shim(
     ninja.compile(HERE / "table.cpp", "table", "-DSAMEBITS_ISA=baseline")
     if not torch:
         ninja.compile(HERE / "direct.cpp", "direct", "-DSAMEBITS_ISA=baseline")
-    for source in sorted(kernels.glob(f"{only}.cu")):
+    for source in sorted(path for pattern in only.split() for path in kernels.glob(f"{pattern}.cu")):
         ninja.compile(source, source.stem, "-x c++", "-fno-gnu-unique", *shim)
     ninja.run(out.resolve())
 

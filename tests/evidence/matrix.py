@@ -27,7 +27,11 @@ from pipeline.training.trainer import Trainer
 from tests.evidence.common import ROOT, prepared, save
 
 RECIPE = ROOT / "tests" / "recipes" / "odd.yaml"
-KERNELS = [str(path) for path in sorted((ROOT / "cuda_ops" / "cpu").glob("*.cpp")) if path.stem != "dispatch"]
+KERNELS = [
+    str(path)
+    for path in sorted((ROOT / "cuda_ops" / "cpu").glob("*.cpp"))
+    if path.stem != "dispatch" and "digits" not in path.stem  # a run in fp32 links none of those
+]
 COMPILERS, LEVELS, THREADS = ("g++", "clang++-14"), ("0", "2", "3"), (1, 2, 3, 7)
 FOREIGN = ("aarch64", "riscv64")
 

@@ -33,6 +33,7 @@ from pipeline.training.trainer import Trainer
 from tests.conftest import ROOT, run
 from tests.evidence.variants import LEVEL, Variant
 
+pytestmark = pytest.mark.usefixtures("forking")
 STEPS = 3
 ENV = {"OMP_NUM_THREADS": "1", "SAMEBITS_ISA": LEVEL}
 

@@ -50,9 +50,11 @@ class Variant:
     def _compile(self, code: Path, library: Path) -> None:
         base = ROOT / "results" / "build"
         shutil.copytree(base, library)
-        ninja = Path(sys.executable).parent / "ninja"
         listed = subprocess.run(
-            [str(ninja), "-C", str(base), "-t", "commands"], capture_output=True, text=True, check=True
+            [build.find_ninja() or "ninja", "-C", str(base), "-t", "commands"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.splitlines()
         target = f"{self.kernel}.{LEVEL}.o"
         (compile_one,) = [line for line in listed if f" -c {ROOT}/cuda_ops/cpu/{self.kernel}.cpp -o {target}" in line]

@@ -25,9 +25,9 @@ import torch.distributed as dist
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.machine import beats
+from pipeline.machine import launch as launcher
 from pipeline.machine import ranks as ranks_module
 from pipeline.machine.execution import Execution
-from pipeline.machine.launch import launch
 from pipeline.machine.ranks import Ranks
 from pipeline.machine.stops import Stops
 
@@ -96,7 +96,8 @@ def main() -> int:
     args = parser.parse_args()
     execution = Execution.from_flags(args)
     beats.LIMITS = replace(beats.LIMITS, stopped=2.0, idle=4.0, together=5.0, busy=4.0, times=2.0, early=6.0)
-    launch(execution, "tests.machine.program")
+    launcher.GRACE = 1.0
+    launcher.launch(execution, "tests.machine.program")
     ranks = Ranks(execution.device, execution.ranks, execution.nodes)
     if args.nccl:
         hang_as_nccl()

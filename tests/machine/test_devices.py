@@ -34,6 +34,7 @@ from pipeline.models.model import check_device
 from pipeline.recipe import load_recipe
 from pipeline.training.trainer import Trainer, bytes_needed
 from tests.conftest import ROOT, run
+from tests.forks import forking_python
 from tests.invariance.test_invariance import command, in_process
 
 VIEWS = {"view", "slice", "select", "unbind", "split", "split_with_sizes", "detach", "alias", "_unsafe_view"}
@@ -165,7 +166,7 @@ def by_hand(tiny: dict[str, Path], out: Path, ranges: int, builds: list[str | No
             "PYTHONPATH": str(ROOT), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(builds)),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         } | ({"SAMEBITS_BUILD": build} if build else {})  # fmt: skip
-        arguments = [sys.executable, "-c", RANK, str(tiny["recipe"]), str(tiny["tokens"]), str(ranges), str(out)]
+        arguments = [forking_python(), "-c", RANK, str(tiny["recipe"]), str(tiny["tokens"]), str(ranges), str(out)]
         workers.append(
             subprocess.Popen(arguments, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
@@ -378,7 +379,7 @@ def by_hand_of(code: str, tiny: dict[str, Path], out: Path) -> list[subprocess.P
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [sys.executable, "-c", code, *command(tiny, out, "--ranks", "2")[2:]]
+    arguments = [forking_python(), "-c", code, *command(tiny, out, "--ranks", "2")[2:]]
     env = os.environ | {
         "PYTHONPATH": str(ROOT),
         "WORLD_SIZE": "2",

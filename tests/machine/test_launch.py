@@ -21,8 +21,9 @@ import pytest
 from pipeline.machine.beats import Beat, Judge, Limits
 from pipeline.machine.ranks import LOST
 from tests.conftest import ROOT, run
+from tests.forks import forking_python
 
-PROGRAM = [sys.executable, "-m", "tests.machine.program"]
+PROGRAM = ["-m", "tests.machine.program"]
 FOREIGN = {
     "RANK": "0", "WORLD_SIZE": "64", "LOCAL_RANK": "5", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "nowhere.invalid",
     "MASTER_PORT": "1", "GLOO_SOCKET_IFNAME": "ib7",
@@ -37,8 +38,9 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 def start(*flags: object, env: dict[str, str] | None = None, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    python = [*before, sys.executable] if before else [forking_python()]
     return subprocess.Popen(
-        [*before, *PROGRAM, *map(str, flags)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [*python, *PROGRAM, *map(str, flags)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | (env or {}),
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup it is ignored, and that is handed on
     )  # fmt: skip

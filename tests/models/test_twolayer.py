@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from pipeline.models.twolayer import TwoLayer
 from pipeline.recipe import Gpt2Init
 from pipeline.training.trainer import Trainer
 from tests.conftest import ROOT
+from tests.forks import forking_python
 from tests.models.patterns import STEPS, Patterns, advance, new_trainer, recipe
 
 
@@ -111,7 +111,7 @@ def test_lanes_on_ranks_give_the_same_bits(reference: tuple[str, str], tmp_path:
         port = free.getsockname()[1]
     out = tmp_path / "out.safetensors"
     commands = [
-        [sys.executable, "-m", "tests.models.patterns", str(r), str(size), str(port), str(out)] for r in range(size)
+        [forking_python(), "-m", "tests.models.patterns", str(r), str(size), str(port), str(out)] for r in range(size)
     ]
     workers = [subprocess.Popen(command, cwd=ROOT) for command in commands]
     assert [worker.wait(300) for worker in workers] == [0] * size

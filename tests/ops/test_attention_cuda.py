@@ -18,13 +18,14 @@ from tests.bits import assert_bits_equal, hostile
 from tests.cuda_on_cpu.build import build_shim
 from tests.cuda_on_cpu.direct import Direct, sabotaged
 
+KERNELS = "attention attention_backward"
 SCHEDULES = ("forward", "reverse", "random:3")
 
 
 @pytest.fixture(scope="module")
 def cuda(tmp_path_factory: pytest.TempPathFactory) -> Direct:
     folder = tmp_path_factory.mktemp("attention")
-    build_shim(folder, only="attention*", torch=False)
+    build_shim(folder, only=KERNELS, torch=False)
     return Direct(folder)
 
 
@@ -140,7 +141,9 @@ def test_a_key_that_is_not_seen_has_no_part(cuda: Direct) -> None:
 def test_heads_in_groups(tmp_path: Path) -> None:
     """Room for the scores' gradients of one head of three, and of two of four: the same bits."""
     for i, (heads, shift) in enumerate(((3, 10), (4, 18))):
-        grouped = sabotaged(tmp_path / str(i), "attention_backward.cu", "int64_t(256) << 20", f"int64_t(1) << {shift}")
+        grouped = sabotaged(
+            tmp_path / str(i), "attention_backward.cu", "int64_t(256) << 20", f"int64_t(1) << {shift}", only=KERNELS
+        )
         grouped.schedule("random:6")
         compare(
             grouped, torch.randn(1, 130, 3 * 64 * heads, generator=torch.Generator().manual_seed(3)), heads, "groups"
@@ -178,7 +181,7 @@ SABOTAGE = {
 
 @pytest.mark.parametrize("what", SABOTAGE)
 def test_sabotage_is_seen(tmp_path: Path, what: str) -> None:
-    broken = sabotaged(tmp_path, *SABOTAGE[what])
+    broken = sabotaged(tmp_path, *SABOTAGE[what], only=KERNELS)
     qkv = torch.randn(1, 150, 3 * 64, generator=torch.Generator().manual_seed(2))
 
     def compare_all() -> None:

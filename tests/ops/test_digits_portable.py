@@ -19,19 +19,17 @@ from tests.conftest import ROOT
 STEMS = ("digits", "matmul_digits", "attention_digits", "attention_digits_backward", "fill", "fingerprint")
 
 
-def results(
-    folder: Path,
-    compiler: str = "g++",
-    *extra: str,
-    runner: tuple[str, ...] = (),
-    root: Path = ROOT,
-    dot: str = "plain",
-) -> dict[str, str]:
-    """Build digits.cpp and run it; the fingerprints by product and number of digits."""
+def built(folder: Path, compiler: str = "g++", *extra: str, root: Path = ROOT) -> Path:
+    """digits.cpp with the kernels of a checkout."""
     program = folder / "digits"
     command = [compiler, *flags.ARITHMETIC, "-O1", "-fopenmp", "-static", "-DSAMEBITS_ISA=baseline", *extra]
     sources = [str(root / "cuda_ops" / "cpu" / f"{stem}.cpp") for stem in STEMS]
     subprocess.run([*command, str(root / "tests" / "ops" / "digits.cpp"), *sources, "-o", str(program)], check=True)
+    return program
+
+
+def results(program: Path, *runner: str, dot: str = "plain") -> dict[str, str]:
+    """Its fingerprints by product and number of digits."""
     env = os.environ | {"SAMEBITS_DOT": dot}
     done = subprocess.run([*runner, str(program)], capture_output=True, text=True, check=True, env=env)
     return dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
@@ -39,7 +37,7 @@ def results(
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    lines = results(tmp_path_factory.mktemp("native"))
+    lines = results(built(tmp_path_factory.mktemp("native")))
     assert len(lines) == 12
     return lines
 
@@ -49,9 +47,10 @@ def test_other_architectures_give_the_same_bits(tmp_path: Path, native: dict[str
     compiler, emulator = f"{machine}-linux-gnu-g++", f"qemu-{machine}"
     if not (shutil.which(compiler) and shutil.which(emulator)):
         pytest.skip(f"needs g++-{machine}-linux-gnu and qemu-user")
-    assert results(tmp_path, compiler, runner=(emulator,)) == native
+    program = built(tmp_path, compiler)
+    assert results(program, emulator) == native
     if machine == "aarch64":
-        assert results(tmp_path, compiler, runner=(emulator, "-cpu", "max"), dot="instruction") == native
+        assert results(program, emulator, "-cpu", "max", dot="instruction") == native
 
 
 # file, text, other text, products that must differ, flags. The first occurrence is exchanged.
@@ -86,11 +85,11 @@ def test_sabotage_is_seen(tmp_path: Path, native: dict[str, str], what: str) -> 
     if extra and " avx2 " not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this CPU has no AVX2")
     if extra:
-        assert results(tmp_path, "g++", *extra) == native, "the same build without the sabotage"
+        assert results(built(tmp_path, "g++", *extra)) == native, "the same build without the sabotage"
     for folder in ("cuda_ops", "tests/ops"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.py", "__pycache__", "*.cu"))
     text = (tmp_path / "cuda_ops" / file).read_text()
     assert old in text, f"{file} has no {old!r} any more: mend the test"
     (tmp_path / "cuda_ops" / file).write_text(text.replace(old, new, 1))
-    found = results(tmp_path, "g++", *extra, root=tmp_path)
+    found = results(built(tmp_path, "g++", *extra, root=tmp_path))
     assert {name for name in native if found[name] != native[name]} >= shown

@@ -5,8 +5,7 @@ The full-size recipes against llm.c's scripts, and what `python -m pipeline.reci
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from pipeline.machine.ranks import Ranks
 from pipeline.recipe import cost, load_recipe
 from pipeline.training.trainer import Trainer, bytes_needed
 from tests.conftest import ROOT, run
+from tests.forks import forked
 
 FOLDER = ROOT / "config" / "recipes"
 # llm.c f1e2ace, scripts/run_<name>.sh and train_gpt2.cu: layers, heads, channels, context; parameters, and with the padded
@@ -135,11 +135,10 @@ def test_a_recipe_is_found_by_name_and_a_false_price_refused() -> None:
 
 def dry_run(name: str) -> str:
     """What snakemake -n prints, for a recipe of the project, without data."""
-    command = ["snakemake", "-n", "--quiet", "host", "--config", f"recipe={name}", "--", "reproduction"]
-    return subprocess.run(
-        [str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=ROOT, capture_output=True, text=True, check=True,
-        timeout=400,
-    ).stdout  # fmt: skip
+    words = ["-m", "snakemake", "-n", "--quiet", "host", "--config", f"recipe={name}", "--", "reproduction"]
+    code, said, errors = forked("snakemake", words, ROOT, dict(os.environ))
+    assert code == 0, errors
+    return said
 
 
 ALL = [*SCRIPTS, "openai_gpt2", "openai_gpt2_xl", "shakespeare_finetune"]

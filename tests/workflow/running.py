@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.forks import forked
+from tests.forks import forked, forking_python
 
 EVERYTHING = {"download", "prepare_text", "train", "evaluate", "sample", "digest", "verify", "spikes", "report"}
 FROM_TRAINING = EVERYTHING - {"download", "prepare_text"}
@@ -23,6 +23,7 @@ def snakemake(
 ) -> str:  # fmt: skip
     env = {k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")}
     words = [
+        "-m",
         "snakemake",
         "-s",
         str(project / "Snakefile"),
@@ -34,7 +35,7 @@ def snakemake(
         "--",
         target,
     ]
-    found, said, _ = forked("snakemake", words, cwd or project, env, together=True)
+    found, said, _ = forked("snakemake", words, cwd or project, env, together=True, python=forking_python())
     assert found == code, said[-4000:]
     return said
 

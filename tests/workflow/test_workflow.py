@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from pipeline.recipe import load_recipe
 from pipeline.recipe.paths import chain_name, checkpoint_name
 from tests.conftest import ROOT
 from tests.data import fineweb
+from tests.forks import forked
 from tests.workflow.lint import findings
 from tests.workflow.running import EVERYTHING, FROM_SAMPLES, FROM_TRAINING, LOUD, edited, rules_of, snakemake, would_run
 
@@ -235,12 +235,10 @@ def test_rolling_checkpoints_outlive_an_edit_that_changes_no_bit(project: Path) 
         )
         flags = ["--recipe", "config/recipes/tiny.yaml", "--steps-to", str(first), "--state", str(out / "state")]
         flags += ["--out", str(out / names[0]), "--chain", str(out / names[1])]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *flags], cwd=project, capture_output=True, text=True, check=False,
-            env=os.environ | {"PYTHONPATH": str(project), "SAMEBITS_BUILD": "results/build"},
-        )  # fmt: skip
-        assert done.returncode == (128 + signal.SIGTERM if stopped_at else 0), done.stderr
-        return done.stdout + done.stderr
+        env = os.environ | {"PYTHONPATH": str(project), "SAMEBITS_BUILD": "results/build"}
+        found, stdout, stderr = forked("torch", ["-c", code, *flags], project, env)
+        assert found == (128 + signal.SIGTERM if stopped_at else 0), stderr
+        return stdout + stderr
 
     assert "stopped after step 2" in train(stopped_at=1)
     with edited(project / "pipeline" / "training" / "schedule.py", "\nADDED = 1\n"):
@@ -369,9 +367,10 @@ def test_a_question_source_plans_its_making_and_evaluation_alone(project: Path) 
 
 def test_a_published_digest_that_differs_fails_and_names_the_first(own: Path) -> None:
     expected = own / "config" / "expected" / "tiny.json"
-    bless = [sys.executable, "-m", "pipeline.bless", "--recipe", "config/recipes/tiny.yaml"]
-    done = subprocess.run(bless, cwd=own, capture_output=True, text=True, check=True)
-    assert "12 digests, 12 changed" in done.stdout
+    bless = ["-m", "pipeline.bless", "--recipe", "config/recipes/tiny.yaml"]
+    code, stdout, stderr = forked("torch", bless, own, dict(os.environ))
+    assert code == 0, stderr
+    assert "12 digests, 12 changed" in stdout
     run = own / "results" / "runs" / "tiny"
     lines = (expected.parent / "chains" / "tiny.tsv").read_text().splitlines()
     parts = [(run / f"chain_{n:06d}.tsv").read_text().splitlines() for n in (3, 6)]
