@@ -67,10 +67,10 @@ static __device__ __forceinline__ void multiply_wait(int32_t (&d)[kCount]) {
   SAMEBITS_NAMES_32                                                                              \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
   "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define SAMEBITS_NAMES_96                                                                            \
-  SAMEBITS_NAMES_64                                                                                  \
-      ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
-      "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define SAMEBITS_NAMES_96                                                                        \
+  SAMEBITS_NAMES_64                                                                              \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
+  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define SAMEBITS_MULTIPLY(n, names, a_, b_, keep_, ...)                                            \
   asm volatile("{.reg .pred p; setp.ne.b32 p, " keep_ ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n \
                "k32.s32.s8.s8 {" names "}, " a_ ", " b_ ", p;\n}"                                  \
