@@ -173,7 +173,8 @@ def measure_peak(name: str, steps: int) -> float:
             if counted[0] < 0:
                 raise UserError("the kernel that measures the peak cannot be launched")
 
-        return counted[0] / min(seconds(launch, 2) for _ in range(7))
+        least = min(seconds(launch, 2) for _ in range(7))
+        return counted[0] / least  # counted by the launches
 
 
 def row(model: str, case: Case, limits: Limits, ours: float, other: float) -> Row:
