@@ -25,7 +25,7 @@ from pipeline.base import chain
 from pipeline.base.files import sha256_of
 from pipeline.machine.devices import device_errors
 from pipeline.machine.energy import Energy
-from pipeline.machine.execution import Execution
+from pipeline.machine.execution import FLAGS, Execution
 from pipeline.machine.launch import launch
 from pipeline.machine.memory import is_out_of_memory
 from pipeline.machine.progress import Progress
@@ -161,9 +161,11 @@ def main() -> int:
     parser.add_argument("--chain", type=Path, required=True, help="chain of the segment's steps to write")
     parser.add_argument("--state", type=Path, default=RESULTS / "state", help="folder of rolling checkpoints")
     parser.add_argument("--receipt", type=Path, help="receipt to write")
-    Execution.add_flags(parser)
+    group = parser.add_argument_group(FLAGS)
+    for flag, about in Execution.flags().items():
+        group.add_argument(flag, **about)
     args = parser.parse_args()
-    recipe, execution = load_recipe(args.recipe), Execution.from_flags(args)
+    recipe, execution = load_recipe(args.recipe), Execution.from_flags(vars(args))
     execution.check(recipe)
     check_device(recipe.bits, execution.device)
     launch(execution, "pipeline.train")
