@@ -148,6 +148,7 @@ def test_outputs_shown_in_docstrings_are_true() -> None:
         return f"step {step}/1000  loss {line.loss:.4f}  norm {line.norm:.2f}  lr {line.lr:.1e}  "
 
     columns = lines[251].content().split("\t")
+    assert recipe.bits.model.kind == "gpt"
     true = {
         "download": f"{data_dir(recipe)}: 24,000 documents, 7,992,529 bytes, sha256 {expected['download/documents.jsonl'][:8]}…",
         "prepare_text": f"{tokens_dir(recipe)}: 2,222,265 + 56,388 tokens, vocabulary {recipe.bits.model.vocab_size}",

@@ -168,7 +168,7 @@ def test_a_killed_preparation_goes_on_at_its_file(
                 os.kill(os.getpid(), signal.SIGKILL)
 
         if file < 3:
-            shard_stream.ShardStream.append = dying  # type: ignore[method-assign]
+            monkeypatch.setattr(shard_stream.ShardStream, "append", dying)
         else:
             replace, calls = os.replace, []
 
@@ -178,7 +178,7 @@ def test_a_killed_preparation_goes_on_at_its_file(
                     os.kill(os.getpid(), signal.SIGKILL)
                 replace(a, b)
 
-            os.replace = third
+            monkeypatch.setattr(os, "replace", third)
         prepare(recipe, tmp_path, vocabulary)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

@@ -51,7 +51,7 @@ def hang_as_nccl() -> None:
         work = deaf(exchange)(*args, **kwargs)
         return SimpleNamespace(wait=deaf(work.wait)) if work else work
 
-    def waits_for_peers() -> None:
+    def waits_for_peers(group: dist.ProcessGroup | None = None) -> None:
         store = dist.distributed_c10d._get_default_store()
         store.add("ends", 1)
         while store.add("ends", 0) < dist.get_world_size():

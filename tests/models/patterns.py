@@ -27,7 +27,7 @@ class Patterns:
     """Samples of the recipe below, a pure function of step and place."""
 
     def __init__(self, recipe: Recipe) -> None:
-        source = recipe.bits.data.source  # type: ignore[union-attr]
+        source = recipe.bits.data.source
         self.pixels, self.classes = source.height * source.width, source.classes  # type: ignore[union-attr]
         self.batch = recipe.bits.batch.sequences
         self.patterns = np.random.default_rng(1).integers(0, 192, (self.classes, self.pixels))

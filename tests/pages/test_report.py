@@ -32,6 +32,7 @@ from pipeline.pages.sections import SCORES
 from pipeline.recipe import ImageData, Recipe, artifacts, load_recipe, parse_recipe
 from pipeline.recipe.load import as_written
 from pipeline.recipe.paths import SUMMARY, VALIDATION
+from pipeline.records import contents
 from pipeline.scoring.table import SCORES as SCORED
 from pipeline.scoring.table import Subject, scores
 from tests.conftest import run
@@ -105,8 +106,8 @@ def test_a_checkpoint_shows_the_digest_of_its_tensors_and_of_its_file(finished: 
 
 def test_the_commands_of_the_page_exist_and_name_the_real_recipe(finished: Run) -> None:
     lines = [line(step, loss=9.0 if step == 80 else 1.0) for step in range(1, 101)]
-    spike = {"step": 80, "loss": 9.0, "norm": 1.0, "z": {"loss": 9.0}, "samples": []}
-    page = run_page(dataclasses.replace(finished, lines=lines, spikes={"spikes": [spike], "z": 6.0}))
+    spike: contents.Spike = {"step": 80, "loss": 9.0, "norm": 1.0, "z": {"loss": 9.0}, "samples": []}
+    page = run_page(dataclasses.replace(finished, lines=lines, spikes={"spikes": [spike], "z": 6.0, "window": 64}))
     found = [shlex.split(html.unescape(text)) for text in re.findall(r"python -m [^<\n]+", page)]
     assert [words[2] for words in found] == ["pipeline.spikes", "pipeline.report", "pipeline.verify"]
     for words in found:
@@ -114,9 +115,9 @@ def test_the_commands_of_the_page_exist_and_name_the_real_recipe(finished: Run) 
         assert words[words.index("--run") + 1] == str(finished.folder)  # not where the recipe would put it
     run(*found[0][1:], "--out", str(finished.folder / "again.json"))
     run(*found[1][1:])
-    words = " ".join(re.sub(r"<[^>]+>", "", page).split())
-    assert "1 step whose loss or gradient norm lies more than 6 standard deviations above" in words
-    assert "The first 64 steps are not judged" in words
+    shown = " ".join(re.sub(r"<[^>]+>", "", page).split())
+    assert "1 step whose loss or gradient norm lies more than 6 standard deviations above" in shown
+    assert "The first 64 steps are not judged" in shown
 
 
 def test_a_short_run_has_no_judged_step(finished: Run) -> None:

@@ -130,7 +130,8 @@ def test_hellaswag_is_that_of_both_protocols(model: Model, tmp_path: Path) -> No
             return torch.ones(targets.shape)
 
     tie = [dict(rows[2], label=0), dict(rows[2], label=1), dict(rows[2], label=2)]
-    assert hellaswag(Even(), tie, 8)["llmc"] == {"acc": 1 / 3, "acc_norm": 1 / 3, "nats": float(3 * (3 * 5 + 13)).hex()}
+    even: Any = Even()
+    assert hellaswag(even, tie, 8)["llmc"] == {"acc": 1 / 3, "acc_norm": 1 / 3, "nats": float(3 * (3 * 5 + 13)).hex()}
 
 
 def test_the_texts_of_lm_evaluation_harness() -> None:
@@ -258,6 +259,7 @@ def test_a_recipe_asks_for_benchmarks(tiny: dict[str, Path], tmp_path: Path) -> 
         "1 wikitext rows",
     ]
     recipe = load_recipe(recipe_path)
+    assert recipe.bits.model.kind == "gpt"
     small = Model(recipe.bits.model, 4, training=False)
     small.initialise(1, recipe.bits.init)
     assert list(scores(Subject(recipe, small, tokens, 4, step=3))) == ["validation"]

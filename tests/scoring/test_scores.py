@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,13 +39,14 @@ def test_questions_have_any_number_of_endings() -> None:
         {"context": [2, 2], "endings": [[5], [5], [3], [6], [3], [7]], "bytes": [1] * 6, "label": 2},
         {"context": [], "endings": [[1, 8], [1, 1, 2], [1, 9]], "bytes": [1, 9, 2], "label": 0},
     ]
+    fixed: Any = Fixed()
     for batch in (1, 4, 100):
-        result = choices(Fixed(), questions[:2], batch)
+        result = choices(fixed, questions[:2], batch)
         assert [len(row) for row in result["nats"]] == [2, 6]
         assert result["nats"][0] == [(9.0).hex(), (8.0).hex()]
         assert (result["acc"], result["acc_norm"]) == (1.0, 0.5)
     with pytest.raises(UserError, match="an ending of 17 tokens does not fit the context of 16"):
-        choices(Fixed(), [{"context": [1], "endings": [[1] * 17, [2]], "bytes": [1, 1], "label": 0}], 3)
+        choices(fixed, [{"context": [1], "endings": [[1] * 17, [2]], "bytes": [1, 1], "label": 0}], 3)
 
 
 class Means:
@@ -66,9 +68,10 @@ class Means:
 
 def test_accuracy_is_the_first_largest_logit_and_losses_add_exactly() -> None:
     records = np.array([[0, 9, 1], [1, 2, 3], [0, 5, 5], [1, 5, 5], [1, 9, 0]], dtype=np.uint8)  # right: 0, 1, 2
+    means: Any = Means()
     for batch in (1, 2, 5, 9):
-        assert accuracy(Means(), records, batch) == {"images": 5, "right": 3, "share": 0.6}
-        assert loss(Means(), records, batch) == {"images": 5, "nats": (5.5).hex(), "nats_per_image": 1.1}
+        assert accuracy(means, records, batch) == {"images": 5, "right": 3, "share": 0.6}
+        assert loss(means, records, batch) == {"images": 5, "nats": (5.5).hex(), "nats_per_image": 1.1}
 
 
 def test_questions_of_a_source_of_their_own(tiny: dict[str, Path], tmp_path: Path) -> None:

@@ -233,7 +233,8 @@ def test_batch_size_and_threads_change_no_result(tiny: dict[str, Path], trained:
 
 def test_greedy_sampling_follows_the_full_forward_past_the_context(tiny: dict[str, Path], trained: Path) -> None:
     recipe = load_recipe(tiny["recipe"])
-    model = load_model(recipe, load(trained), trained, 2, decode_batch=2)
+    model: Any = load_model(recipe, load(trained), trained, 2, decode_batch=2)  # a Generator
+    assert recipe.artifacts.samples is not None
     wanted = recipe.artifacts.samples.model_copy(update={"temperature": 0.0, "length": 50})
     prompt = [256, 79, 110]
     (first, second) = draw(model, prompt, wanted, 0, 2, separator=None)
