@@ -18,7 +18,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base import chain
@@ -36,6 +35,7 @@ from pipeline.models.model import check_device
 from pipeline.recipe import Recipe, cost, load_recipe, recipe_id
 from pipeline.recipe.paths import METRICS, RECEIPTS, RESULTS, SUMMARY, receipt_name, tokens_dir
 from pipeline.records.code_digest import trigger
+from pipeline.records.contents import Facts
 from pipeline.records.metrics import Metrics
 from pipeline.records.receipt import made_by, receipt
 from pipeline.records.spent import spent
@@ -70,7 +70,7 @@ def check_disk(recipe: Recipe, execution: Execution, until: int, out: Path, stat
         say(f"warning: the {later} checkpoints still to come will not fit: {missing}")
 
 
-def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks, facts: dict[str, Any]) -> int:
+def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks, facts: Facts) -> int:
     """The segment that the flags name; returns the exit code and adds to the receipt's facts."""
     import torch
 
@@ -118,11 +118,14 @@ def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks:
     facts |= {
         "steps": progress.done,
         "resumed_from": segment.resumed,
-        f"{progress.unit}s_per_second": round(progress.rate, 1),
         "execution": vars(execution),
-        **made_by(recipe),
         "isa": runtime.isa(),
     }
+    facts.update(made_by(recipe))
+    if progress.unit == "token":
+        facts["tokens_per_second"] = round(progress.rate, 1)
+    else:
+        facts["images_per_second"] = round(progress.rate, 1)
     return 0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base import chain
+from pipeline.data.contents import Where
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
 from pipeline.recipe import Recipe, parse_recipe
@@ -43,7 +44,7 @@ class Patterns:
     def offset(self, sample: int) -> int:
         return sample
 
-    def about(self, step: int, index: int) -> dict[str, Any]:
+    def about(self, step: int, index: int) -> Where:
         return {"offset": self.offset((step - 1) * self.batch + index)}
 
 

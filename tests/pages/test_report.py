@@ -21,6 +21,7 @@ import pytest
 
 from pipeline.base import chain
 from pipeline.base.files import sha256_of, write_json
+from pipeline.data.contents import ImageTokens
 from pipeline.data.images import write_shard
 from pipeline.evidence.comparison import Result
 from pipeline.evidence.differences import Difference
@@ -206,8 +207,11 @@ def images(folder: Path, steps: int = 40) -> Run:
     }
     recipe = parse_recipe(content, "net")
     evaluation: Any = {"step": steps} | scored(recipe, folder)
+    about: ImageTokens = {
+        "train": {"images": 100}, "validation": {"images": 10}, "height": 1, "width": 1, "classes": 2, "sha256": {}
+    }  # fmt: skip
     return Run(
-        recipe, Path("net.yaml"), folder, folder, {"train": {"images": 100}},
+        recipe, Path("net.yaml"), folder, folder, about,
         [line(step, 2.0 / step) for step in range(1, steps + 1)], [evaluation], None, [], [], [],
     )  # fmt: skip
 
