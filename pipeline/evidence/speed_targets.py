@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from functools import cache
 from operator import ge, le
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+from typing_extensions import TypedDict
 
 PREDICTED = Path(__file__).with_name("predicted.json")
 OF_PREDICTION = 0.9  # what is asked of a predicted share

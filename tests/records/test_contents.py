@@ -13,16 +13,19 @@ import pytest
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from pipeline.data import contents as prepared
-from pipeline.records import contents
+from pipeline.evidence.gpu_record import Proof
+from pipeline.evidence.speed_targets import PREDICTED, Predicted
+from pipeline.records import contents, metrics
 from tests.conftest import ROOT, run
+
+STRICT: Any = with_config(ConfigDict(strict=True, extra="forbid"))
 
 
 def check(form: Any, path: Path) -> Any:
     """The content of a file, if it has this form."""
-    strict = with_config(ConfigDict(strict=True, extra="forbid"))
     content = json.loads(path.read_text(encoding="utf-8"))
-    for item in content if form is contents.Sample else [content]:
-        TypeAdapter(strict(form)).validate_python(item)
+    for item in content if isinstance(content, list) else [content]:
+        TypeAdapter(STRICT(form)).validate_python(item)
     return content
 
 
@@ -77,6 +80,13 @@ def test_files_of_the_data(tiny: dict[str, Path]) -> None:
     check(prepared.Source, tiny["data"] / "source.json")
     about = check(prepared.Tokens, tiny["tokens"] / "tokens.json")
     assert about["questions"] == 12
+    check(prepared.Merges, tiny["tokens"] / "tokenizer.json")
+    assert len(check(prepared.Question, tiny["tokens"] / "choices.json")) == 12
+    for form, name in ((prepared.Document, "documents.jsonl"), (prepared.QuestionText, "choices.jsonl")):
+        lines = (tiny["data"] / name).read_text(encoding="utf-8").splitlines()
+        assert lines
+        for each in lines:
+            TypeAdapter(STRICT(form)).validate_json(each)
 
 
 def test_files_of_a_run(finished: Path) -> None:
@@ -87,6 +97,22 @@ def test_files_of_a_run(finished: Path) -> None:
     assert len(receipts) == 3
     for path in receipts:
         check(contents.Receipt, path)
+
+
+def test_lines_of_the_metrics(finished: Path) -> None:
+    head, *rows = (json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines())
+    TypeAdapter(STRICT(metrics.Head)).validate_python(head)
+    assert len(rows) == 66
+    for row in rows:
+        TypeAdapter(STRICT(metrics.Row)).validate_python(row)
+
+
+def test_evidence_has_its_form() -> None:
+    check(Predicted, PREDICTED)
+    proofs = [path for path in (ROOT / "docs" / "evidence").glob("nvidia-*.json") if '"parts"' in path.read_text()]
+    assert proofs
+    for path in proofs:
+        check(Proof, path)
 
 
 def test_a_key_too_many_or_too_few_is_seen(tiny: dict[str, Path], tmp_path: Path) -> None:
