@@ -19,14 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks.gpu_cases import MODELS, products
 from benchmarks.machine_code import KERNELS, Kernel, compiled
 from cuda_ops.errors import UserError, exit_on_user_error
 from cuda_ops.toolkit import find_nvcc, nvcc_version
 from pipeline.base.files import write_json
-from pipeline.evidence.speed_targets import MATMUL_RATIO, PREDICTED, STEP_RATIO, TRAFFIC
+from pipeline.evidence.speed_targets import MATMUL_RATIO, PREDICTED, STEP_RATIO, TRAFFIC, Predicted
 from pipeline.models.gpt import LOGITS_ROWS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "kernels.md"
@@ -382,7 +381,7 @@ def attention_shares(batch: int) -> dict[str, float]:
     }
 
 
-def asked() -> dict[str, Any]:
+def asked() -> Predicted:
     """What predicted.json holds: the shares of the FMA peak of the cases of benchmarks/gpu.py, each op alone, and of all
     products of a step together; tokens/s of a step.
     """

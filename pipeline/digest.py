@@ -14,6 +14,7 @@ from pipeline.base.files import sha256_of, write_bytes, write_json
 from pipeline.recipe import load_recipe
 from pipeline.recipe.paths import DIGESTS, PROVENANCE, SUMS, run_dir
 from pipeline.records.catalogue import run_files
+from pipeline.records.contents import Digests
 from pipeline.records.digests import entries
 from pipeline.records.provenance import statement
 
@@ -26,7 +27,8 @@ def main() -> int:
     recipe = load_recipe(args.recipe)
     run = args.run or run_dir(recipe)
     found = entries(recipe, run)
-    write_json(run / DIGESTS, {entry.key: entry.digest for entry in found})
+    digests: Digests = {entry.key: entry.digest for entry in found}
+    write_json(run / DIGESTS, digests)
     names = [*run_files(recipe), DIGESTS]
     write_bytes(run / SUMS, "".join(f"{sha256_of(run / name)}  {name}\n" for name in names).encode())
     write_json(run / PROVENANCE, statement(recipe, run))

@@ -17,26 +17,26 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.checked import remember
 from pipeline.base.files import atomic_write, write_bytes, write_json
 from pipeline.base.philox import Stream
 from pipeline.data import fables, images
+from pipeline.data.contents import Document, ImageSource, PinnedSource, QuestionText, RawFile, Source
 from pipeline.data.documents import count_of
 from pipeline.data.pinned import bring, kinds_of, list_hub
 from pipeline.data.sources import texts_of
-from pipeline.recipe import GeneratedSource, HuggingFaceSource, ImageData, PinnedSource, Recipe, TextData, load_recipe
+from pipeline.recipe import GeneratedSource, HuggingFaceSource, ImageData, Recipe, TextData, load_recipe
+from pipeline.recipe import PinnedSource as PinnedFiles
 from pipeline.recipe.paths import DOCUMENTS, IMAGES, QUESTIONS, RAW, SEEN, SOURCE, data_dir
 from pipeline.recipe.pins import Pins, load_pins, lock_path, lock_text, pins_path
 from pipeline.recipe.strict import bits_of
 
 
-def write_lines(path: Path, rows: Iterable[dict[str, Any]], pin: str | None = None) -> tuple[int, int, str]:
+def write_lines(path: Path, rows: Iterable[Mapping[str, object]], pin: str | None = None) -> tuple[int, int, str]:
     """Canonical JSON lines; returns rows, bytes of text, and the SHA-256 of the file, which must be `pin` if there is one."""
     digest, count, size = hashlib.sha256(), 0, 0
     with atomic_write(path) as file:
@@ -45,14 +45,14 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]], pin: str | None = No
             digest.update(line)
             file.write(line)
             count += 1
-            size += len(row.get("text", "").encode())
+            size += len(str(row.get("text", "")).encode())
         if pin not in (None, digest.hexdigest()):
             raise UserError(f"bits.data.source.sha256: the documents have {digest.hexdigest()}, the recipe pins {pin}")
     remember(path, digest.hexdigest())
     return count, size, digest.hexdigest()
 
 
-def stories(source: GeneratedSource, told: set[str]) -> Iterator[dict[str, Any]]:
+def stories(source: GeneratedSource, told: set[str]) -> Iterator[Document]:
     """The stories of a generated text; adds each to `told`."""
     from tqdm import tqdm
 
@@ -63,28 +63,29 @@ def stories(source: GeneratedSource, told: set[str]) -> Iterator[dict[str, Any]]
         yield {"text": story.text, "choices": story.choices}
 
 
-def as_document(text: str) -> dict[str, Any]:
+def as_document(text: str) -> Document:
     return {"text": text}
 
 
-def download_text(recipe: Recipe, data: TextData, out: Path, local: Path | None) -> dict[str, Any]:
+def download_text(recipe: Recipe, data: TextData, out: Path, local: Path | None) -> Source | PinnedSource:
     """Write documents and questions; returns what source.json records."""
     source, told = data.source, set[str]()
-    if isinstance(source, PinnedSource):
+    if isinstance(source, PinnedFiles):
         return download_pinned(source, out)
     rows = stories(source, told) if source.kind == "generated" else map(as_document, texts_of(source, out / RAW, local))
     pin = source.sha256 if isinstance(source, HuggingFaceSource) else None
     count, size, digest = write_lines(out / DOCUMENTS, rows, pin)
     if size == 0:
         raise UserError(f"the corpus of {recipe.name} is empty: {count} documents without text")
-    asked: Iterable[dict[str, Any]] = ()
+    asked: Iterable[QuestionText] = ()
     if isinstance(source, GeneratedSource):
-        asked = map(asdict, fables.questions(source.seed, source.questions, told))
+        made = fables.questions(source.seed, source.questions, told)
+        asked = ({"context": q.context, "endings": q.endings, "label": q.label} for q in made)
     files = {DOCUMENTS: digest, QUESTIONS: write_lines(out / QUESTIONS, asked)[2]}
-    return {"documents": count, "bytes": size, "sha256": digest, "files": files}
+    return {"source": bits_of(source), "documents": count, "bytes": size, "sha256": digest, "files": files}
 
 
-def pins_of(source: PinnedSource, out: Path) -> Pins:
+def pins_of(source: PinnedFiles, out: Path) -> Pins:
     """The pin file of a recipe, which must list what the recipe pins; of a selection that nobody has listed, what the hub lists
     now: it is kept in `out`, to be published."""
     path, seen = pins_path(source.pins), out / SEEN
@@ -101,10 +102,10 @@ def pins_of(source: PinnedSource, out: Path) -> Pins:
     return pins
 
 
-def download_pinned(source: PinnedSource, out: Path) -> dict[str, Any]:
+def download_pinned(source: PinnedFiles, out: Path) -> PinnedSource:
     """Bring the files of a pin file that are not here yet; returns what source.json records. They are not copied into one."""
     pins = pins_of(source, out)
-    raw: list[dict[str, Any]] = []
+    raw: list[RawFile] = []
     for file, kind in zip(pins.files, kinds_of(pins), strict=True):
         path = bring(pins, file, out / RAW / file.name)
         count = count_of(path, kind, source.column)
@@ -113,13 +114,16 @@ def download_pinned(source: PinnedSource, out: Path) -> dict[str, Any]:
     if total == 0 and all(file["kind"] != "shard" for file in raw):
         raise UserError(f"{pins_path(source.pins)}: its {len(raw)} files have no documents")
     files = {QUESTIONS: write_lines(out / QUESTIONS, ())[2]}
-    return {"documents": total, "bytes": size, "sha256": source.sha256, "files": files, "raw": raw}
+    return {
+        "source": bits_of(source), "documents": total, "bytes": size, "sha256": source.sha256, "files": files, "raw": raw
+    }  # fmt: skip
 
 
-def download_images(data: ImageData, out: Path) -> dict[str, Any]:
+def download_images(data: ImageData, out: Path) -> ImageSource:
     """Write the images; returns what source.json records."""
     count, size, digest = images.write_records(out / IMAGES, images.generate(data.source))
-    return {"images": count, "bytes": size, "sha256": digest, "files": {IMAGES: digest}}
+    found = {IMAGES: digest}
+    return {"source": bits_of(data.source), "images": count, "bytes": size, "sha256": digest, "files": found}
 
 
 def download(recipe_path: Path, out: Path | None, local: Path | None) -> str:
@@ -127,9 +131,9 @@ def download(recipe_path: Path, out: Path | None, local: Path | None) -> str:
     recipe = load_recipe(recipe_path)
     data, out = recipe.bits.data, out or data_dir(recipe)
     found = download_text(recipe, data, out, local) if isinstance(data, TextData) else download_images(data, out)
-    write_json(out / SOURCE, {"source": bits_of(data.source)} | found)
-    kind = "documents" if isinstance(data, TextData) else "images"
-    return f"{out}: {found[kind]:,} {kind}, {found['bytes']:,} bytes, sha256 {found['sha256']}"
+    write_json(out / SOURCE, found)
+    count = f"{found['images']:,} images" if "images" in found else f"{found['documents']:,} documents"
+    return f"{out}: {count}, {found['bytes']:,} bytes, sha256 {found['sha256']}"
 
 
 def fetch_pins(pin_file: Path, out: Path, name: str | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from cuda_ops.bounds import MOST_THREADS, whole
 from cuda_ops.errors import exit_on_user_error
@@ -23,12 +23,12 @@ from pipeline.recipe.paths import (
     step_of,
     tokens_dir,
 )
-from pipeline.records.contents import Evaluation, in_words
+from pipeline.records.contents import Evaluation, Facts, in_words
 from pipeline.records.receipt import receipt
 
 
 def evaluate(
-    recipe: Recipe, checkpoint: Path, folder: Path, batch: int, device: str = "cpu", facts: dict[str, Any] | None = None
+    recipe: Recipe, checkpoint: Path, folder: Path, batch: int, device: str = "cpu", facts: Facts | None = None
 ) -> Evaluation:
     """The content of eval_<n>.json; folder: what the preparation wrote. facts: for the receipt, filled where products
     are in digits.

@@ -20,7 +20,6 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from cuda_ops.bounds import real, whole
 from cuda_ops.errors import UserError, exit_on_user_error
@@ -56,10 +55,11 @@ def picture(values: list[float], width: int, height: int) -> list[str]:
     ]
 
 
-def spikes(rows: list[dict[str, Any]]) -> list[int]:
+def spikes(rows: list[metrics.Row]) -> list[int]:
     """The steps whose loss or norm is an outlier."""
     series = {"loss": Outliers(), "norm": Outliers()}
-    return [row["step"] for row in rows if sum(window.take(row[name], Z)[1] for name, window in series.items())]
+    values = [(row["step"], {"loss": row["loss"], "norm": row["norm"]}) for row in rows]
+    return [step for step, of in values if sum(window.take(of[name], Z)[1] for name, window in series.items())]
 
 
 def shown(path: Path, width: int, height: int, now: float) -> list[str]:
@@ -91,18 +91,20 @@ def shown(path: Path, width: int, height: int, now: float) -> list[str]:
 
 def ended(path: Path) -> bool:
     """Whether the last step of the run has been taken."""
-    steps = [(row.get("steps"), row.get("step")) for row in metrics.read(path)]
-    return bool((steps[-1][1] or 0) == next(number for number, _ in steps if number is not None))
+    rows = list(metrics.read(path))
+    last, steps = rows[-1], next(row["steps"] for row in rows if "steps" in row)
+    return last["step"] == steps if "step" in last else steps == 0
 
 
 def to_tensorboard(path: Path, folder: Path, after: int, events: Events | None) -> tuple[int, Events | None]:
     """Write the steps after `after` as scalars; returns the last one written."""
     for row in metrics.read(path):
-        if row.get("step", 0) <= after:
+        if "step" not in row or row["step"] <= after:
             continue
         events = events or Events(folder, path.parent.name, row["at"])
-        for name in ("loss", "norm", "lr", "per_second"):
-            events.add(name, row[name], row["step"], row["at"])
+        scalars = {"loss": row["loss"], "norm": row["norm"], "lr": row["lr"], "per_second": row["per_second"]}
+        for name, value in scalars.items():
+            events.add(name, value, row["step"], row["at"])
         after = row["step"]
     return after, events
 

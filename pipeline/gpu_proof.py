@@ -26,10 +26,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.evidence import gpu_machine  # needs nothing but Python; all else is imported after prepared()
+
+if TYPE_CHECKING:
+    from pipeline.evidence.gpu_record import Proof
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +51,7 @@ def prepared(device: str) -> None:
         raise UserError("--device cuda: torch sees no GPU here; --device cpu --brief goes the same way without one")
 
 
-def summary(path: Path, record: dict[str, Any]) -> str:
+def summary(path: Path, record: Proof) -> str:
     """Last line: the page, what passed in all runs, and of the rest what is said of it, or that it was not run."""
     from pipeline.evidence.gpu_parts import PARTS
     from pipeline.evidence.gpu_record import open_parts
@@ -108,7 +111,7 @@ def main() -> int:
     return proven(args)
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
+def write(path: Path, record: Proof) -> None:
     """The JSON and its page."""
     from pipeline.base.files import write_bytes, write_json
     from pipeline.pages.proof_page import page
@@ -151,7 +154,7 @@ def proven(args: argparse.Namespace) -> int:
     out = args.out or (ROOT / "docs" / "evidence" if whole else args.work)
     path, record = gpu_record.place(out, gpu_record.made(args.device, args.brief, machine))
     session = Session(args.device, args.brief, args.work, path.with_suffix(".log"))
-    session.gpu = machine.get("gpu", {}).get("name", "")
+    session.gpu = machine["gpu"]["name"] if "gpu" in machine else ""
     session.environment = gpu_machine.environment(args.device)
     verdicts: set[str] = set()
     for number, result in enumerate(prove(session, wanted), 1):

@@ -16,6 +16,7 @@ import numpy as np
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_json
+from pipeline.data.contents import ImageTokens
 from pipeline.data.corpus import Corpus
 from pipeline.data.images import write_shard
 from pipeline.recipe import ImageData, load_recipe
@@ -34,7 +35,7 @@ def prepare(recipe_path: Path, data: Path | None, out: Path | None) -> str:
     (shard,) = train_shards(recipe)
     parts = {shard: records[: source.training], VALIDATION: records[source.training :]}
     made = {name: write_shard(out / name, part, source) for name, part in parts.items()}
-    record = {
+    record: ImageTokens = {
         "train": {"images": source.training},
         "validation": {"images": source.validation},
         "height": source.height,

@@ -15,6 +15,7 @@ from pathlib import Path
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_json
 from pipeline.data.benchmarks import BENCHMARKS
+from pipeline.data.contents import PreparedQuestions
 from pipeline.data.prompts import check_endings
 from pipeline.data.questions import questions_of, write_questions, write_rows
 from pipeline.data.sources import pinned_file
@@ -49,7 +50,8 @@ def prepare(
             raise UserError(f"{path}: there is no question in it; artifacts.scores.source names it")
         if isinstance(wanted, ChoicesScore):
             check_endings(out, model.context)
-        write_json(out.parent / record_name(wanted.stem), {"sha256": digest})
+        record: PreparedQuestions = {"sha256": digest}
+        write_json(out.parent / record_name(wanted.stem), record)
         lines.append(f"{out}: {count:,} {'questions' if wanted.kind == 'choices' else wanted.kind + ' rows'}")
     return "\n".join(lines)
 

@@ -20,7 +20,6 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from cuda_ops.bounds import MOST_THREADS, whole
 from cuda_ops.errors import UserError, exit_on_user_error, writing
 from pipeline.base.files import sha256_of, write_json
 from pipeline.data.compare_shards import compare_shards
+from pipeline.data.contents import Tokens, TrainingSplit, ValidationSplit
 from pipeline.data.corpus import Corpus, Part, split
 from pipeline.data.encode import encode
 from pipeline.data.fetch import vocabulary
@@ -90,8 +90,8 @@ class Made:
     """What was written: shards and starts by name, and what is recorded of the two splits."""
 
     files: dict[str, Written]
-    train: dict[str, Any]
-    validation: dict[str, Any]
+    train: TrainingSplit
+    validation: ValidationSplit
 
 
 def make_tokenizer(data: TextData, train: Part, validation: Part, gpt2_folder: Path) -> Tokenizer:
@@ -179,7 +179,7 @@ def write_record(asked: Preparation, tokenizer: Tokenizer, made: Made) -> str:
     questions, asked_digest = write_questions(out / CHOICES, asked.corpus.questions(), tokenizer)
     if asked.recipe.artifacts.wants("choices") and asked.recipe.artifacts.choices.source is None:
         check_endings(out / CHOICES, asked.model.context)
-    content = {
+    content: Tokens = {
         "tokenizer": asked.data.tokenizer.kind,
         "vocab_size": tokenizer.vocab_size,
         "train": made.train,
@@ -215,12 +215,12 @@ def prepare(recipe_path: Path, data: Path | None, out: Path | None, threads: int
     gpt2 = Gpt2Tokenizer(vocabulary(gpt2_folder))
     asked.check(gpt2)
     code = trigger("pipeline.prepare_text", recipe)
-    key = json.dumps([corpus.about["sha256"], corpus.column, gpt2.describe(), wanted.split.tokens, code])
+    key = json.dumps([corpus.text["sha256"], corpus.column, gpt2.describe(), wanted.split.tokens, code])
     with writing(out), ShardStream(out, dtype_of(gpt2.vocab_size), wanted.split.tokens, key) as stream:
         return write_record(asked, gpt2, prepare_shards(asked, stream, gpt2))
 
 
-def floor_nats(tokens_json: dict[str, Any]) -> float:
+def floor_nats(tokens_json: Tokens) -> float:
     """Information of the validation split in nats, or 0 where nobody knows it. For reading, never hashed."""
     choices = tokens_json["validation"]["choices"]
     return math.fsum(count * math.log(int(options)) for options, count in choices.items())

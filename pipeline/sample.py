@@ -16,7 +16,7 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from pydantic import ValidationError
 
@@ -34,6 +34,7 @@ from pipeline.records.receipt import receipt
 
 if TYPE_CHECKING:
     from pipeline.models.model import Generator
+    from pipeline.records.contents import Sample
 
 OWN = ("prompts", "temperature", "top_k", "length", "draws", "seed")  # settings that a flag gives
 MOST = 1_000_000  # new tokens of a text
@@ -128,7 +129,7 @@ def main() -> int:
     return 0
 
 
-def drawn(args: argparse.Namespace, recipe: Recipe, settings: Samples, show: Printed | None) -> list[dict[str, Any]]:
+def drawn(args: argparse.Namespace, recipe: Recipe, settings: Samples, show: Printed | None) -> list[Sample]:
     """The texts, with their prompts and tokens; shown too if `show` says how."""
     from cuda_ops import runtime
     from pipeline.base.checkpoint import load

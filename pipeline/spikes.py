@@ -26,6 +26,7 @@ from pipeline.base.files import write_json
 from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.recipe.paths import SPIKES, run_dir, tokens_dir
+from pipeline.records.contents import Spike, Spikes, SpikeSample
 from pipeline.training.outliers import WINDOW, Outliers
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 SHOWN_TOKENS = 32  # of each sample; the whole window is step, sample and offset away
 
 
-def marks(lines: list[chain.Line], limit: float) -> list[dict[str, Any]]:
+def marks(lines: list[chain.Line], limit: float) -> list[Spike]:
     """The outliers of a chain, ascending by step; a step may be one in its loss, its norm, or both."""
     series = {"loss": Outliers(), "norm": Outliers()}
-    found = []
+    found: list[Spike] = []
     for line in lines:
         scores = {}
         for name, window in series.items():
@@ -45,7 +46,7 @@ def marks(lines: list[chain.Line], limit: float) -> list[dict[str, Any]]:
             if outlier and z is not None:
                 scores[name] = z
         if scores:
-            found.append({"step": line.step, "loss": line.loss, "norm": line.norm, "z": scores})
+            found.append({"step": line.step, "loss": line.loss, "norm": line.norm, "z": scores, "samples": []})
     return found
 
 
@@ -60,14 +61,21 @@ def decoder(recipe: Recipe, folder: Path) -> Callable[[list[int]], str] | None:
 
 def samples_at(
     recipe: Recipe, samples: Samples, decode: Callable[[list[int]], str] | None, step: int
-) -> list[dict[str, Any]]:
+) -> list[SpikeSample]:
     """Each sample of a step: its lane, its offset in the training split; of text the first ids, and its whole window
     as text."""
     each = recipe.bits.batch.sequences // recipe.bits.batch.lanes
-    found = [{"lane": i // each, **samples.about(step, i)} for i in range(recipe.bits.batch.sequences)]
-    if decode:
-        for sample in found:
-            sample |= {"tokens": sample["tokens"][:SHOWN_TOKENS], "text": decode(sample["tokens"])}
+    found: list[SpikeSample] = []
+    for i in range(recipe.bits.batch.sequences):
+        about = samples.about(step, i)
+        sample: SpikeSample = {"lane": i // each, "offset": about["offset"]}
+        if "label" in about:
+            sample["label"] = about["label"]
+        if "tokens" in about:
+            sample["tokens"] = about["tokens"][:SHOWN_TOKENS] if decode else about["tokens"]
+            if decode:
+                sample["text"] = decode(about["tokens"])
+        found.append(sample)
     return found
 
 
@@ -105,7 +113,7 @@ def work(recipe: Recipe, run: Path, step: int) -> float:
     return 6.0 * bits.model.parameters * bits.units * (step - start)
 
 
-def look(recipe: Recipe, tokens: Path, run: Path, spike: dict[str, Any], device: str, init: Path | None) -> None:
+def look(recipe: Recipe, tokens: Path, run: Path, spike: Spike, device: str, init: Path | None) -> None:
     """Compute a spike's step and the one before again; adds what grew to the spike."""
     step = spike["step"]
     again = Rerun(
@@ -154,10 +162,12 @@ def main() -> int:
     for spike in near[: args.replays]:
         look(recipe, tokens, run, spike, args.device, args.init)
     for spike in found:
-        words = ", ".join(f"{name} {spike[name]:.4f}, z {z:.1f}" for name, z in spike["z"].items())
+        values = {"loss": spike["loss"], "norm": spike["norm"]}
+        words = ", ".join(f"{name} {values[name]:.4f}, z {z:.1f}" for name, z in spike["z"].items())
         print(f"step {spike['step']}: {words} above the {WINDOW} steps before")
     out = args.out or run / SPIKES
-    write_json(out, {"z": args.z, "window": WINDOW, "spikes": found})
+    content: Spikes = {"z": args.z, "window": WINDOW, "spikes": found}
+    write_json(out, content)
     print(f"{out}: {len(found)} spikes")
     return 0
 

@@ -18,14 +18,13 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.files import sha256_of
 from pipeline.machine.devices import device_errors
 from pipeline.machine.energy import Energy
-from pipeline.machine.execution import Execution
+from pipeline.machine.execution import FLAGS, Execution
 from pipeline.machine.launch import launch
 from pipeline.machine.memory import is_out_of_memory
 from pipeline.machine.progress import Progress
@@ -36,6 +35,7 @@ from pipeline.models.model import check_device
 from pipeline.recipe import Recipe, cost, load_recipe, recipe_id
 from pipeline.recipe.paths import METRICS, RECEIPTS, RESULTS, SUMMARY, receipt_name, tokens_dir
 from pipeline.records.code_digest import trigger
+from pipeline.records.contents import Facts
 from pipeline.records.metrics import Metrics
 from pipeline.records.receipt import made_by, receipt
 from pipeline.records.spent import spent
@@ -70,7 +70,7 @@ def check_disk(recipe: Recipe, execution: Execution, until: int, out: Path, stat
         say(f"warning: the {later} checkpoints still to come will not fit: {missing}")
 
 
-def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks, facts: dict[str, Any]) -> int:
+def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks, facts: Facts) -> int:
     """The segment that the flags name; returns the exit code and adds to the receipt's facts."""
     import torch
 
@@ -118,11 +118,14 @@ def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks:
     facts |= {
         "steps": progress.done,
         "resumed_from": segment.resumed,
-        f"{progress.unit}s_per_second": round(progress.rate, 1),
         "execution": vars(execution),
-        **made_by(recipe),
         "isa": runtime.isa(),
     }
+    facts.update(made_by(recipe))
+    if progress.unit == "token":
+        facts["tokens_per_second"] = round(progress.rate, 1)
+    else:
+        facts["images_per_second"] = round(progress.rate, 1)
     return 0
 
 
@@ -161,9 +164,11 @@ def main() -> int:
     parser.add_argument("--chain", type=Path, required=True, help="chain of the segment's steps to write")
     parser.add_argument("--state", type=Path, default=RESULTS / "state", help="folder of rolling checkpoints")
     parser.add_argument("--receipt", type=Path, help="receipt to write")
-    Execution.add_flags(parser)
+    group = parser.add_argument_group(FLAGS)
+    for flag, about in Execution.flags().items():
+        group.add_argument(flag, **about)
     args = parser.parse_args()
-    recipe, execution = load_recipe(args.recipe), Execution.from_flags(args)
+    recipe, execution = load_recipe(args.recipe), Execution.from_flags(vars(args))
     execution.check(recipe)
     check_device(recipe.bits, execution.device)
     launch(execution, "pipeline.train")

@@ -15,6 +15,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from pipeline.base import chain
+from pipeline.machine.execution import Execution
 from pipeline.recipe import load_recipe
 from pipeline.recipe.paths import data_dir, run_dir, tokens_dir
 from pipeline.records.catalogue import digested
@@ -117,7 +118,7 @@ def test_every_page_of_docs_is_in_its_index() -> None:
 
 def test_commands_of_the_pages_exist() -> None:
     """Each line of a block that runs a command names one that is there, with flags that it knows."""
-    rooms = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "pipeline" / "machine").glob("*.py"))
+    execution = " ".join(f'"{flag}"' for flag in Execution.flags())
     wrong = []
     for path in pages():
         for name, rest in re.findall(r"^python -m ([\w.]+)(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
@@ -128,7 +129,7 @@ def test_commands_of_the_pages_exist() -> None:
             if found is None:
                 wrong.append(f"{path.relative_to(ROOT)}: python -m {name}")
                 continue
-            text = found.read_text(encoding="utf-8") + rooms
+            text = found.read_text(encoding="utf-8") + execution
             wrong += [
                 f"{path.relative_to(ROOT)}: {name} {flag}"
                 for flag in re.findall(r"--(?!help)[a-z-]+", rest)
@@ -148,6 +149,7 @@ def test_outputs_shown_in_docstrings_are_true() -> None:
         return f"step {step}/1000  loss {line.loss:.4f}  norm {line.norm:.2f}  lr {line.lr:.1e}  "
 
     columns = lines[251].content().split("\t")
+    assert recipe.bits.model.kind == "gpt"
     true = {
         "download": f"{data_dir(recipe)}: 24,000 documents, 7,992,529 bytes, sha256 {expected['download/documents.jsonl'][:8]}…",
         "prepare_text": f"{tokens_dir(recipe)}: 2,222,265 + 56,388 tokens, vocabulary {recipe.bits.model.vocab_size}",

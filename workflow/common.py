@@ -405,7 +405,8 @@ def check_execution(workflow: Any, runs: Runs) -> None:
     from pipeline.models.model import check_device
 
     parser = ArgumentParser(prog="--set-resources train", usage="train:NAME=VALUE", add_help=False)
-    Execution.add_flags(parser)
+    for flag, about in Execution.flags().items():
+        parser.add_argument(flag, **about)
     try:
         for run in runs.values():
             given = {
@@ -413,7 +414,7 @@ def check_execution(workflow: Any, runs: Runs) -> None:
                 for name in ("ranks", "micro_batch", "recompute", "rolling", "device")
             }
             flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-            Execution.from_flags(parser.parse_args(flags)).check(run.recipe)
+            Execution.from_flags(vars(parser.parse_args(flags))).check(run.recipe)
             for rule in ("evaluate", "sample"):
                 check_device(run.recipe.bits, given_value(rules[rule].resources["device"]))
     except UserError as error:

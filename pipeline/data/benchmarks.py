@@ -9,16 +9,19 @@ continuation together, split where the context alone ends. Neither puts <|endoft
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cuda_ops.errors import UserError
 from pipeline.data.blocks import text_of
 from pipeline.data.documents import json_lines
 from pipeline.data.tokenizers import Tokenizer
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from pipeline.data.contents import Endings, HellaSwagRow, LambadaRow, WikiTextRow
+
+Row = Mapping[str, object]
 
 
 def encode_pair(context: str, continuation: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -39,8 +42,8 @@ def cleaned(text: str) -> str:
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
-def hellaswag(row: Any, where: str, tokenizer: Tokenizer) -> Row:
-    """A question in both protocols: {"label", "llmc" and "lm_eval": {"context", "endings"}, "characters" of lm_eval's}."""
+def hellaswag(row: Any, where: str, tokenizer: Tokenizer) -> HellaSwagRow:
+    """A question in both protocols."""
     texts = {key: text_of(row, key, where) for key in ("activity_label", "ctx_a", "ctx_b", "ctx")}
     endings, label = row.get("endings"), row.get("label")
     if not isinstance(endings, list) or len(endings) < 2 or not all(isinstance(e, str) and e for e in endings):
@@ -51,11 +54,14 @@ def hellaswag(row: Any, where: str, tokenizer: Tokenizer) -> Row:
         number = -1
     if not 0 <= number < len(endings):
         raise UserError(f"{where}: label {label!r}, expected a number from 0 to {len(endings) - 1}")
-    plain = {"context": tokenizer.encode(texts["ctx"]), "endings": [tokenizer.encode(" " + e) for e in endings]}
+    plain: Endings = {
+        "context": tokenizer.encode(texts["ctx"]),
+        "endings": [tokenizer.encode(" " + e) for e in endings],
+    }
     query = cleaned(f"{texts['activity_label']}: {texts['ctx_a']} {texts['ctx_b'].capitalize()}")
     choices = [cleaned(ending) for ending in endings]
     pairs = [encode_pair(query, " " + choice, tokenizer) for choice in choices]
-    clean = {"context": pairs[0][0], "endings": [ending for _, ending in pairs]}
+    clean: Endings = {"context": pairs[0][0], "endings": [ending for _, ending in pairs]}
     lengths = [len(choice) for choice in choices]
     return {"label": number, "llmc": plain, "lm_eval": clean, "characters": lengths}
 
@@ -63,8 +69,8 @@ def hellaswag(row: Any, where: str, tokenizer: Tokenizer) -> Row:
 # ---------------------------------------------------------------- LAMBADA
 
 
-def lambada(row: Any, where: str, tokenizer: Tokenizer) -> Row:
-    """A text whose last word is asked for: {"context", "word"}."""
+def lambada(row: Any, where: str, tokenizer: Tokenizer) -> LambadaRow:
+    """A text whose last word is asked for."""
     text = text_of(row, "text", where)
     context, _, word = text.rpartition(" ")
     if not context or not word:
@@ -112,8 +118,8 @@ def detokenised(page: str) -> str:
     return page
 
 
-def wikitext(page: str, tokenizer: Tokenizer) -> Row:
-    """A page: {"tokens" of the detokenised text, "words" and "bytes" of the original}."""
+def wikitext(page: str, tokenizer: Tokenizer) -> WikiTextRow:
+    """A page, of wiki.*.raw."""
     return {
         "tokens": tokenizer.encode(detokenised(page)),
         "words": len(re.split(r"\s+", page)),
@@ -143,4 +149,8 @@ def _pages(path: Path, tokenizer: Tokenizer) -> Iterator[Row]:
         yield wikitext(page, tokenizer)
 
 
-BENCHMARKS = {"hellaswag": _lines(hellaswag), "lambada": _lines(lambada), "wikitext": _pages}
+BENCHMARKS: dict[str, Callable[[Path, Tokenizer], Iterator[Row]]] = {
+    "hellaswag": _lines(hellaswag),
+    "lambada": _lines(lambada),
+    "wikitext": _pages,
+}

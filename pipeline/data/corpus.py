@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cuda_ops.errors import UserError
 from pipeline.base.checked import checked
@@ -21,19 +21,10 @@ from pipeline.data.prepared import read_json
 from pipeline.recipe import Split
 from pipeline.recipe.paths import DOCUMENTS, QUESTIONS, RAW, SOURCE
 
-Document = dict[str, Any]
+if TYPE_CHECKING:
+    from pipeline.data.contents import Document, ImageSource, PinnedSource, QuestionText, RawFile, Source
+
 REMEDY = "python -m pipeline.download --recipe … makes it again"
-
-
-@dataclass(frozen=True)
-class RawFile:
-    """A file of a pinned source, as source.json records it."""
-
-    name: str
-    sha256: str
-    bytes: int
-    kind: str
-    documents: int
 
 
 class Corpus:
@@ -44,12 +35,21 @@ class Corpus:
         path = folder / SOURCE
         if not path.exists():
             raise UserError(f"{path}: no such file; run python -m pipeline.download")
-        self.about: dict[str, Any] = read_json(path, REMEDY)
+        self.about: Source | PinnedSource | ImageSource = read_json(path, REMEDY)
         if not isinstance(self.about, dict) or "files" not in self.about:
             raise UserError(f"{path}: damaged, or of an earlier version; {REMEDY}")
         self._digests: dict[str, str] = self.about["files"]
-        self.raw = [RawFile(**file) for file in self.about.get("raw", ())]
+        self.raw: list[RawFile] = []
+        if "raw" in self.about:
+            self.raw = self.about["raw"]
         self.column: str = self.about["source"].get("column", "text")
+
+    @property
+    def text(self) -> Source | PinnedSource:
+        """The record of a text."""
+        if "documents" not in self.about:
+            raise UserError(f"{self.folder / SOURCE}: of images, not of a text; {REMEDY}")
+        return self.about
 
     def file(self, name: str) -> Path:
         """The path of a file, checked."""
@@ -57,22 +57,23 @@ class Corpus:
 
     def raw_file(self, file: RawFile) -> Path:
         """The path of a file as it came, checked."""
-        return checked(self.folder / RAW / file.name, file.sha256, REMEDY)
+        return checked(self.folder / RAW / file["name"], file["sha256"], REMEDY)
 
     def documents(self, begin: int = 0, end: int | None = None) -> Iterator[Document]:
         """Documents begin .. end - 1."""
         if self.raw:
             texts = (text for file in self.raw for text in self._texts(file))
-            yield from ({"text": text} for text in islice(texts, begin, end))
+            for text in islice(texts, begin, end):
+                yield {"text": text}
             return
         with open(self.file(DOCUMENTS), "rb") as lines:
             for line in islice(lines, begin, end):
                 yield json.loads(line)
 
     def _texts(self, file: RawFile) -> Iterator[str]:
-        if file.kind == "shard":
-            raise UserError(f"{file.name}: a shard of tokens has no documents to split; use split.by shards")
-        return documents_of(self.raw_file(file), file.kind, self.column)
+        if file["kind"] == "shard":
+            raise UserError(f"{file['name']}: a shard of tokens has no documents to split; use split.by shards")
+        return documents_of(self.raw_file(file), file["kind"], self.column)
 
     def blocks(self, begin: int = 0, end: int | None = None) -> Iterator[Block]:
         """Documents begin .. end - 1, as a process that encodes takes them."""
@@ -97,14 +98,14 @@ class Corpus:
         if not self.raw:
             yield from blocks_of(self.file(DOCUMENTS), "jsonl", "text")
         for file in self.raw[skip:]:
-            yield from blocks_of(self.raw_file(file), file.kind, self.column)
+            yield from blocks_of(self.raw_file(file), file["kind"], self.column)
             yield Pieces([], ends=True)
 
     def sizes(self) -> dict[str, int]:
         """The files in order, and their bytes."""
-        return {file.name: file.bytes for file in self.raw} or {DOCUMENTS: self.file(DOCUMENTS).stat().st_size}
+        return {file["name"]: file["bytes"] for file in self.raw} or {DOCUMENTS: self.file(DOCUMENTS).stat().st_size}
 
-    def questions(self) -> Iterator[dict[str, Any]]:
+    def questions(self) -> Iterator[QuestionText]:
         """The corpus' own questions."""
         with open(self.file(QUESTIONS), "rb") as file:
             for line in file:
@@ -123,7 +124,7 @@ class Part:
 
 def split(corpus: Corpus, how: Split) -> tuple[Part, Part]:
     """Training and validation: the last validation_permille / 1000 are for validation."""
-    keep, total = 1000 - how.validation_permille, int(corpus.about["documents"])
+    keep, total = 1000 - how.validation_permille, corpus.text["documents"]
     if how.by == "documents":
         at = total * keep // 1000
         parts = _documents(corpus, 0, at), _documents(corpus, at, total)

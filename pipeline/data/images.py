@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from pipeline.data.prepared import Prepared
 from pipeline.data.shards import HEADER_WORDS, Written, write_blocks
 from pipeline.recipe import GeneratedImages, ImageData, Recipe
 from pipeline.recipe.paths import train_shards
+
+if TYPE_CHECKING:
+    from pipeline.data.contents import Where
 
 MAGIC, VERSION = 20251125, 1
 BLOCK = 256  # images at a time
@@ -114,7 +117,7 @@ class ImageSamples:
         records = np.asarray(self.records[[self.offset(sample) for sample in range(begin, begin + count)]])
         return {"pixels": np.ascontiguousarray(records[:, 1:]), "labels": records[:, 0].astype(np.int32)}
 
-    def about(self, step: int, index: int) -> dict[str, Any]:
+    def about(self, step: int, index: int) -> Where:
         """Which image of the training split a sample of a step is, and its label."""
         item = self.offset((step - 1) * self.sequences + index)
         return {"offset": item, "label": int(self.records[item, 0])}

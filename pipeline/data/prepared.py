@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cuda_ops.errors import UserError
 from pipeline.base.checked import checked
 from pipeline.recipe.paths import SUMMARY
+
+if TYPE_CHECKING:
+    from pipeline.data.contents import ImageTokens, Tokens
 
 
 def read_json(path: Path, remedy: str) -> Any:
@@ -31,10 +34,17 @@ class Prepared:
         path = folder / SUMMARY
         if not path.exists():
             raise UserError(f"{path}: no such file; {self.remedy}")
-        self.about: dict[str, Any] = read_json(path, self.remedy)
+        self.about: Tokens | ImageTokens = read_json(path, self.remedy)
         if not isinstance(self.about, dict) or "sha256" not in self.about:
             raise UserError(f"{path}: damaged, or of an earlier version; {self.remedy}")
         self.digests: dict[str, str] = self.about["sha256"]
+
+    @property
+    def text(self) -> Tokens:
+        """The record of a text."""
+        if "vocab_size" not in self.about:
+            raise UserError(f"{self.folder / SUMMARY}: of images, not of a text; {self.remedy}")
+        return self.about
 
     def file(self, name: str) -> Path:
         """The path of a file, checked."""

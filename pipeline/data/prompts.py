@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cuda_ops.errors import UserError
 from pipeline.data.tokenizers import Tokenizer, load_tokenizer
 from pipeline.recipe import Gpt, Recipe
 from pipeline.recipe.paths import CHOICES, SUMMARY
+
+if TYPE_CHECKING:
+    from pipeline.data.contents import Question, Tokens
 
 
 def prompt_tokens(tokenizer: Tokenizer, text: str, key: str) -> list[int]:
@@ -54,8 +58,9 @@ def check_prepared(recipe: Recipe, folder: Path) -> None:
     if not isinstance(model, Gpt) or not (folder / SUMMARY).exists():
         return
     try:
-        about, tokenizer = json.loads((folder / SUMMARY).read_text(encoding="utf-8")), load_tokenizer(folder)
-        counts = {split: int(about[split]["tokens"]) for split in ("train", "validation")}
+        about: Tokens = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        counts = {"train": about["train"]["tokens"], "validation": about["validation"]["tokens"]}
+        tokenizer = load_tokenizer(folder)
     except (UserError, ValueError, KeyError, TypeError):
         return
     for split, count in counts.items():
@@ -72,7 +77,8 @@ def check_prepared(recipe: Recipe, folder: Path) -> None:
 
 def check_endings(path: Path, context: int) -> None:
     """A UserError if an ending of the tokenised questions does not fit the context."""
-    for number, question in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+    questions: list[Question] = json.loads(path.read_text(encoding="utf-8"))
+    for number, question in enumerate(questions):
         for i, ending in enumerate(question["endings"]):
             if not 0 < len(ending) <= context:
                 raise UserError(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cuda_ops.errors import UserError
 from pipeline.base.files import atomic_write
@@ -14,8 +14,11 @@ from pipeline.data.blocks import text_of
 from pipeline.data.documents import json_lines
 from pipeline.data.tokenizers import Tokenizer
 
+if TYPE_CHECKING:
+    from pipeline.data.contents import Question, QuestionText
 
-def question_of(row: Any, where: str) -> dict[str, Any]:
+
+def question_of(row: Any, where: str) -> QuestionText:
     """A question as it is kept: context, endings of any number, the number of the right one."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: {type(row).__name__}, expected {{context, endings, label}}")
@@ -31,13 +34,13 @@ def question_of(row: Any, where: str) -> dict[str, Any]:
     return {"context": context, "endings": endings, "label": label}
 
 
-def questions_of(path: Path) -> Iterator[dict[str, Any]]:
+def questions_of(path: Path) -> Iterator[QuestionText]:
     """The questions of a jsonl file, in its order."""
     for where, row in json_lines(path):
         yield question_of(row, where)
 
 
-def tokenised(question: dict[str, Any], tokenizer: Tokenizer, where: str = "") -> dict[str, Any]:
+def tokenised(question: QuestionText, tokenizer: Tokenizer, where: str = "") -> Question:
     """A question's token ids; an ending is what the context's tokens are followed by in context + ending."""
 
     def encode(text: str, key: str) -> list[int]:
@@ -57,13 +60,13 @@ def tokenised(question: dict[str, Any], tokenizer: Tokenizer, where: str = "") -
     }
 
 
-def write_questions(path: Path, questions: Iterable[dict[str, Any]], tokenizer: Tokenizer) -> tuple[int, str]:
+def write_questions(path: Path, questions: Iterable[QuestionText], tokenizer: Tokenizer) -> tuple[int, str]:
     """Tokenised questions, see write_rows."""
     rows = (tokenised(question, tokenizer, f"question {n}") for n, question in enumerate(questions, 1))
     return write_rows(path, rows)
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> tuple[int, str]:
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> tuple[int, str]:
     """A JSON list, as write_json would write it, a row at a time; returns how many and the file's SHA-256."""
     digest, count = hashlib.sha256(), 0
     with atomic_write(path) as file:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
 from pipeline.recipe import Recipe
 from pipeline.recipe.training import Batch
+
+if TYPE_CHECKING:
+    from pipeline.data.contents import Where
 
 
 class Samples(Protocol):
@@ -26,7 +29,7 @@ class Samples(Protocol):
         """Where a sample of the run begins in the training split: a token, or an image; samples of a run count from 0."""
         ...
 
-    def about(self, step: int, index: int) -> dict[str, Any]:
+    def about(self, step: int, index: int) -> Where:
         """Where one sample comes from, for people: JSON values."""
         ...
 
@@ -53,7 +56,7 @@ class Skipped:
         step, index = divmod(sample, self._each)
         return self._samples.offset((batch_of(step + 1, self._skipped) - 1) * self._each + index)
 
-    def about(self, step: int, index: int) -> dict[str, Any]:
+    def about(self, step: int, index: int) -> Where:
         return self._samples.about(batch_of(step, self._skipped), index)
 
 

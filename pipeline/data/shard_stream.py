@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,17 @@ from pipeline.data.shards import BLOCK, HEADER_WORDS, Written, header, write_blo
 
 HEAD = 4 * HEADER_WORDS
 JOURNAL, STARTS, LOCK = "journal.json", "starts.i8", "lock"
+
+
+class Journal(TypedDict):
+    """journal.json: what of the shards in the making is sound; closed: those that are whole."""
+
+    key: str
+    finished: bool
+    closed: list[Written]
+    files: int  # of the corpus, that are in
+    tokens: int
+    documents: int
 
 
 class ShardStream:
@@ -65,10 +76,10 @@ class ShardStream:
     def _resume(self) -> bool:
         """Take up what a journal of the same preparation describes; False if there is none, or not all of it is there."""
         try:
-            journal = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
+            journal: Journal = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
             if journal["key"] != self.key:
                 return False
-            self.files, self.tokens, self.documents = (journal[name] for name in ("files", "tokens", "documents"))
+            self.files, self.tokens, self.documents = journal["files"], journal["tokens"], journal["documents"]
             self._closed = [Written(*shard) for shard in journal["closed"]]
             os.truncate(self.folder / STARTS, 8 * self.documents)
             rest = self.tokens - self.each * len(self._closed)
@@ -137,8 +148,11 @@ class ShardStream:
             if file is not None:
                 file.flush()
                 os.fsync(file.fileno())
-        counts = {"files": self.files, "tokens": self.tokens, "documents": self.documents}
-        write_json(self.folder / JOURNAL, {"key": self.key, "finished": finished, "closed": self._closed} | counts)
+        journal: Journal = {
+            "key": self.key, "finished": finished, "closed": self._closed,
+            "files": self.files, "tokens": self.tokens, "documents": self.documents,
+        }  # fmt: skip
+        write_json(self.folder / JOURNAL, journal)
 
     @contextmanager
     def _messages(self) -> Iterator[None]:

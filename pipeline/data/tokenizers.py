@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from pipeline.base.files import sha256_of
 from pipeline.data.bpe import FIRST, LONG, count_words, learn, merge_word, words_of
 from pipeline.data.prepared import Prepared
 from pipeline.recipe.paths import GPT2_BPE, TOKENIZER, VOCABULARY
+
+if TYPE_CHECKING:
+    from pipeline.data.contents import Characters, Gpt2Files, Merges
 
 END_OF_TEXT = "<|endoftext|>"
 MOST_CACHED = 1 << 16  # words whose tokens are remembered
@@ -33,7 +36,7 @@ class Tokenizer(Protocol):
     def encode_array(self, text: str) -> NDArray[np.unsignedinteger]: ...
     def decode(self, ids: Iterable[int]) -> str: ...
     def bytes_of(self, token: int) -> bytes: ...  # UTF-8, of a part of a character too
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> Characters | Merges | Gpt2Files: ...
 
 
 class CharTokenizer:
@@ -67,7 +70,7 @@ class CharTokenizer:
     def bytes_of(self, token: int) -> bytes:
         return self.characters[token].encode()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Characters:
         return {"kind": "char", "characters": self.characters}
 
 
@@ -111,7 +114,7 @@ class BpeTokenizer:
     def bytes_of(self, token: int) -> bytes:
         return END_OF_TEXT.encode() if token == self.separator else self._bytes[token]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Merges:
         return {"kind": "bpe", "merges": [list(pair) for pair in self.merges]}
 
 
@@ -155,7 +158,7 @@ class Gpt2Tokenizer:
     def bytes_of(self, token: int) -> bytes:
         return self._encoding.decode_single_token_bytes(token)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Gpt2Files:
         return {"kind": "gpt2", "files": self.files}
 
 
@@ -165,7 +168,7 @@ def _gpt2_ranks(folder: Path) -> dict[bytes, int]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     byte_of = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
-    vocabulary = json.loads((folder / VOCABULARY[0]).read_text(encoding="utf-8"))
+    vocabulary: dict[str, int] = json.loads((folder / VOCABULARY[0]).read_text(encoding="utf-8"))
     ranks = {
         bytes(byte_of[character] for character in word): rank
         for word, rank in vocabulary.items()
@@ -181,7 +184,7 @@ def _gpt2_ranks(folder: Path) -> dict[bytes, int]:
 
 def load_tokenizer(tokens_dir: Path, gpt2_folder: Path | None = None) -> Tokenizer:
     """The tokenizer that the shards in tokens_dir were made with, its file checked."""
-    content = Prepared(tokens_dir).json(TOKENIZER)
+    content: Characters | Merges | Gpt2Files = Prepared(tokens_dir).json(TOKENIZER)
     if content["kind"] == "char":
         return CharTokenizer(content["characters"])
     if content["kind"] == "bpe":

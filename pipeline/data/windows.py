@@ -10,7 +10,7 @@ Shards are read by offset where a window lies; opening them reads none through.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from pipeline.data.shards import Shards
 from pipeline.recipe import Gpt, Recipe, TextData
 from pipeline.recipe.paths import TRAIN_STARTS, train_shards
 
+if TYPE_CHECKING:
+    from pipeline.data.contents import Where
+
 
 class TextSamples:
     """Token windows of the training split of one recipe."""
@@ -34,14 +37,14 @@ class TextSamples:
         self.folder = folder
         self.context, self.sequences, self.order = bits.model.context, bits.batch.sequences, bits.data.order
         prepared = Prepared(folder)
-        if prepared.about["vocab_size"] != bits.model.vocab_size:
+        if prepared.text["vocab_size"] != bits.model.vocab_size:
             raise UserError(
                 f"bits.model.vocab_size is {bits.model.vocab_size}, the tokens in {folder} have "
-                f"{prepared.about['vocab_size']}"
+                f"{prepared.text['vocab_size']}"
             )
         self.tokens = Shards([prepared.file(name) for name in train_shards(recipe)])
         for name in train_shards(recipe):  # recorded when it was written: no shard is read through here
-            if (largest := prepared.about["largest"][name]) >= bits.model.vocab_size:
+            if (largest := prepared.text["largest"][name]) >= bits.model.vocab_size:
                 raise UserError(
                     f"{folder / name}: token {largest} is outside the vocabulary of {bits.model.vocab_size}; "
                     f"{prepared.remedy}"
@@ -106,7 +109,7 @@ class TextSamples:
         rows = self._rows(step, first, count)
         return {"tokens": np.ascontiguousarray(rows[:, :-1]), "targets": np.ascontiguousarray(rows[:, 1:])}
 
-    def about(self, step: int, index: int) -> dict[str, Any]:
+    def about(self, step: int, index: int) -> Where:
         """Where a sample of a step comes from, for people: offset in the training split, the window's token ids."""
         offset = self.offset((step - 1) * self.sequences + index)
         return {"offset": offset, "tokens": self._rows(step, index, 1)[0, :-1].tolist()}

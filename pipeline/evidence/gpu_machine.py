@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cuda_ops.build import find_ninja
 from cuda_ops.errors import UserError
 from cuda_ops.toolkit import find_nvcc, find_runtime, nvcc_version, toolkit_root
+
+if TYPE_CHECKING:
+    from pipeline.evidence.gpu_record import ProofMachine
 
 # module -> its package; ninja may also be a program
 NEEDED = {
@@ -200,13 +203,16 @@ def environment(device: str) -> dict[str, str]:
     return {"CUDA_HOME": str(packaged(cuda))}
 
 
-def machine(device: str) -> dict[str, Any]:
+def machine(device: str) -> ProofMachine:
     """What the proof ran on."""
     import torch
 
     from pipeline.records.receipt import machine as host
 
-    facts: dict[str, Any] = host()
+    here = host()
+    facts: ProofMachine = {
+        "system": here["system"], "cpu": here["cpu"], "cpus": here["cpus"], "versions": here["versions"],
+    }  # fmt: skip
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         facts["gpu"] = {

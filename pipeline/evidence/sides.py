@@ -24,6 +24,7 @@ from pipeline.evidence.trace import Trace
 from pipeline.recipe import Recipe, as_written, load_recipe, recipe_id
 from pipeline.recipe.paths import DIGESTS, PROVENANCE, RECEIPTS, checkpoint_name, step_of
 from pipeline.records.catalogue import STAGES
+from pipeline.records.contents import Receipt
 from pipeline.records.digests import digests_in
 from pipeline.records.origin import recipe_in, tokens_of
 from pipeline.records.present import present
@@ -102,11 +103,11 @@ class Side:
             self.lines |= self._lines(path)
         if not self.lines and not self.checkpoints and not self.digests and not self.damage:
             raise UserError(f"{self.path}: no step_*.safetensors, chain_*.tsv or digests.json in it: not a run")
-        none: list[dict[str, Any]] = []
+        none: list[Receipt] = []
         receipts = self._had(lambda: read_receipts(self.path / RECEIPTS, self.recipe), none)
         trained = [item for item in receipts if "recipe_id" in item]
         names = ("recipe_id", "numerics", "sources", "flags", "ops", "code", "isa")
-        self.made_by = {name: str(trained[-1][name]) for name in names} if trained else {}
+        self.made_by = {name: str(dict(trained[-1])[name]) for name in names} if trained else {}
         for item in here.current:
             file = self.path / item.name
             if item.digest == "tensors":

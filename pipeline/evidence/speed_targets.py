@@ -17,6 +17,8 @@ from operator import ge, le
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 PREDICTED = Path(__file__).with_name("predicted.json")
 OF_PREDICTION = 0.9  # what is asked of a predicted share
 MATMUL_SHARE = 0.70  # all products of a step together, of the measured peak of fp32 FMA; a little less than predicted
@@ -59,10 +61,19 @@ TRAFFIC = {
 }
 
 
+class Predicted(TypedDict):
+    """predicted.json, which benchmarks/predict.py writes."""
+
+    nvcc: str | None  # its version, where the machine code was counted
+    shares: dict[str, float]  # of the FMA peak, by "<model> <op>"
+    products: dict[str, float]  # of a step together, of the FMA peak, by model
+    tokens_per_second: int  # of a step of 124M
+
+
 @cache
-def predictions() -> dict[str, Any]:
-    """predicted.json: shares of the FMA peak by "<model> <op>", of all products by model, tokens/s of a step of 124M."""
-    found: dict[str, Any] = json.loads(PREDICTED.read_text(encoding="utf-8"))
+def predictions() -> Predicted:
+    """What predicted.json holds."""
+    found: Predicted = json.loads(PREDICTED.read_text(encoding="utf-8"))
     return found
 
 
@@ -87,8 +98,7 @@ class Target:
 def predicted(row: dict[str, Any]) -> float | None:
     """The share of its limit that an op of benchmarks/gpu.py is predicted to reach; None: nothing is predicted."""
     if row["kind"] in ("matmul", "attention"):
-        share: float | None = predictions()["shares"].get(f"{row['model']} {row['op']}")
-        return share
+        return predictions()["shares"].get(f"{row['model']} {row['op']}")
     return TRAFFIC[row["op"]].share if row["kind"] == "memory" else None
 
 

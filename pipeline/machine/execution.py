@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from cuda_ops.bounds import MOST_THREADS
 from cuda_ops.errors import UserError
 from pipeline.machine.devices import names
 from pipeline.machine.place import cores, parse_rendezvous, place_of
 from pipeline.recipe import Recipe
+
+FLAGS = "execution (never changes a bit)"  # their group in a command's help
+
+
+def _flag(default: object, said: str, **options: object) -> Any:
+    """A field with its flag; options: of add_argument, beside the help."""
+    return field(default=default, metadata={"type": type(default), "default": default, "help": said} | options)
 
 
 @dataclass(frozen=True)
@@ -22,44 +30,30 @@ class Execution:
     price: dollars per device and hour, for the receipt; 0: not given.
     """
 
-    ranks: int = 1
-    micro_batch: int = 4
-    recompute: bool = False
-    device: str = "cpu"
-    threads: int = 0
-    rolling: float = 30.0
-    rolling_steps: int = 0
-    keep: int = 2
-    major: int = 0
-    graph: bool = True
-    nodes: int = 1
-    rendezvous: str = ""
-    price: float = 0.0
-
-    @staticmethod
-    def add_flags(parser: argparse.ArgumentParser) -> None:
-        group = parser.add_argument_group("execution (never changes a bit)")
-        group.add_argument("--ranks", type=int, default=1, help="processes, of all machines together")
-        group.add_argument("--nodes", type=int, default=1, help="machines; the same command is started on each")
-        group.add_argument("--rendezvous", default="", metavar="HOST:PORT", help="of the first machine, with --nodes")
-        group.add_argument("--micro-batch", type=int, default=4, help="sequences per forward and backward")
-        group.add_argument("--recompute", type=int, choices=(0, 1), default=0, help="1: less memory, more time")
-        group.add_argument("--device", default="cpu", help="cpu or cuda; one per rank, as in cuda,cpu")
-        group.add_argument(
-            "--threads", type=int, default=0, help="threads of a machine's ranks together (default: all)"
-        )
-        group.add_argument("--rolling", type=float, default=30.0, help="seconds between rolling checkpoints")
-        group.add_argument("--rolling-steps", type=int, default=0, help="steps between them instead")
-        group.add_argument("--keep", type=int, default=2, help="rolling checkpoints that stay, the newest")
-        group.add_argument("--major", type=int, default=0, help="those at multiples of so many steps stay for good")
-        group.add_argument("--price", type=float, default=0.0, help="dollars per device and hour, for the receipt")
-        group.add_argument("--graph", type=int, choices=(0, 1), default=1, help="0: no CUDA graph of the step")
+    ranks: int = _flag(1, "processes, of all machines together")
+    nodes: int = _flag(1, "machines; the same command is started on each")
+    rendezvous: str = _flag("", "of the first machine, with --nodes", metavar="HOST:PORT")
+    micro_batch: int = _flag(4, "sequences per forward and backward")
+    recompute: bool = _flag(False, "1: less memory, more time", type=int, choices=(0, 1))
+    device: str = _flag("cpu", "cpu or cuda; one per rank, as in cuda,cpu")
+    threads: int = _flag(0, "threads of a machine's ranks together (default: all)")
+    rolling: float = _flag(30.0, "seconds between rolling checkpoints")
+    rolling_steps: int = _flag(0, "steps between them instead")
+    keep: int = _flag(2, "rolling checkpoints that stay, the newest")
+    major: int = _flag(0, "those at multiples of so many steps stay for good")
+    price: float = _flag(0.0, "dollars per device and hour, for the receipt")
+    graph: bool = _flag(True, "0: no CUDA graph of the step", type=int, choices=(0, 1))
 
     @classmethod
-    def from_flags(cls, args: argparse.Namespace) -> Execution:
-        given = vars(args)
-        found = {field.name: given[field.name] for field in fields(cls)}
-        return cls(**found | {"recompute": bool(args.recompute), "graph": bool(args.graph)})
+    def flags(cls) -> dict[str, dict[str, Any]]:
+        """The flag of each field, and what add_argument is told of it; parsing them is the command's."""
+        return {f"--{each.name.replace('_', '-')}": dict(each.metadata) for each in fields(cls)}
+
+    @classmethod
+    def from_flags(cls, given: Mapping[str, Any]) -> Execution:
+        """given: the parsed flags by name, others among them."""
+        found = {each.name: given[each.name] for each in fields(cls)}
+        return cls(**found | {"recompute": bool(given["recompute"]), "graph": bool(given["graph"])})
 
     @property
     def threads_per_rank(self) -> int:

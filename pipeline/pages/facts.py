@@ -36,7 +36,8 @@ def of_run(run: Run) -> list[Fact]:
             found.append((kind, f"{100 * share:.1f}%", note))
     blocks = [receipt["digits"] for receipt in run.receipts if "digits" in receipt]
     if blocks:
-        worst = max(blocks[-1]["of"], key=blocks[-1]["of"].get)
+        shares = blocks[-1]["of"]
+        worst = max(shares, key=lambda operand: shares[operand])
         note = f"one value over 16 times the others' root mean square, of {blocks[-1]['blocks']:,}; most before {worst}"
         found.append(("blocks with an outlier", f"{100 * blocks[-1]['outliers']:.3f}%", note))
     found += of_model(bits.model)

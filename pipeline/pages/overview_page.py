@@ -15,12 +15,11 @@ from pipeline.recipe.paths import REPORT
 
 def speed(run: Run) -> str:
     """Units per second while training, all segments together."""
-    key = f"{run.unit}s_per_second"
-    trained = [r for r in run.receipts if key in r and str(r["stage"]).startswith("train")]
-    seconds = sum(r["seconds"] for r in trained)
-    if not seconds:
-        return ""
-    return f"{sum(r[key] * r['seconds'] for r in trained) / seconds:,.0f} {run.unit}s"
+    trained = [r for r in run.receipts if r["stage"].startswith("train")]
+    rates = [(r.get("tokens_per_second", r.get("images_per_second")), r["seconds"]) for r in trained]
+    known = [(rate, seconds) for rate, seconds in rates if rate is not None]
+    total = sum(seconds for _, seconds in known)
+    return f"{sum(rate * seconds for rate, seconds in known) / total:,.0f} {run.unit}s" if total else ""
 
 
 def row(run: Run, out: Path) -> dict[str, Any]:

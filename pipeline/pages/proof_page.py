@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pipeline.evidence import speed_targets
-from pipeline.evidence.gpu_record import open_parts
+from pipeline.evidence.gpu_record import Proof, open_parts
 
 
-def page(record: dict[str, Any]) -> str:
+def page(record: Proof) -> str:
     """Verdict, machine, parts, targets and the benchmarks' own tables."""
     machine = record["machine"]
-    about = machine.get("gpu") or {"name": machine["cpu"]}
+    about: dict[str, object] = {**machine["gpu"]} if "gpu" in machine else {"name": machine["cpu"]}
     remaining = open_parts(record)
     verdict = f"Open: {', '.join(remaining)}." if remaining else "Every part passed."
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())

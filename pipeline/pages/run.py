@@ -11,6 +11,7 @@ from typing import Any
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
+from pipeline.data.contents import ImageTokens, Tokens
 from pipeline.recipe import Recipe, recipe_id
 from pipeline.recipe.paths import DIGESTS, RECEIPTS, SAMPLES, SPIKES, SUMMARY, SUMS, run_dir, tokens_dir
 from pipeline.records import contents
@@ -35,13 +36,13 @@ class Run:
     path: Path  # of the recipe
     folder: Path
     tokens: Path
-    about: dict[str, Any]  # what preparation counted
+    about: Tokens | ImageTokens  # what preparation counted
     lines: list[chain.Line]
     evals: list[contents.Evaluation]
     spikes: contents.Spikes | None
     samples: list[contents.Sample]
     digests: list[Digest]
-    receipts: list[dict[str, Any]]
+    receipts: list[contents.Receipt]
 
     @property
     def recipe_id(self) -> str:
@@ -63,9 +64,10 @@ class Run:
     @property
     def floor(self) -> float:
         """Entropy of the validation split in nats per unit where its generator's choices are known, else 0."""
-        split = self.about.get("validation", {})
-        nats = math.fsum(n * math.log(int(k)) for k, n in split.get("choices", {}).items())
-        return nats / split[f"{self.unit}s"] if nats else 0.0
+        if "vocab_size" not in self.about:
+            return 0.0
+        split = self.about["validation"]
+        return math.fsum(n * math.log(int(k)) for k, n in split["choices"].items()) / split["tokens"]
 
     def loss(self, evaluation: contents.Evaluation) -> float:
         """Validation loss of an evaluation, in nats per unit."""

@@ -1,7 +1,8 @@
 """What the JSON files of a run hold, key by key; tests/records/test_contents.py holds the files of two runs to it.
 
-What evaluate.py writes and pages/run.py reads is typed by these forms; they check nothing at run time. Digests are 64 lower-case hex digits, times are
-seconds, sums of losses are hex floats, so that no bit is lost on the way through decimal.
+Both who writes and who reads them is typed by these forms; they check nothing at run time. Digests are 64 lower-case hex digits,
+times are seconds, sums of losses are hex floats, so that no bit is lost on the way through decimal. The files of a corpus and of
+what was prepared of it: pipeline/data/contents.py.
 """
 
 from __future__ import annotations
@@ -10,86 +11,6 @@ import math
 from typing import Any, NotRequired, final
 
 from typing_extensions import TypedDict  # pydantic, which holds files to these forms, wants its own before 3.12
-
-
-class Source(TypedDict):
-    """source.json of a text: where it came from. `sha256` is that of documents.jsonl, `bytes` those of its texts."""
-
-    source: dict[str, Any]  # bits.data.source of the recipe, without a local path
-    documents: int
-    bytes: int
-    sha256: str
-    files: dict[str, str]  # SHA-256 by file name
-
-
-class RawFile(TypedDict):
-    """A file of a pinned source, as it came."""
-
-    name: str
-    sha256: str
-    bytes: int
-    kind: str
-    documents: int
-
-
-class PinnedSource(TypedDict):
-    """source.json of the files of a pin file. `sha256` is that of the list, as the recipe pins it, `bytes` those of the files."""
-
-    source: dict[str, Any]
-    documents: int
-    bytes: int
-    sha256: str
-    files: dict[str, str]
-    raw: list[RawFile]
-
-
-class ImageSource(TypedDict):
-    """source.json of images. `sha256` and `bytes` are those of images.bin."""
-
-    source: dict[str, Any]
-    images: int
-    bytes: int
-    sha256: str
-    files: dict[str, str]
-
-
-class TrainingSplit(TypedDict):
-    tokens: int
-    documents: int
-
-
-class ValidationSplit(TypedDict):
-    tokens: int
-    documents: int
-    bytes: int
-    choices: dict[str, int]  # options -> how often among so many equally likely ones was chosen
-
-
-class Tokens(TypedDict):
-    """tokens.json: the shards beside it, by file name in `sha256`."""
-
-    tokenizer: str
-    vocab_size: int
-    train: TrainingSplit
-    validation: ValidationSplit
-    questions: int
-    sha256: dict[str, str]
-    largest: dict[str, int]  # token of each shard
-
-
-class ImageSplit(TypedDict):
-    images: int
-
-
-class ImageTokens(TypedDict):
-    """tokens.json of images: what training reads has one name for every kind of data."""
-
-    train: ImageSplit
-    validation: ImageSplit
-    height: int
-    width: int
-    classes: int
-    sha256: dict[str, str]
 
 
 @final  # so that "images" in a loss tells the two apart
@@ -205,8 +126,9 @@ class Grown(TypedDict):
 class SpikeSample(TypedDict):
     lane: int
     offset: int  # in the training split
-    tokens: list[int]  # the first of its window
-    text: str
+    tokens: NotRequired[list[int]]  # of text: the first of its window
+    text: NotRequired[str]
+    label: NotRequired[int]  # of an image
     loss: NotRequired[float]
 
 
@@ -238,8 +160,52 @@ class Machine(TypedDict):
     versions: dict[str, str]
 
 
-class Receipt(TypedDict):
-    """receipts/<stage>.json, what every stage writes; training adds its speed, execution and made_by()."""
+class Cost(TypedDict):
+    """What a stretch of training took; None is what was not measured."""
+
+    tokens: NotRequired[int]
+    images: NotRequired[int]
+    flops: float
+    seconds: float
+    device: str
+    devices: int
+    peak_tflops: float | None
+    mfu: float | None
+    gpu_joules: float | None
+    cpu_joules: float | None
+    gflops_per_watt: float | None
+    dollars: float | None
+
+
+class Outliers(TypedDict):
+    """Blocks of the products' operands, and the share of them with an outlier: of each operand and of all."""
+
+    blocks: int
+    outliers: float
+    of: dict[str, float]
+
+
+class Facts(TypedDict, total=False):
+    """What a stage says beside its time and machine: training all but `digits`, an evaluation in digits that alone."""
+
+    digits: Outliers
+    cost: Cost
+    steps: int
+    resumed_from: int
+    tokens_per_second: float
+    images_per_second: float
+    execution: dict[str, Any]
+    recipe_id: str  # from here on what defines the bits of a training run, and may not be a machine's
+    numerics: str
+    sources: str
+    flags: str
+    ops: str
+    code: str
+    isa: str
+
+
+class Receipt(Facts):
+    """receipts/<stage>.json, what every stage writes."""
 
     stage: str
     command: str

@@ -15,16 +15,17 @@ from pipeline.base import chain
 from pipeline.base.files import sha256_of
 from pipeline.recipe import Recipe, recipe_id
 from pipeline.records.catalogue import PREPARING, Artefact, digested, folders
+from pipeline.records.contents import Digests
 
 EXPECTED = Path(__file__).resolve().parents[2] / "config" / "expected"
 
 
-def digests_in(path: Path) -> dict[str, str]:
+def digests_in(path: Path) -> Digests:
     """A list of digests by key, or nothing where there is no file."""
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: Digests = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, dict) or not all(
@@ -34,7 +35,7 @@ def digests_in(path: Path) -> dict[str, str]:
     return content
 
 
-def published(name: str, folder: Path = EXPECTED) -> dict[str, str]:
+def published(name: str, folder: Path = EXPECTED) -> Digests:
     """The published digests of a recipe, or nothing."""
     return digests_in(folder / f"{name}.json")
 

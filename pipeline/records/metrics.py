@@ -1,7 +1,6 @@
 """metrics.jsonl: a line per step as a run goes, for whoever looks on. It holds times, so it is no artefact with a digest.
 
-The first line is {"recipe", "steps", "unit", "units": of a step}; then {"step", "loss", "lr", "norm", "seconds": since the
-segment began, "per_second": units, "at": Unix time}. A run that goes on from a checkpoint drops the lines after it.
+The first line is a Head, every other a Row. A run that goes on from a checkpoint drops the lines after it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, final
+
+from typing_extensions import TypedDict
 
 from cuda_ops.errors import refusal
 from pipeline.base.chain import Line
@@ -19,17 +20,41 @@ from pipeline.base.files import write_bytes
 from pipeline.recipe import Recipe
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
+@final  # so that a key tells the two apart
+class Head(TypedDict):
+    """The first line."""
+
+    recipe: str
+    steps: int
+    unit: str
+    units: int  # of a step
+
+
+@final
+class Row(TypedDict):
+    """A step."""
+
+    step: int
+    loss: float
+    lr: float
+    norm: float
+    seconds: float  # since the segment began
+    per_second: float  # units
+    at: float  # Unix time
+
+
+def read(path: Path) -> Iterator[Head | Row]:
     """The values of the lines that are whole; the last one may be half written."""
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
-                    found = json.loads(line)
+                    found: Any = json.loads(line)
                 except ValueError:
                     continue
                 if isinstance(found, dict):
-                    yield found
+                    row: Head | Row = found  # type: ignore[assignment]
+                    yield row
 
 
 class Metrics:
@@ -37,8 +62,8 @@ class Metrics:
 
     def __init__(self, path: Path, recipe: Recipe, after: int) -> None:
         bits = recipe.bits
-        head = {"recipe": recipe.name, "steps": bits.steps, "unit": bits.model.unit, "units": bits.units}
-        kept = [row for row in read(path) if 0 < row.get("step", 0) <= after]
+        head: Head = {"recipe": recipe.name, "steps": bits.steps, "unit": bits.model.unit, "units": bits.units}
+        kept = [row for row in read(path) if "step" in row and 0 < row["step"] <= after]
         write_bytes(path, "".join(json.dumps(row) + "\n" for row in [head, *kept]).encode())
         self._file: BinaryIO = open(path, "ab", buffering=0)  # noqa: SIM115 (as long as the run)
         self._path, self._missed = path, 0
@@ -47,7 +72,7 @@ class Metrics:
     def __call__(self, line: Line) -> None:
         """Write the line of a step that has just ended."""
         now = time.perf_counter()
-        row = {
+        row: Row = {
             "step": line.step, "loss": line.loss, "lr": line.lr, "norm": line.norm,
             "seconds": round(now - self._began, 4), "per_second": round(self._units / max(1e-9, now - self._last), 2),
             "at": round(time.time(), 3),

@@ -18,13 +18,14 @@ from pipeline.base.files import sha256_of
 from pipeline.recipe import Recipe, as_written, digest_of, recipe_id
 from pipeline.recipe.paths import DIGESTS, RECEIPTS, SUMS
 from pipeline.records.catalogue import PREPARING, run_files
+from pipeline.records.contents import Digests
 from pipeline.records.receipt import made_by, read_receipts
 
 STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:samebits:run:v1"  # docs/verify.md describes its parameters
 
 
-def dependencies(recipe: Recipe, found: dict[str, str]) -> list[dict[str, Any]]:
+def dependencies(recipe: Recipe, found: Digests) -> list[dict[str, Any]]:
     """What the bits were made from; found: the run's digests.json."""
     made = made_by(recipe)
     named = {
@@ -71,9 +72,9 @@ def compiler() -> str:
 
 def statement(recipe: Recipe, run: Path) -> dict[str, Any]:
     """The statement of a run whose digests.json and SHA256SUMS are written."""
-    found: dict[str, str] = json.loads((run / DIGESTS).read_text(encoding="utf-8"))
+    found: Digests = json.loads((run / DIGESTS).read_text(encoding="utf-8"))
     receipts = read_receipts(run / RECEIPTS, recipe)
-    trained = [item for item in receipts if str(item["stage"]).startswith("train")]
+    trained = [item for item in receipts if item["stage"].startswith("train")]
     content = without_paths(as_written(recipe))
     names = [*run_files(recipe), DIGESTS]
     return {

@@ -12,18 +12,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from cuda_ops.errors import UserError
 from pipeline.base.files import write_json
 from pipeline.recipe import Recipe, recipe_id
 from pipeline.records.catalogue import receipts
 from pipeline.records.code_digest import code_digest
+from pipeline.records.contents import Facts, Machine, Receipt
 
 PACKAGES = ("torch", "numpy", "safetensors", "tiktoken", "datasets", "snakemake")
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """Host, CPU, memory and versions."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -46,7 +46,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def made_by(recipe: Recipe) -> dict[str, str]:
+def made_by(recipe: Recipe) -> Facts:
     """What defines the bits of a training run, and may not be a machine's: recipe, numerics, sources, flags, code."""
     from cuda_ops import build, flags
 
@@ -61,13 +61,13 @@ def made_by(recipe: Recipe) -> dict[str, str]:
 
 
 @contextmanager
-def receipt(path: Path, stage: str) -> Iterator[dict[str, Any]]:
-    """Times the block and writes what it put into the dictionary, with the machine, to `path`."""
-    facts: dict[str, Any] = {}
+def receipt(path: Path, stage: str) -> Iterator[Facts]:
+    """Times the block and writes what it put into the facts, with the machine, to `path`."""
+    facts: Facts = {}
     began, clock = time.time(), time.perf_counter()
     yield facts
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    content = {
+    content: Receipt = {
         "stage": stage,
         "command": " ".join(sys.argv[1:]),
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
@@ -80,18 +80,18 @@ def receipt(path: Path, stage: str) -> Iterator[dict[str, Any]]:
     write_json(path, content)
 
 
-def read_receipts(folder: Path, recipe: Recipe | None = None) -> list[dict[str, Any]]:
+def read_receipts(folder: Path, recipe: Recipe | None = None) -> list[Receipt]:
     """The receipts of a run in the order of their beginning; all in the folder where the recipe is not known."""
     present = sorted(folder.glob("*.json"))
     own = {path.name for path in present} if recipe is None else set(receipts(recipe))
     found = [_read(path) for path in present if path.name in own]
-    return sorted(found, key=lambda item: str(item["began"]))
+    return sorted(found, key=lambda item: item["began"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Receipt:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: Receipt = json.loads(path.read_text(encoding="utf-8"))
         content["began"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a receipt: {error}; move it away: no digest depends on it") from None
-    return dict(content)
+    return content

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from pipeline.recipe import Bits, cost
+from pipeline.records.contents import Cost
 
 # Peaks of a GPU in TFLOP/s, fp32 and int8, by the beginning of its name as its driver gives it.
 PEAKS: dict[str, tuple[float, float | None]] = {
@@ -35,15 +36,14 @@ def peak_of(device: str, numerics: str) -> float | None:
 def spent(
     bits: Bits, steps: int, seconds: float, device: str, devices: int, price: float,
     gpu_joules: float | None, cpu_joules: float | None,
-) -> dict[str, Any]:  # fmt: skip
+) -> Cost:  # fmt: skip
     """Of so many steps. device: a GPU's name, or "" for CPUs; price: dollars per device and hour, 0: not given."""
     count = steps * bits.units
     flops = count * cost.flops_per_unit(bits)
     peak = peak_of(device, bits.numerics)
     joules = gpu_joules if device else cpu_joules
     rate = count / seconds if seconds > 0 else 0.0
-    return {
-        f"{bits.model.unit}s": count,
+    found: Cost = {
         "flops": flops,
         "seconds": round(seconds, 3),
         "device": device or "cpu",
@@ -55,13 +55,18 @@ def spent(
         "gflops_per_watt": round(flops / joules / 1e9, 4) if joules else None,
         "dollars": round(seconds / 3600 * devices * price, 4) if price else None,
     }
+    if bits.model.unit == "token":
+        found["tokens"] = count
+    else:
+        found["images"] = count
+    return found
 
 
-def together(costs: list[dict[str, Any]], unit: str) -> dict[str, Any]:
+def together(costs: list[Cost], unit: str) -> dict[str, Any]:
     """The sums over segments; a sum with a part that was not measured is None."""
 
     def add(key: str) -> Any:
-        values = [found[key] for found in costs]
+        values: list[Any] = [dict(found)[key] for found in costs]
         return None if any(value is None for value in values) else sum(values)
 
     found = {key: add(key) for key in (f"{unit}s", "flops", "seconds", "gpu_joules", "cpu_joules", "dollars")}
@@ -71,6 +76,6 @@ def together(costs: list[dict[str, Any]], unit: str) -> dict[str, Any]:
     known = all(part["mfu"] is not None for part in costs) and seconds > 0
     return found | {
         "per_second": found[f"{unit}s"] / seconds if seconds else None,
-        "mfu": sum(part["mfu"] * part["seconds"] for part in costs) / seconds if known else None,
+        "mfu": sum((part["mfu"] or 0.0) * part["seconds"] for part in costs) / seconds if known else None,
         "gflops_per_watt": found["flops"] / joules / 1e9 if joules else None,
     }

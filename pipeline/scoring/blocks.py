@@ -7,11 +7,14 @@ all values of 128 it could not be more than 11.4 times, the root of their number
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pipeline.records.contents import Outliers
 
 BLOCK, TIMES = 128, 16.0
 MOST = 1 << 20  # blocks that are looked at; about a second
@@ -36,7 +39,7 @@ class OutlierBlocks:
             self.blocks[operand] += len(squares)
             self.outliers[operand] += int(np.sum(largest > TIMES**2 * (squares.sum(axis=1) - largest) / others))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Outliers:
         """Blocks seen, and the share of them with an outlier: of each product's operand and of all."""
         total = sum(self.blocks.values())
         shares = {OPERANDS[name]: self.outliers[name] / self.blocks[name] for name in OPERANDS if self.blocks[name]}

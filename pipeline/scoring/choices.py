@@ -12,24 +12,29 @@ from pipeline.recipe.paths import choices_name, record_name
 from pipeline.scoring.tails import tail_losses
 
 if TYPE_CHECKING:
+    from pipeline.data.contents import PreparedQuestions, Question
     from pipeline.models.model import Generator
+    from pipeline.records.contents import Choices
 
 REMEDY = "python -m pipeline.prepare_questions --recipe … makes it again"  # of questions with a source of their own
 
 
-def questions_in(prepared: Prepared, stem: str) -> list[dict[str, Any]]:
-    """The tokenised questions of <stem>.json, checked: the corpus' own, or those with a record beside them."""
+def questions_in(prepared: Prepared, stem: str) -> list[Any]:
+    """The tokenised rows of <stem>.json, checked: the corpus' own, or those with a record beside them: Question, or a row of a
+    benchmark.
+    """
     name = choices_name(stem)
     if name in prepared.digests:
         return list(prepared.json(name))
     record = prepared.folder / record_name(stem)
     if not record.exists():
         raise UserError(f"{record}: no such file; {REMEDY}")
-    path = checked(prepared.folder / name, read_json(record, REMEDY)["sha256"], REMEDY)
+    about: PreparedQuestions = read_json(record, REMEDY)
+    path = checked(prepared.folder / name, about["sha256"], REMEDY)
     return list(read_json(path, REMEDY))
 
 
-def choices(model: Generator, questions: list[dict[str, Any]], batch: int) -> dict[str, Any]:
+def choices(model: Generator, questions: list[Question], batch: int) -> Choices:
     """acc picks the ending of least loss, acc_norm of least loss per byte; first on ties.
 
     A question has any number of endings. One longer than the model's context loses tokens at its beginning; an ending

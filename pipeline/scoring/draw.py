@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from pipeline.recipe import Samples
 
 if TYPE_CHECKING:
     from pipeline.models.model import Generator
+    from pipeline.records.contents import Sample
 
 
 def drawing(model: Generator, prompt: list[int], samples: Samples, first: int, draws: int) -> Iterator[list[int]]:
@@ -62,9 +63,9 @@ def _tail(rows: list[list[int]], count: int) -> Tensor:
 
 def draw_all(
     samples: Samples, prompts: list[list[int]], tokenizer: Tokenizer, model: Generator, batch: int
-) -> list[dict[str, Any]]:
+) -> list[Sample]:
     """Every prompt's draws, `batch` at a time: the content of samples.json. prompts: the tokens of each."""
-    results: list[dict[str, Any]] = []
+    results: list[Sample] = []
     for p, prompt in enumerate(prompts):
         for d in range(0, samples.draws, batch):
             count = min(batch, samples.draws - d)
@@ -73,19 +74,19 @@ def draw_all(
     return results
 
 
-def result(prompt: str, ids: list[int], tokenizer: Tokenizer) -> dict[str, Any]:
+def result(prompt: str, ids: list[int], tokenizer: Tokenizer) -> Sample:
     """An element of samples.json."""
     return {"prompt": prompt, "tokens": ids, "text": tokenizer.decode(ids)}
 
 
 def stream(
     samples: Samples, prompts: list[list[int]], tokenizer: Tokenizer, model: Generator, show: Callable[[str, int], None]
-) -> list[dict[str, Any]]:
+) -> list[Sample]:
     """As draw_all, a draw at a time: show(text, number of the draw) gets each text in pieces, as its tokens come.
 
     The bytes of half a character wait for the other half, so that the pieces together are the text.
     """
-    results: list[dict[str, Any]] = []
+    results: list[Sample] = []
     for p, prompt in enumerate(prompts):
         for number in range(p * samples.draws, (p + 1) * samples.draws):
             decoder = getincrementaldecoder("utf-8")(errors="replace")

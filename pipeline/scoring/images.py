@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.models.model import Classifier
+
+if TYPE_CHECKING:
+    from pipeline.records.contents import Accuracy, ImageLoss
 
 
 def lanes(
@@ -29,7 +32,7 @@ def lanes(
         yield {name: values.to(model.memory.device) for name, values in lane.items()}, labels
 
 
-def loss(model: Classifier, records: NDArray[np.uint8], batch: int) -> dict[str, Any]:
+def loss(model: Classifier, records: NDArray[np.uint8], batch: int) -> ImageLoss:
     """Summed and mean cross-entropy over records [n, 1 + pixels]."""
     parts: list[float] = []
     for inputs, _ in lanes(model, records, batch, "validation"):
@@ -38,7 +41,7 @@ def loss(model: Classifier, records: NDArray[np.uint8], batch: int) -> dict[str,
     return {"images": len(parts), "nats": total.hex(), "nats_per_image": total / len(parts)}
 
 
-def accuracy(model: Classifier, records: NDArray[np.uint8], batch: int) -> dict[str, Any]:
+def accuracy(model: Classifier, records: NDArray[np.uint8], batch: int) -> Accuracy:
     """How many of records [n, 1 + pixels] are found: the class of the largest logit, the first on ties."""
     right = 0
     for inputs, labels in lanes(model, records, batch, "accuracy"):

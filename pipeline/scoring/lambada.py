@@ -7,16 +7,18 @@ own numbers (35.13 and 45.99 for 124M) are of another protocol, with a filter of
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.scoring.greedy import chosen
 from pipeline.scoring.tails import exp, tail_losses
 
 if TYPE_CHECKING:
+    from pipeline.data.contents import LambadaRow
     from pipeline.models.model import Generator
+    from pipeline.records.contents import Lambada
 
 
-def lambada(model: Generator, rows: list[dict[str, Any]], batch: int) -> dict[str, Any]:
+def lambada(model: Generator, rows: list[LambadaRow], batch: int) -> Lambada:
     """rows: of data/benchmarks.py."""
     pairs = [(row["context"], row["word"]) for row in rows]
     nats = math.fsum(loss for losses in tail_losses(model, pairs, batch) for loss in losses)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from pipeline.models.model import Generator
+    from pipeline.records.contents import Loss
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ def token_loss(
     starts: NDArray[np.int64] | None,
     size: int | None,
     batch: int,
-) -> dict[str, Any]:
+) -> Loss:
     """Summed and mean loss of a split of `size` bytes of text, if known; starts: of its documents, where windows begin
     with one.
     """
@@ -84,5 +85,7 @@ def token_loss(
     if len(parts) != len(tokens) - 1:
         raise AssertionError(f"scored {len(parts)} of {len(tokens) - 1} tokens")
     total = math.fsum(parts)
-    found = {"tokens": len(parts), "nats": total.hex(), "nats_per_token": total / len(parts)}
-    return found if size is None else found | {"nats_per_byte": total / size}
+    found: Loss = {"tokens": len(parts), "nats": total.hex(), "nats_per_token": total / len(parts)}
+    if size is not None:
+        found["nats_per_byte"] = total / size
+    return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from cuda_ops.errors import UserError
 from pipeline.data.prepared import Prepared
 from pipeline.recipe import ImageData, Recipe
 from pipeline.recipe.paths import VALIDATION, VALIDATION_STARTS
+
+if TYPE_CHECKING:
+    from pipeline.records.contents import Accuracy, Choices, HellaSwag, ImageLoss, Lambada, Loss, WikiText
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Subject:
         return read_shard(Prepared(self.folder, "prepare_images").file(VALIDATION), self.recipe.bits.data.source)
 
 
-def text_loss(of: Subject) -> dict[str, Any]:
+def text_loss(of: Subject) -> Loss:
     from pipeline.data.shards import read_shard
     from pipeline.scoring.loss import token_loss
 
@@ -44,19 +47,20 @@ def text_loss(of: Subject) -> dict[str, Any]:
     tokens = read_shard(prepared.file(VALIDATION))
     aligned = of.recipe.bits.data.order == "documents"
     starts = np.load(prepared.file(VALIDATION_STARTS)) if aligned else None
-    size, most = prepared.about["validation"]["bytes"], of.recipe.artifacts.loss.tokens
+    most = of.recipe.artifacts.loss.tokens
+    size: int | None = prepared.text["validation"]["bytes"]
     if most is not None and most < len(tokens) - 1:  # the first token has no loss; a part's bytes are not recorded
         tokens, size = tokens[: most + 1], None
     return token_loss(of.model, of.model.config.context, tokens, starts, size, of.batch)
 
 
-def text_choices(of: Subject) -> dict[str, Any]:
+def text_choices(of: Subject) -> Choices:
     from pipeline.scoring.choices import choices, questions_in
 
     return choices(of.model, questions_in(Prepared(of.folder), of.recipe.artifacts.choices.stem), of.batch)
 
 
-def benchmark(of: Subject, kind: str) -> list[dict[str, Any]]:
+def benchmark(of: Subject, kind: str) -> list[Any]:
     """The rows of a benchmark that the recipe asks for."""
     from pipeline.scoring.choices import questions_in
 
@@ -64,19 +68,19 @@ def benchmark(of: Subject, kind: str) -> list[dict[str, Any]]:
     return questions_in(Prepared(of.folder), stem)
 
 
-def text_hellaswag(of: Subject) -> dict[str, Any]:
+def text_hellaswag(of: Subject) -> HellaSwag:
     from pipeline.scoring.hellaswag import hellaswag
 
     return hellaswag(of.model, benchmark(of, "hellaswag"), of.batch)
 
 
-def text_lambada(of: Subject) -> dict[str, Any]:
+def text_lambada(of: Subject) -> Lambada:
     from pipeline.scoring.lambada import lambada
 
     return lambada(of.model, benchmark(of, "lambada"), of.batch)
 
 
-def text_wikitext(of: Subject) -> dict[str, Any]:
+def text_wikitext(of: Subject) -> WikiText:
     from pipeline.data.tokenizers import load_tokenizer
     from pipeline.scoring.wikitext import wikitext
 
@@ -88,20 +92,20 @@ def text_wikitext(of: Subject) -> dict[str, Any]:
     return wikitext(of.model, benchmark(of, "wikitext"), of.batch, separator)
 
 
-def image_loss(of: Subject) -> dict[str, Any]:
+def image_loss(of: Subject) -> ImageLoss:
     from pipeline.scoring.images import loss
 
     return loss(of.model, of.images, of.batch)
 
 
-def image_accuracy(of: Subject) -> dict[str, Any]:
+def image_accuracy(of: Subject) -> Accuracy:
     from pipeline.scoring.images import accuracy
 
     return accuracy(of.model, of.images, of.batch)
 
 
 # What a score writes under its key of eval_<step>.json.
-Score = Callable[[Subject], dict[str, Any]]
+Score = Callable[[Subject], Mapping[str, object]]
 SCORES: dict[str, dict[str, Score]] = {
     "text": {
         "loss": text_loss,
@@ -115,7 +119,7 @@ SCORES: dict[str, dict[str, Score]] = {
 KEYS = {"loss": "validation"}  # the others are called as their kind is
 
 
-def scores(of: Subject) -> dict[str, Any]:
+def scores(of: Subject) -> dict[str, Mapping[str, object]]:
     """Every score that the recipe asks for at this checkpoint, by its key."""
     known = SCORES[of.recipe.bits.data.kind]
     kinds = [score.kind for score in of.recipe.artifacts.scores if of.recipe.asks(score.kind, of.step)]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.scoring.tails import Pair, exp, tail_losses
 
 if TYPE_CHECKING:
+    from pipeline.data.contents import WikiTextRow
     from pipeline.models.model import Generator
+    from pipeline.records.contents import WikiText
 
 
 def rolling(tokens: list[int], prefix: int, context: int) -> Iterator[Pair]:
@@ -27,7 +29,7 @@ def rolling(tokens: list[int], prefix: int, context: int) -> Iterator[Pair]:
         done = end
 
 
-def wikitext(model: Generator, rows: list[dict[str, Any]], batch: int, prefix: int) -> dict[str, Any]:
+def wikitext(model: Generator, rows: list[WikiTextRow], batch: int, prefix: int) -> WikiText:
     """rows: of data/benchmarks.py; prefix: the token before a page."""
     pairs = [pair for row in rows for pair in rolling(row["tokens"], prefix, model.config.context)]
     nats = math.fsum(loss for losses in tail_losses(model, pairs, batch) for loss in losses)

@@ -153,6 +153,7 @@ def test_local_files_are_pinned_one_by_one(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(re.sub(r"source: \{.*\}\n", block, text))
     source = load_recipe(recipe).bits.data.source
+    assert source.kind == "huggingface"
     assert list(local_rows(source)) == ["a.jsonl", "b.jsonl", "deep/c.jsonl"]
     (folder / "b.jsonl").write_text('{"text": "b.jsonL"}\n')
     with pytest.raises(
@@ -165,8 +166,10 @@ def test_local_files_are_pinned_one_by_one(tmp_path: Path) -> None:
     before = recipe_id(load_recipe(recipe))
     recipe.write_text(recipe.read_text().replace(str(folder), "/elsewhere"))
     assert recipe_id(load_recipe(recipe)) == before  # where they lie is no bit
+    elsewhere = load_recipe(recipe).bits.data.source
+    assert elsewhere.kind == "huggingface"
     with pytest.raises(UserError, match=r"no such file; bits.data.source.files\[0\].path names it"):
-        next(local_rows(load_recipe(recipe).bits.data.source))
+        next(local_rows(elsewhere))
     with pytest.raises(UserError, match=r"no such file; bits.data.source.path names it"):
         pinned_file(FileSource(kind="file", sha256="0" * 64), "bits.data.source", tmp_path)
 

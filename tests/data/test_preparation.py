@@ -399,7 +399,7 @@ def test_prompts_and_endings_are_checked_before_training(tiny: dict[str, Path], 
 
     letters, merged = CharTokenizer("Once "), BpeTokenizer([])
     assert check_prompts(load_recipe(recipe_with("Once n")), letters) == [[0, 1, 2, 3], [0, 1, 2, 3, 4, 1]]
-    cases = [
+    cases: list[tuple[str, int, Tokenizer, str]] = [
         ("Onceß", 48, letters, r"artifacts.samples.prompts\[1\] 'Onceß' cannot be written: character 'ß' is not in"),
         ("", 48, letters, r"prompts\[1\] is empty and the tokenizer has no separator"),
         ("ten tokens", 10, merged, r"prompts\[1\] has 11 tokens, bits.model.context is 10: give a shorter prompt"),

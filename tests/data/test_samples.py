@@ -339,6 +339,7 @@ def test_images_are_their_definition_one_by_one() -> None:
 def test_packed_images_are_read_by_number(patterns: Path) -> None:
     recipe = load_recipe(PATTERNS)
     source = recipe.bits.data.source
+    assert isinstance(source, GeneratedImages)
     records = np.concatenate(list(images.generate(source)))
     assert (patterns / "data" / "images.bin").read_bytes() == records.tobytes()
     assert (images.read_shard(patterns / "packed" / "train_000000.bin", source) == records[:3000]).all()
@@ -359,6 +360,7 @@ def test_packed_images_are_read_by_number(patterns: Path) -> None:
 def test_a_few_images_show_what_their_class_is(patterns: Path) -> None:
     """The nearest class mean of the training images finds nearly all others: the patterns show through the noise."""
     source = load_recipe(PATTERNS).bits.data.source
+    assert isinstance(source, GeneratedImages)
     train = images.read_shard(patterns / "packed" / "train_000000.bin", source).astype(np.int64)
     test = images.read_shard(patterns / "packed" / "val_000000.bin", source).astype(np.int64)
     means = np.stack([train[train[:, 0] == k, 1:].mean(axis=0) for k in range(source.classes)])

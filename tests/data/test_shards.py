@@ -23,12 +23,11 @@ from pydantic import TypeAdapter
 from cuda_ops.errors import UserError
 from pipeline import download, prepare_text
 from pipeline.base.files import sha256_of
-from pipeline.data import blocks, corpus, shard_stream
+from pipeline.data import blocks, contents, corpus, shard_stream
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenizers import Gpt2Tokenizer
 from pipeline.recipe import load_recipe, parse_recipe, recipe_id
 from pipeline.recipe.pins import PinnedFile, Pins
-from pipeline.records import contents
 from tests.conftest import ROOT, run
 from tests.data import fineweb
 from tests.data.test_data import gpt2
@@ -97,7 +96,7 @@ def test_shards_are_those_of_llm_c(made: dict[str, Any], gpt2: Gpt2Tokenizer) ->
     assert made["tokens"].joinpath("val_documents.npy").exists()
     assert np.load(made["tokens"] / "val_documents.npy").tolist() == [s for s in starts if s < EACH]
     assert np.load(made["tokens"] / "train_documents.npy").tolist() == [s - EACH for s in starts if s >= EACH]
-    about = Prepared(made["tokens"]).about
+    about = Prepared(made["tokens"]).text
     assert about["train"] == {"tokens": len(tokens) - EACH, "documents": sum(s >= EACH for s in starts)}
     validation = gpt2._encoding.decode_bytes([t for t in tokens[:EACH] if t != 50256])
     assert about["validation"]["bytes"] == len(validation)
@@ -168,7 +167,7 @@ def test_a_killed_preparation_goes_on_at_its_file(
                 os.kill(os.getpid(), signal.SIGKILL)
 
         if file < 3:
-            shard_stream.ShardStream.append = dying  # type: ignore[method-assign]
+            monkeypatch.setattr(shard_stream.ShardStream, "append", dying)
         else:
             replace, calls = os.replace, []
 
@@ -178,7 +177,7 @@ def test_a_killed_preparation_goes_on_at_its_file(
                     os.kill(os.getpid(), signal.SIGKILL)
                 replace(a, b)
 
-            os.replace = third
+            monkeypatch.setattr(os, "replace", third)
         prepare(recipe, tmp_path, vocabulary)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

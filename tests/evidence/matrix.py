@@ -50,6 +50,8 @@ def write_windows(path: Path, tokens: Path) -> list[str]:
             rows = zip(arrays["tokens"], arrays["targets"], strict=True)
             file.write(b"".join(i.tobytes() + t[-1:].tobytes() for i, t in rows))
     m, s = b.model, b.schedule
+    assert m.kind == "gpt"
+    assert s.kind == "cosine"
     return [str(x) for x in (b.seed, m.layers, m.heads, m.channels, m.context, m.vocab_size, m.padded_vocab_size,
                              b.batch.sequences, b.batch.lanes, b.steps, s.warmup_steps, s.peak, s.final_fraction)]  # fmt: skip
 

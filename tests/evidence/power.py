@@ -82,6 +82,8 @@ def stock(recipe: Recipe, tokens: Path, ranks: Ranks, threads: int, micro_batch:
     first = Trainer(recipe, Execution(), Alone(), tokens)
     first.initialise()
     bits, samples = recipe.bits, samples_of(recipe, tokens)
+    assert bits.model.kind == "gpt"
+    assert bits.schedule.kind == "cosine"
     gpt = TorchGpt(bits.model)
     gpt.load({name: w.clone() for name, w in first.model.weights.items()})
     model: nn.Module = DistributedDataParallel(Loss(gpt)) if ranks.size > 1 else Loss(gpt)

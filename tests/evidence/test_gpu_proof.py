@@ -101,15 +101,16 @@ def test_the_docs_name_every_part_and_its_limit() -> None:
 # ---------------------------------------------------------------------- the record
 
 
-def record(**changes: Any) -> dict[str, Any]:
-    machine = {
+def record(**changes: Any) -> gpu_record.Proof:
+    made: Any = {"device": "cuda", "brief": False, "sources": "5" * 64, "trainer": "7" * 64, "parts": []}
+    made["machine"] = {
         "system": "Linux 6.1.0 x86_64",
         "cpu": "a CPU",
         "versions": {"torch": "2"},
         "gpu": {"name": "NVIDIA H200", "driver": "580"},
     }
-    made = {"device": "cuda", "brief": False, "sources": "5" * 64, "trainer": "7" * 64, "machine": machine, "parts": []}
-    return made | changes
+    found: gpu_record.Proof = made | changes
+    return found
 
 
 def test_a_second_run_adds_and_another_machine_has_a_file_of_its_own(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 
 from pipeline.base import chain
-from pipeline.base.checkpoint import load, save
+from pipeline.base.checkpoint import Checkpoint, load, save
 from pipeline.evidence.comparison import Comparison, Result
 from pipeline.evidence.sides import Side
 from pipeline.machine.execution import Execution
@@ -284,7 +284,7 @@ def flip(path: Path) -> None:
     state = load(path)
     tensors = dict(state.tensors)
     tensors["h.1.mlp.fc.weight"].view(torch.int32)[3, 4] ^= 1 << 20
-    save(path, dataclasses.replace(state, tensors=tensors))
+    save(path, Checkpoint(state.step, state.recipe_id, state.link, tensors, state.about))
 
 
 def checkpointed_run(setting: dict[str, Path], out: Path, altered: bool) -> Path:
@@ -330,6 +330,7 @@ def test_one_byte_of_a_shard(settings: dict[str, dict[str, Path]], sound: dict[s
     tokens = tmp_path / "tokens"
     shutil.copytree(setting["tokens"], tokens)
     trainer = Trainer(recipe, Execution(), Ranks(), tokens)
+    assert recipe.bits.model.kind == "gpt"
     position = trainer.samples.offset(32 + 9) + 11  # sample 9 of step 2: lane 1, sequence 1, token 11
     seen = {trainer.samples.offset(sample) for sample in range(32)}
     assert not any(begin <= position <= begin + recipe.bits.model.context for begin in seen)

@@ -185,6 +185,7 @@ def test_the_page_of_a_spike(skipping: dict[str, Path], tmp_path: Path) -> None:
     assert loss == pytest.approx(looked["loss"], rel=1e-5)
     assert len(looked["lanes"]) == recipe.bits.batch.lanes
     # What it would take: from the checkpoint if it lies before both steps, else from the initial weights.
+    assert recipe.bits.model.kind == "gpt"
     each = 6.0 * recipe.bits.model.parameters * 8 * recipe.bits.model.context
     assert work(recipe, tmp_path, STEPS) == each * (STEPS - WINDOW)
     assert work(recipe, tmp_path, WINDOW + 1) == each * (WINDOW + 1)

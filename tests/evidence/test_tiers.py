@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,7 +188,7 @@ def test_a_stop_reaches_what_runs_and_begins_nothing_more(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------ table
 
 
-def result(numerics: str, seed: int, loss: float, **changes: object) -> Result:
+def result(numerics: str, seed: int, loss: float, **changes: Any) -> Result:
     known = Result(
         recipe="fables", numerics=numerics, seed=seed, steps=1000, whole=True, loss=loss, floor=0.241, right=400,
         questions=400, outliers=None if numerics == "fp32" else 0.001, checkpoint="ab" * 32, published="", device="cpu", seconds=9.0,

@@ -46,7 +46,7 @@ class Watched:
 
     def step(self) -> int:
         """The last step in metrics.jsonl."""
-        return max((row.get("step", 0) for row in read(self.out / METRICS)), default=0)
+        return max((row["step"] for row in read(self.out / METRICS) if "step" in row), default=0)
 
     def unfinished(self) -> list[Path]:
         return [*self.out.glob("state/*/.*.tmp")]

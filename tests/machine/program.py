@@ -51,7 +51,7 @@ def hang_as_nccl() -> None:
         work = deaf(exchange)(*args, **kwargs)
         return SimpleNamespace(wait=deaf(work.wait)) if work else work
 
-    def waits_for_peers() -> None:
+    def waits_for_peers(group: dist.ProcessGroup | None = None) -> None:
         store = dist.distributed_c10d._get_default_store()
         store.add("ends", 1)
         while store.add("ends", 0) < dist.get_world_size():
@@ -92,9 +92,10 @@ def main() -> int:
     parser.add_argument("--at", type=int, default=3)
     parser.add_argument("--nccl", action="store_true")
     parser.add_argument("--close-by-habit", action="store_true", help="the control: end the group in a finally")
-    Execution.add_flags(parser)
+    for flag, about in Execution.flags().items():
+        parser.add_argument(flag, **about)
     args = parser.parse_args()
-    execution = Execution.from_flags(args)
+    execution = Execution.from_flags(vars(args))
     beats.LIMITS = replace(beats.LIMITS, stopped=2.0, idle=4.0, together=5.0, busy=4.0, times=2.0, early=6.0)
     launcher.GRACE = 1.0
     launcher.launch(execution, "tests.machine.program")

@@ -74,7 +74,8 @@ def with_replays(tiny: dict[str, Path], steps: int, spoil: bool = False) -> str:
         recordings.append(Recording())
         return recordings[-1]
 
-    trainer.descend, trainer.update = (Replayed(f, new_graph) for f in (trainer._descend, trainer._update))
+    trainer.descend = Replayed(trainer._descend, new_graph)
+    trainer.update = Replayed(trainer._update, new_graph)
     trainer.initialise()
     link = chain.START
     for _ in range(steps):

@@ -62,9 +62,8 @@ def free_port() -> int:
 def test_two_ranks_without_a_network_in_a_clusters_environment() -> None:
     """Own network and host name: only the loopback is up and the name resolves nowhere."""
     apart = ("unshare", "--net", "--uts")
-    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
-        apart, before = (), ()
-    else:
+    before: tuple[str, ...] = ()
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode == 0:
         before = (*apart, sys.executable, "-c", ALONE)
     output = ends(start("--ranks", 2, env=FOREIGN, before=before), 0)
     assert "note: RANK=0, WORLD_SIZE=64 in the environment not followed: --ranks 2 starts its own" in output
@@ -168,7 +167,7 @@ def test_a_stop_of_every_kind_is_passed_on(number: signal.Signals) -> None:
 
 def test_two_machines_meet_and_one_that_ends_is_named_by_the_other() -> None:
     """Two launchers of one rank each stand for two machines."""
-    flags = ("--ranks", 2, "--nodes", 2, "--rendezvous", f"127.0.0.1:{free_port()}")
+    flags: tuple[object, ...] = ("--ranks", 2, "--nodes", 2, "--rendezvous", f"127.0.0.1:{free_port()}")
     machines = [start(*flags) for _ in range(2)]
     said = "".join(ends(machine, 0) for machine in machines)
     assert said.count(" done\n") == 2

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base import chain
+from pipeline.data.contents import Where
 from pipeline.machine.execution import Execution
 from pipeline.machine.ranks import Ranks
 from pipeline.recipe import Recipe, parse_recipe
@@ -27,7 +28,7 @@ class Patterns:
     """Samples of the recipe below, a pure function of step and place."""
 
     def __init__(self, recipe: Recipe) -> None:
-        source = recipe.bits.data.source  # type: ignore[union-attr]
+        source = recipe.bits.data.source
         self.pixels, self.classes = source.height * source.width, source.classes  # type: ignore[union-attr]
         self.batch = recipe.bits.batch.sequences
         self.patterns = np.random.default_rng(1).integers(0, 192, (self.classes, self.pixels))
@@ -43,7 +44,7 @@ class Patterns:
     def offset(self, sample: int) -> int:
         return sample
 
-    def about(self, step: int, index: int) -> dict[str, Any]:
+    def about(self, step: int, index: int) -> Where:
         return {"offset": self.offset((step - 1) * self.batch + index)}
 
 

@@ -92,6 +92,7 @@ def test_losses_of_a_hundred_steps_agree_with_pytorch(tiny: dict[str, Path], tmp
     recipe = load_recipe(tmp_path / "hundred.yaml")
     trainer = Trainer(recipe, Execution(micro_batch=8), Ranks(), tiny["tokens"])
     trainer.initialise()
+    assert recipe.bits.model.kind == "gpt"
     other = TorchGpt(recipe.bits.model)
     other.load({name: weight.clone() for name, weight in trainer.model.weights.items()})
     o = recipe.bits.optimizer

@@ -50,7 +50,7 @@ def test_gradients_agree_with_autograd(dtype: torch.dtype, limit: float) -> None
     model.finish_lane(lane, grads)
     found = exact(model.weights, lane["pixels"], dtype)
     expected = F.cross_entropy(found["logits"], lane["labels"].long(), reduction="none")
-    expected.mean().backward()  # type: ignore[no-untyped-call]
+    expected.mean().backward()
     torch.testing.assert_close(losses.to(dtype), expected.detach(), rtol=limit, atol=limit)
     for name, gradient in model.flat.views(grads).items():
         theirs = found[name].grad

@@ -59,6 +59,7 @@ def test_gradients_agree_with_float64(tier: str, bound: float) -> None:
     q, k, v = (part.view(b, t, heads, size).transpose(1, 2) for part in exact.split(heads * size, dim=2))
     y = functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, t, -1)
     y.backward(dout.double())
+    assert exact.grad is not None
     found = gradients(qkv, dout, heads, tier).double()
     for mine, theirs in zip(found.chunk(3, dim=2), exact.grad.chunk(3, dim=2), strict=True):
         assert (mine - theirs).norm() / theirs.norm() < bound

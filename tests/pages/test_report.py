@@ -21,6 +21,7 @@ import pytest
 
 from pipeline.base import chain
 from pipeline.base.files import sha256_of, write_json
+from pipeline.data.contents import ImageTokens
 from pipeline.data.images import write_shard
 from pipeline.evidence.comparison import Result
 from pipeline.evidence.differences import Difference
@@ -32,6 +33,7 @@ from pipeline.pages.sections import SCORES
 from pipeline.recipe import ImageData, Recipe, artifacts, load_recipe, parse_recipe
 from pipeline.recipe.load import as_written
 from pipeline.recipe.paths import SUMMARY, VALIDATION
+from pipeline.records import contents
 from pipeline.scoring.table import SCORES as SCORED
 from pipeline.scoring.table import Subject, scores
 from tests.conftest import run
@@ -105,8 +107,8 @@ def test_a_checkpoint_shows_the_digest_of_its_tensors_and_of_its_file(finished: 
 
 def test_the_commands_of_the_page_exist_and_name_the_real_recipe(finished: Run) -> None:
     lines = [line(step, loss=9.0 if step == 80 else 1.0) for step in range(1, 101)]
-    spike = {"step": 80, "loss": 9.0, "norm": 1.0, "z": {"loss": 9.0}, "samples": []}
-    page = run_page(dataclasses.replace(finished, lines=lines, spikes={"spikes": [spike], "z": 6.0}))
+    spike: contents.Spike = {"step": 80, "loss": 9.0, "norm": 1.0, "z": {"loss": 9.0}, "samples": []}
+    page = run_page(dataclasses.replace(finished, lines=lines, spikes={"spikes": [spike], "z": 6.0, "window": 64}))
     found = [shlex.split(html.unescape(text)) for text in re.findall(r"python -m [^<\n]+", page)]
     assert [words[2] for words in found] == ["pipeline.spikes", "pipeline.report", "pipeline.verify"]
     for words in found:
@@ -114,9 +116,9 @@ def test_the_commands_of_the_page_exist_and_name_the_real_recipe(finished: Run) 
         assert words[words.index("--run") + 1] == str(finished.folder)  # not where the recipe would put it
     run(*found[0][1:], "--out", str(finished.folder / "again.json"))
     run(*found[1][1:])
-    words = " ".join(re.sub(r"<[^>]+>", "", page).split())
-    assert "1 step whose loss or gradient norm lies more than 6 standard deviations above" in words
-    assert "The first 64 steps are not judged" in words
+    shown = " ".join(re.sub(r"<[^>]+>", "", page).split())
+    assert "1 step whose loss or gradient norm lies more than 6 standard deviations above" in shown
+    assert "The first 64 steps are not judged" in shown
 
 
 def test_a_short_run_has_no_judged_step(finished: Run) -> None:
@@ -205,8 +207,11 @@ def images(folder: Path, steps: int = 40) -> Run:
     }
     recipe = parse_recipe(content, "net")
     evaluation: Any = {"step": steps} | scored(recipe, folder)
+    about: ImageTokens = {
+        "train": {"images": 100}, "validation": {"images": 10}, "height": 1, "width": 1, "classes": 2, "sha256": {}
+    }  # fmt: skip
     return Run(
-        recipe, Path("net.yaml"), folder, folder, {"train": {"images": 100}},
+        recipe, Path("net.yaml"), folder, folder, about,
         [line(step, 2.0 / step) for step in range(1, steps + 1)], [evaluation], None, [], [], [],
     )  # fmt: skip
 

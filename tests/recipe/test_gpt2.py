@@ -67,7 +67,9 @@ def test_openai_s_models_are_pinned_and_make_no_step(name: str) -> None:
 def test_decay_is_for_the_six_kinds_of_matrix_that_llm_c_decays() -> None:
     from pipeline.models.gpt import Gpt
 
-    table = Gpt.table(load_recipe(FOLDER / "gpt2_124m.yaml").bits.model)
+    model = load_recipe(FOLDER / "gpt2_124m.yaml").bits.model
+    assert model.kind == "gpt"
+    table = Gpt.table(model)
     decayed = {name.removeprefix("h.").lstrip("0123456789.") for name, parameter in table.items() if parameter.decay}
     kinds = {"attn.qkv.weight", "attn.proj.weight", "mlp.fc.weight", "mlp.proj.weight"}
     assert decayed == kinds | {"wte.weight", "wpe.weight"}

@@ -1,6 +1,6 @@
 """pytest tests/records/test_contents.py
 
-The JSON files of a whole small run hold what pipeline/records/contents.py says, no key more and no key less.
+The JSON files of a whole small run hold what pipeline/data/contents.py and pipeline/records/contents.py say, no key more and no key less.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from typing import Any
 import pytest
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from pipeline.records import contents
+from pipeline.data import contents as prepared
+from pipeline.evidence.gpu_record import Proof
+from pipeline.evidence.speed_targets import PREDICTED, Predicted
+from pipeline.records import contents, metrics
 from tests.conftest import ROOT, run
 
+STRICT: Any = with_config(ConfigDict(strict=True, extra="forbid"))
 
-def check(form: Any, path: Path, more: bool = False) -> Any:
-    """The content of a file, if it has this form; `more` allows further keys."""
-    strict = with_config(ConfigDict(strict=True, extra="ignore" if more else "forbid"))
+
+def check(form: Any, path: Path) -> Any:
+    """The content of a file, if it has this form."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    for item in content if form is contents.Sample else [content]:
-        TypeAdapter(strict(form)).validate_python(item)
+    for item in content if isinstance(content, list) else [content]:
+        TypeAdapter(STRICT(form)).validate_python(item)
     return content
 
 
@@ -62,20 +66,27 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_of_images(images: Path) -> None:
-    check(contents.ImageSource, images / "source.json")
-    about = check(contents.ImageTokens, images / "tokens.json")
+    check(prepared.ImageSource, images / "source.json")
+    about = check(prepared.ImageTokens, images / "tokens.json")
     assert (about["train"], about["validation"]) == ({"images": 300}, {"images": 500})
     found = check(contents.Evaluation, images / "eval_000006.json")
     assert set(found) == {"step", "validation", "accuracy"}
     assert found["accuracy"]["share"] == found["accuracy"]["right"] / 500
     for path in (images / "receipts").glob("*.json"):
-        check(contents.Receipt, path, more=True)
+        check(contents.Receipt, path)
 
 
 def test_files_of_the_data(tiny: dict[str, Path]) -> None:
-    check(contents.Source, tiny["data"] / "source.json")
-    about = check(contents.Tokens, tiny["tokens"] / "tokens.json")
+    check(prepared.Source, tiny["data"] / "source.json")
+    about = check(prepared.Tokens, tiny["tokens"] / "tokens.json")
     assert about["questions"] == 12
+    check(prepared.Merges, tiny["tokens"] / "tokenizer.json")
+    assert len(check(prepared.Question, tiny["tokens"] / "choices.json")) == 12
+    for form, name in ((prepared.Document, "documents.jsonl"), (prepared.QuestionText, "choices.jsonl")):
+        lines = (tiny["data"] / name).read_text(encoding="utf-8").splitlines()
+        assert lines
+        for each in lines:
+            TypeAdapter(STRICT(form)).validate_json(each)
 
 
 def test_files_of_a_run(finished: Path) -> None:
@@ -85,7 +96,23 @@ def test_files_of_a_run(finished: Path) -> None:
     receipts = sorted((finished / "receipts").glob("*.json"))
     assert len(receipts) == 3
     for path in receipts:
-        check(contents.Receipt, path, more=True)
+        check(contents.Receipt, path)
+
+
+def test_lines_of_the_metrics(finished: Path) -> None:
+    head, *rows = (json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines())
+    TypeAdapter(STRICT(metrics.Head)).validate_python(head)
+    assert len(rows) == 66
+    for row in rows:
+        TypeAdapter(STRICT(metrics.Row)).validate_python(row)
+
+
+def test_evidence_has_its_form() -> None:
+    check(Predicted, PREDICTED)
+    proofs = [path for path in (ROOT / "docs" / "evidence").glob("nvidia-*.json") if '"parts"' in path.read_text()]
+    assert proofs
+    for path in proofs:
+        check(Proof, path)
 
 
 def test_a_key_too_many_or_too_few_is_seen(tiny: dict[str, Path], tmp_path: Path) -> None:
@@ -97,4 +124,4 @@ def test_a_key_too_many_or_too_few_is_seen(tiny: dict[str, Path], tmp_path: Path
     ):
         (tmp_path / "source.json").write_text(json.dumps(wrong))
         with pytest.raises(ValidationError):
-            check(contents.Source, tmp_path / "source.json")
+            check(prepared.Source, tmp_path / "source.json")

@@ -105,8 +105,8 @@ def plainly(model: Model, protocol: str) -> tuple[float, float]:
 
 def test_hellaswag_is_that_of_both_protocols(model: Model, tmp_path: Path) -> None:
     path = written(tmp_path / "hellaswag_val.jsonl", ROWS)
-    rows = list(BENCHMARKS["hellaswag"](path, TOKENIZER))
-    found = [hellaswag(model, rows, batch) for batch in (1, 3, 8)]
+    rows: list[Any] = list(BENCHMARKS["hellaswag"](path, TOKENIZER))
+    found: list[Any] = [hellaswag(model, rows, batch) for batch in (1, 3, 8)]
     assert found[0] == found[1] == found[2], "no batch size changes a bit"
     for protocol in ("llmc", "lm_eval"):
         assert (found[0][protocol]["acc"], found[0][protocol]["acc_norm"]) == plainly(model, protocol)
@@ -115,7 +115,7 @@ def test_hellaswag_is_that_of_both_protocols(model: Model, tmp_path: Path) -> No
     for label in range(4):
         for row, made in zip(ROWS, rows, strict=True):
             row["label"] = made["label"] = label
-        scores = hellaswag(model, rows, 8)
+        scores: Any = hellaswag(model, rows, 8)
         for protocol in ("llmc", "lm_eval"):
             assert (scores[protocol]["acc"], scores[protocol]["acc_norm"]) == plainly(model, protocol)
             seen.add((label, protocol, scores[protocol]["acc"], scores[protocol]["acc_norm"]))
@@ -129,8 +129,9 @@ def test_hellaswag_is_that_of_both_protocols(model: Model, tmp_path: Path) -> No
         def losses(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return torch.ones(targets.shape)
 
-    tie = [dict(rows[2], label=0), dict(rows[2], label=1), dict(rows[2], label=2)]
-    assert hellaswag(Even(), tie, 8)["llmc"] == {"acc": 1 / 3, "acc_norm": 1 / 3, "nats": float(3 * (3 * 5 + 13)).hex()}
+    tie: list[Any] = [dict(rows[2], label=0), dict(rows[2], label=1), dict(rows[2], label=2)]
+    even: Any = Even()
+    assert hellaswag(even, tie, 8)["llmc"] == {"acc": 1 / 3, "acc_norm": 1 / 3, "nats": float(3 * (3 * 5 + 13)).hex()}
 
 
 def test_the_texts_of_lm_evaluation_harness() -> None:
@@ -154,7 +155,7 @@ def test_lambada_asks_for_the_last_word(model: Model, tmp_path: Path) -> None:
         tmp_path / "lambada_test.jsonl",
         [{"text": "a b the"}, {"text": "it was the other thing"}, {"text": "x " * 60 + "y"}],
     )
-    rows = list(BENCHMARKS["lambada"](path, TOKENIZER))
+    rows: list[Any] = list(BENCHMARKS["lambada"](path, TOKENIZER))
     assert rows[0] == {"context": TOKENIZER.encode("a b"), "word": [258, 101]}
     # A row whose last word is what the model would say, token by token.
     context, word = TOKENIZER.encode("so"), list[int]()
@@ -194,7 +195,7 @@ def test_word_perplexity_is_over_every_token_once(model: Model, tmp_path: Path) 
     assert list(rolling(tokens, 1, 3)) == [([1], [50, 51, 52]), ([52], [53, 54, 55]), ([53, 54, 55], [56])]
     path = tmp_path / "wiki.test.raw"
     path.write_text(" \n = One = \n \n " + "some text , and more . " * 12 + "\n = Two = \n the end \n")
-    rows = list(BENCHMARKS["wikitext"](path, TOKENIZER))
+    rows: list[Any] = list(BENCHMARKS["wikitext"](path, TOKENIZER))
     assert len(rows) == 2
     found = [wikitext(model, rows, batch, 256) for batch in (1, 5)]
     assert found[0] == found[1]
@@ -258,6 +259,7 @@ def test_a_recipe_asks_for_benchmarks(tiny: dict[str, Path], tmp_path: Path) -> 
         "1 wikitext rows",
     ]
     recipe = load_recipe(recipe_path)
+    assert recipe.bits.model.kind == "gpt"
     small = Model(recipe.bits.model, 4, training=False)
     small.initialise(1, recipe.bits.init)
     assert list(scores(Subject(recipe, small, tokens, 4, step=3))) == ["validation"]

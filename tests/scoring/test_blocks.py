@@ -44,19 +44,12 @@ def test_evaluation_reports_the_share(tiny: dict[str, Path], tmp_path: Path) -> 
         .replace("numerics: fp32", "numerics: int8x1")
     )
     assert "int8x1" in recipe.read_text()
-    common = ["--recipe", recipe, "--tokens", tiny["tokens"]]
-    run("-m", "pipeline.train", *common, "--steps-to", "3", "--out", tmp_path / "step_000003.safetensors",
-        "--chain", tmp_path / "chain.tsv", "--state", tmp_path / "state")  # fmt: skip
-    run(
-        "-m",
-        "pipeline.evaluate",
-        *common,
-        "--checkpoint",
-        tmp_path / "step_000003.safetensors",
-        "--out",
-        tmp_path / "eval_000003.json",
-    )
+    common = ["--recipe", str(recipe), "--tokens", str(tiny["tokens"])]
+    checkpoint, out = str(tmp_path / "step_000003.safetensors"), str(tmp_path / "eval_000003.json")
+    run("-m", "pipeline.train", *common, "--steps-to", "3", "--out", checkpoint,
+        "--chain", str(tmp_path / "chain.tsv"), "--state", str(tmp_path / "state"))  # fmt: skip
+    run("-m", "pipeline.evaluate", *common, "--checkpoint", checkpoint, "--out", out)
     facts = json.loads((tmp_path / "receipts" / "evaluate_000003.json").read_text())["digits"]
     assert facts["blocks"] > 100
     assert set(facts["of"]) == {"qkv", "attn.proj", "mlp.fc", "mlp.proj", "lm head"}
-    assert "digits" not in json.loads((tmp_path / "eval_000003.json").read_text())
+    assert "digits" not in json.loads(Path(out).read_text())

@@ -41,6 +41,7 @@ __all__ = ["model"]  # the fixture
 
 def test_likelihoods_are_those_of_a_row_alone(tiny: dict[str, Path]) -> None:
     recipe = load_recipe(tiny["recipe"])
+    assert recipe.bits.model.kind == "gpt"
     small = Model(recipe.bits.model, 8, training=False, decode_batch=1)
     small.initialise(3, recipe.bits.init)
     tokenizer = load_tokenizer(tiny["tokens"])
@@ -80,6 +81,7 @@ def test_likelihoods_are_those_of_a_row_alone(tiny: dict[str, Path]) -> None:
 def test_the_harness_finds_our_scores(tiny: dict[str, Path], tmp_path: Path) -> None:
     """The command over task files of the harness' own form: multiple choice and word perplexity, for two batch sizes."""
     recipe = load_recipe(tiny["recipe"])
+    assert recipe.bits.model.kind == "gpt"
     small = Model(recipe.bits.model, 1, training=False)
     small.initialise(3, recipe.bits.init)
     tensors = {name: small.weights.get(name, torch.zeros(spec.shape)) for name, spec in specs_of(recipe).items()}
@@ -139,12 +141,12 @@ def test_the_harness_own_model_gives_our_likelihoods(tmp_path: Path) -> None:
     made(sizes, tmp_path / "own.safetensors")
     export(tmp_path / "own.safetensors", tmp_path / "gpt", "fp32", tmp_path / "bpe")
     tokenizer = Gpt2Tokenizer(tmp_path / "bpe")
-    exact = Exact(loaded(tmp_path / "own.safetensors"), tokenizer, 2)  # type: ignore[arg-type]
+    exact = Exact(loaded(tmp_path / "own.safetensors"), tokenizer, 2)
     pairs = [("Once there was", " a fox"), ("", "Once"), ("a ", "b"), ("The bear and the fox " * 9, "ran far away.")]
     said = [(context, exact.generate(context, [], 1)) for context in (f"Number {i}:" for i in range(40))]
     pairs.append(next(pair for pair in said if exact.loglikelihood([pair])[0][1]))
-    asked = {"pairs": pairs, "texts": ["Once there was a fox. " * 12, "The end."]}
-    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    texts = ["Once there was a fox. " * 12, "The end."]
+    (tmp_path / "asked.json").write_text(json.dumps({"pairs": pairs, "texts": texts}))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TRANSFORMERS), str(HARNESS), str(ROOT)]), "HF_HUB_OFFLINE": "1",
                                 "HF_HOME": str(tmp_path / "hf")}  # fmt: skip
     command = [
@@ -157,7 +159,7 @@ def test_the_harness_own_model_gives_our_likelihoods(tmp_path: Path) -> None:
     theirs, ours = json.loads((tmp_path / "out.json").read_text()), exact.loglikelihood(pairs)
     assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs["pairs"]]
     assert [nats for nats, _ in ours] == pytest.approx([nats for nats, _ in theirs["pairs"]], rel=2e-5)
-    assert exact.rolling(asked["texts"]) == pytest.approx(theirs["texts"], rel=2e-5)
+    assert exact.rolling(texts) == pytest.approx(theirs["texts"], rel=2e-5)
 
 
 def texts() -> list[tuple[str, list[str]]]:

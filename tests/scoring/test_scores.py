@@ -9,12 +9,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from cuda_ops.errors import UserError
+from pipeline.data.contents import Question, QuestionText
 from pipeline.data.prepared import Prepared
 from pipeline.recipe import load_recipe, recipe_id
 from pipeline.scoring.choices import choices, questions_in
@@ -33,18 +35,19 @@ class Fixed:
 
 
 def test_questions_have_any_number_of_endings() -> None:
-    questions = [
+    questions: list[Question] = [
         {"context": [1], "endings": [[9], [4, 4]], "bytes": [9, 1], "label": 1},  # 9, 8; per byte 1, 8
         {"context": [2, 2], "endings": [[5], [5], [3], [6], [3], [7]], "bytes": [1] * 6, "label": 2},
         {"context": [], "endings": [[1, 8], [1, 1, 2], [1, 9]], "bytes": [1, 9, 2], "label": 0},
     ]
+    fixed: Any = Fixed()
     for batch in (1, 4, 100):
-        result = choices(Fixed(), questions[:2], batch)
+        result = choices(fixed, questions[:2], batch)
         assert [len(row) for row in result["nats"]] == [2, 6]
         assert result["nats"][0] == [(9.0).hex(), (8.0).hex()]
         assert (result["acc"], result["acc_norm"]) == (1.0, 0.5)
     with pytest.raises(UserError, match="an ending of 17 tokens does not fit the context of 16"):
-        choices(Fixed(), [{"context": [1], "endings": [[1] * 17, [2]], "bytes": [1, 1], "label": 0}], 3)
+        choices(fixed, [{"context": [1], "endings": [[1] * 17, [2]], "bytes": [1, 1], "label": 0}], 3)
 
 
 class Means:
@@ -66,9 +69,10 @@ class Means:
 
 def test_accuracy_is_the_first_largest_logit_and_losses_add_exactly() -> None:
     records = np.array([[0, 9, 1], [1, 2, 3], [0, 5, 5], [1, 5, 5], [1, 9, 0]], dtype=np.uint8)  # right: 0, 1, 2
+    means: Any = Means()
     for batch in (1, 2, 5, 9):
-        assert accuracy(Means(), records, batch) == {"images": 5, "right": 3, "share": 0.6}
-        assert loss(Means(), records, batch) == {"images": 5, "nats": (5.5).hex(), "nats_per_image": 1.1}
+        assert accuracy(means, records, batch) == {"images": 5, "right": 3, "share": 0.6}
+        assert loss(means, records, batch) == {"images": 5, "nats": (5.5).hex(), "nats_per_image": 1.1}
 
 
 def test_questions_of_a_source_of_their_own(tiny: dict[str, Path], tmp_path: Path) -> None:
@@ -121,11 +125,15 @@ def test_a_question_that_the_vocabulary_cannot_write_is_named(tmp_path: Path) ->
     from pipeline.data.questions import write_questions
     from pipeline.data.tokenizers import CharTokenizer
 
-    right = {"context": "a", "endings": ["b", "c"], "label": 0}
-    for wrong, words in (({"context": "aß"}, "context 'aß'"), ({"endings": ["b", "ñ"]}, "ending 1 'ñ'")):
+    right: QuestionText = {"context": "a", "endings": ["b", "c"], "label": 0}
+    wrongs: list[tuple[QuestionText, str]] = [
+        ({"context": "aß", "endings": ["b", "c"], "label": 0}, "context 'aß'"),
+        ({"context": "a", "endings": ["b", "ñ"], "label": 0}, "ending 1 'ñ'"),
+    ]
+    for wrong, words in wrongs:
         said = rf"question 2: {words} cannot be written: character '.' is not in the corpus; it knows 3: 'abc'; ask in these"
         with pytest.raises(UserError, match=said):
-            write_questions(tmp_path / "choices.json", [right, right | wrong], CharTokenizer("abc"))
+            write_questions(tmp_path / "choices.json", [right, wrong], CharTokenizer("abc"))
     assert not list(tmp_path.iterdir())
 
 
@@ -144,7 +152,7 @@ def test_the_loss_of_the_first_tokens_of_the_split(tiny: dict[str, Path], tmp_pa
             path.write_text(text.replace("order: documents", f"order: {order}"))
             found = scores(Subject(load_recipe(path), Fixed(), tiny["tokens"], 3, step=6))["validation"]
             assert found["tokens"] == scored
-            assert float.fromhex(found["nats"]) == float(tokens[1 : scored + 1].sum())
+            assert float.fromhex(str(found["nats"])) == float(tokens[1 : scored + 1].sum())
             assert ("nats_per_byte" in found) == (asked == 10**9)
     patterns = (tiny["recipe"].parent / "patterns.yaml").read_text()
     path.write_text(patterns.replace("{kind: loss}", "{kind: loss, tokens: 3}"))

@@ -30,7 +30,7 @@ def changed(path: Path, checkpoints: tuple[int, ...] = (), **bits: object) -> Re
     """The tiny recipe with other bits; of a nested one, the keys given."""
     content = as_written(load_recipe(path))
     for key, value in bits.items():
-        content["bits"][key] = content["bits"].get(key, {}) | value if key == "batch" else value  # type: ignore[operator]
+        content["bits"][key] = content["bits"].get(key, {}) | value if key == "batch" else value
     content["artifacts"]["checkpoints"] = list(checkpoints)
     return parse_recipe(content, "changed")
 

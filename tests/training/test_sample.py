@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,7 +117,8 @@ def test_half_a_character_waits_for_the_other_half(monkeypatch: pytest.MonkeyPat
     settings = sample.Samples(prompts=("x",), length=len(ids))
     monkeypatch.setattr(module, "drawing", lambda *_: ([token] for token in ids))
     pieces: list[str] = []
-    (result,) = module.stream(settings, [[0]], tokenizer, None, lambda text, _: pieces.append(text))
+    model: Any = None  # what is drawn is given
+    (result,) = module.stream(settings, [[0]], tokenizer, model, lambda text, _: pieces.append(text))
     assert pieces[:6] == ["a", "", "é", "", "", "漢"]
     assert "".join(pieces) == result["text"] == tokenizer.decode(ids)
     assert b"".join(map(CharTokenizer("aé漢").bytes_of, (0, 1, 2))).decode() == "aé漢"
@@ -144,4 +146,6 @@ def test_a_statement_over_a_text_of_one_s_own_is_read_without_its_path(tmp_path:
     assert "path" not in content["bits"]["data"]["source"]
     statement = tmp_path / "provenance.json"
     statement.write_text(json.dumps({"predicate": {"buildDefinition": {"externalParameters": {"recipe": content}}}}))
-    assert recipe_in(statement).bits.data.source.path == "unknown"
+    source = recipe_in(statement).bits.data.source
+    assert source.kind == "file"
+    assert source.path == "unknown"

@@ -24,6 +24,7 @@ from cuda_ops.errors import UserError
 from pipeline.base import chain
 from pipeline.base.checkpoint import Checkpoint, load, save
 from pipeline.base.files import atomic_write
+from pipeline.data.contents import Question
 from pipeline.machine.execution import Execution
 from pipeline.recipe import Decay, load_recipe, parse_recipe, recipe_id
 from pipeline.scoring.choices import choices
@@ -191,7 +192,7 @@ class Fixed:
 
 
 def test_choices_are_scored_as_hellaswag() -> None:
-    questions = [
+    questions: list[Question] = [
         # sums 9, 8, 12, 10: acc picks 1; per byte 9/3, 8/1, 12/6, 10/2: acc_norm picks 2
         {"context": [1, 1], "endings": [[4, 5], [8], [12], [1, 9]], "bytes": [3, 1, 6, 2], "label": 1},
         {"context": [7], "endings": [[3], [3], [2, 2], [9]], "bytes": [1, 1, 4, 1], "label": 2},
@@ -233,7 +234,8 @@ def test_batch_size_and_threads_change_no_result(tiny: dict[str, Path], trained:
 
 def test_greedy_sampling_follows_the_full_forward_past_the_context(tiny: dict[str, Path], trained: Path) -> None:
     recipe = load_recipe(tiny["recipe"])
-    model = load_model(recipe, load(trained), trained, 2, decode_batch=2)
+    model: Any = load_model(recipe, load(trained), trained, 2, decode_batch=2)  # a Generator
+    assert recipe.artifacts.samples is not None
     wanted = recipe.artifacts.samples.model_copy(update={"temperature": 0.0, "length": 50})
     prompt = [256, 79, 110]
     (first, second) = draw(model, prompt, wanted, 0, 2, separator=None)

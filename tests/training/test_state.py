@@ -6,7 +6,6 @@ right; the optimizer's factors come from the model's table; a rolling checkpoint
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
-from pipeline.base.checkpoint import Stored, load, save, tensors_digest
+from pipeline.base.checkpoint import Checkpoint, Stored, load, save, tensors_digest
 from pipeline.base.files import sha256_of
 from pipeline.evidence.rerun import Rerun
 from pipeline.machine.execution import Execution
@@ -59,7 +58,7 @@ def other(stored: Stored, path: Path, change: Callable[[dict[str, torch.Tensor]]
     """A checkpoint with other tensors and a digest of its own."""
     tensors = dict(stored.tensors)
     change(tensors)
-    save(path, dataclasses.replace(stored, tensors=tensors, specs=None))
+    save(path, Checkpoint(stored.step, stored.recipe_id, stored.link, tensors, stored.about))
     return path
 
 

@@ -154,7 +154,7 @@ def test_what_cannot_change_a_bit_reruns_nothing(project: Path) -> None:
     the bindings.
     """
     checks = next((project / "cuda_ops").rglob("checks.h"))
-    edits = [
+    edits: list[tuple[str, tuple[str, str] | str]] = [
         ("pipeline/data/shards.py", ("no such shard;", "there is no such shard;")),
         ("pipeline/training/trainer.py", ('"""', '"""Another docstring. ')),
         (
