@@ -145,7 +145,7 @@ class ShardStream:
         try:
             yield
         except OSError as error:
-            words = refusal(error)
+            words = refusal(error, self.folder)
             if words is None:
                 raise
             with suppress(OSError):  # what was in the buffer could not be written, and is not needed
@@ -153,7 +153,7 @@ class ShardStream:
                     self._file.close()
             self._file = None
             raise UserError(
-                f"{self.folder}: {words.partition(': ')[2]}. Of the shards, {self.files} files of the corpus are kept, and the "
+                f"{words}. Of the shards, {self.files} files of the corpus are kept, and the "
                 "same command goes on after them"
             ) from None
 

@@ -57,11 +57,11 @@ class Metrics:
         content = ("\n" if self._missed else "") + json.dumps(row) + "\n"
         try:
             whole = self._file.write(content.encode()) == len(content)
-            words = "a line was cut off"
+            words = f"{self._path}: a line was cut off"
         except OSError as error:
-            whole, words = False, str(refusal(error) or error).partition(": ")[2]
+            whole, words = False, refusal(error, self._path) or f"{self._path}: {error}"
         if not whole and not self._missed:
-            print(f"warning: {self._path}: {words}; lines are missing, the run goes on", file=sys.stderr)
+            print(f"warning: {words}; lines are missing, the run goes on", file=sys.stderr)
         self._missed = 0 if whole else self._missed + 1
 
     def close(self) -> None:
