@@ -7,20 +7,24 @@ segment began, "per_second": units, "at": Unix time}. A run that goes on from a 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from cuda_ops.errors import refusal
 from pipeline.base.chain import Line
 from pipeline.base.files import write_bytes
 from pipeline.recipe import Recipe
 
+HEAD = {"recipe": str, "steps": int, "unit": str, "units": int}
+NUMBERS = ("loss", "lr", "norm", "seconds", "per_second", "at")
+
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The values of the lines that are whole; the last one may be half written."""
+    """The values of the lines that are whole; the last one may be half written, and what else is no line is passed over."""
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -28,8 +32,18 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                     found = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(found, dict):
+                if isinstance(found, dict) and _sound(found):
                     yield found
+
+
+def _sound(row: dict[str, Any]) -> bool:
+    """Whether a line is one that Metrics writes: the first, or a step's with all its numbers."""
+    head = all(type(row.get(key)) is kind for key, kind in HEAD.items())
+    return head or (type(row.get("step")) is int and all(_is_number(row.get(name)) for name in NUMBERS))
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(cast("float", value))
 
 
 class Metrics:
