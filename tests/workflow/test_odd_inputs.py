@@ -34,6 +34,7 @@ def place(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
     trainer.save(folder / "step_000000.safetensors")
     (folder / "file").write_text("text")
     (folder / "folder").mkdir()
+    (folder / "steps.yaml").write_text(tiny["recipe"].read_text().replace("steps: 6", "steps: 99999999999999999999"))
     return folder
 
 
@@ -59,6 +60,11 @@ CASES = {
     REPLAY + "--further 2": "--further 2: what it sees is written by --trace FILE alone",
     REPLAY + "--checkpoint {P}/folder": "{P}/folder: a folder; name a checkpoint in it",
     "pipeline.verify --recipe {R} --run {P}/nope": "--run {P}/nope: no such folder",
+    "pipeline.spikes --recipe {R} --run {P}/nope": "--run {P}/nope: no such folder",
+    "pipeline.report --recipe {R} --run {P}/nope": "--run {P}/nope: no such folder",
+    "pipeline.digest --recipe {R} --run {P}/nope": "--run {P}/nope: no such folder",
+    "pipeline.bless --recipe {R} --run {P}/nope": "--run {P}/nope: no such folder",
+    "pipeline.recipe.__main__ {P}/steps.yaml": "bits.steps: Input should be less than 1099511627776, given 99999999999999999999",
     "pipeline.verify --recipe {R} --run {P} --json {P}": "{P}: is a folder, not a file",
     "pipeline.prepare_text --recipe {R} --against {P}": "--against {P}: only beside --compare PINS",
     "pipeline.own_text --recipe {R} --data {P}/folder": "data={P}/folder: not a file; name one",
