@@ -163,6 +163,14 @@ def test_a_mistake_of_the_program_is_no_refusal() -> None:
     assert refusal(OSError(errno.EINVAL, "x", "y")) is None
 
 
+def test_of_a_copy_the_file_that_is_written_is_named(tmp_path: Path) -> None:
+    """As shutil.copyfile raises it, with the file that is read first."""
+    read, written = str(tmp_path / "a"), str(tmp_path / "b")
+    words = refusal(OSError(errno.ENOSPC, "full", read, None, written))
+    assert words is not None
+    assert words.startswith(f"{written}: no space left on the device mounted at /")
+
+
 # ---------------------------------------------------------------- what a stage says
 
 SAYS = """
