@@ -18,7 +18,7 @@ CODE, INTERRUPTED = 2, 130
 # What the machine refuses, as the user reads it.
 REFUSALS = {
     errno.ENOSPC: "no space left on the device; free some and run again",
-    errno.EDQUOT: "no space left in the quota; free some and run again",
+    errno.EDQUOT: "no space left in the quota of the device; free some and run again",
     errno.EFBIG: "no space left: larger than a file may be here (ulimit -f)",
     errno.EROFS: "the file system is read-only; write elsewhere or mount it for writing",
     errno.EACCES: "permission denied; who runs this may not",
@@ -27,9 +27,12 @@ REFUSALS = {
     errno.EIO: "the device failed (input/output error); see the kernel's log",
     errno.ENOENT: "no such file or folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a file of that name is in the way of a folder; move it away or choose another place",
     errno.EISDIR: "is a folder, not a file",
     errno.EMFILE: "too many open files (ulimit -n)",
 }
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
 
 
 class UserError(Exception):
@@ -48,10 +51,26 @@ class Ending:
     at_once = False
 
 
-def refusal(error: OSError) -> str | None:
-    """An error of the operating system as one line, or None for one that is a mistake of the program's."""
+def refusal(error: OSError, path: Path | None = None) -> str | None:
+    """An error of the operating system as one line, or None for one that is a mistake of the program's.
+
+    path: the file that the line names; the error's own, without one. A full disk is named by where it is mounted.
+    """
     words = REFUSALS.get(error.errno or 0)
-    return f"{error.filename or 'while writing'}: {words}" if words else None
+    if words is None:
+        return None
+    if error.errno not in FULL:
+        return f"{path or error.filename or 'while writing'}: {words}"
+    file = path or error.filename2 or error.filename  # of a copy, the second is the one that is written
+    return f"{file}: {words.replace(';', f' mounted at {_mount(file)};', 1)}" if file else f"while writing: {words}"
+
+
+def _mount(path: Path | str | bytes | int) -> Path:
+    """Where the file system of a path is mounted."""
+    place = Path(os.fsdecode(path) if isinstance(path, str | bytes) else str(path)).resolve()
+    while not os.path.ismount(place) and place != place.parent:
+        place = place.parent
+    return place
 
 
 @contextmanager
@@ -92,7 +111,8 @@ def exit_on_user_error(main: Callable[[], int | None]) -> NoReturn:
             output.guard(log)
         code = main() or 0
         if sys.stdout:
-            sys.stdout.flush()
+            with writing(Path(os.path.realpath("/proc/self/fd/1"))):
+                sys.stdout.flush()
     except UserError as error:
         code = error.code
         end(code, named(f"error: {error}", sys.argv) if str(error) else "", isinstance(error, Fatal))

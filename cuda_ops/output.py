@@ -10,8 +10,9 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import ClassVar
 
-from cuda_ops.errors import UserError
+from cuda_ops.errors import FULL, UserError, refusal
 
 FLAG = "--log"
 
@@ -29,22 +30,30 @@ class Lines(io.TextIOBase):
     def write(self, text: str) -> int:
         self._text += text
         whole, newline, self._text = self._text.rpartition("\n")
-        self._emit(whole + newline)
+        self._emit((whole + newline).encode(self.encoding, self.errors))
         return len(text)
 
     def flush(self) -> None:
         text, self._text = self._text, ""
-        self._emit(text)
+        self._emit(text.encode(self.encoding, self.errors))
 
-    def _emit(self, text: str) -> None:
-        content = text.encode(self.encoding, self.errors)
+    def _emit(self, content: bytes) -> None:
         for descriptor in list(self._descriptors if content else []):
             try:
                 left = memoryview(content)
                 while left:
                     left = left[os.write(descriptor, left) :]
-            except OSError:  # a closed pipe, a terminal that is gone, a full disk
+            except OSError as error:  # a closed pipe, a terminal that is gone, a full disk
                 self._descriptors.remove(descriptor)
+                if error.errno in FULL:
+                    self._lost(descriptor, error)
+
+    def _lost(self, descriptor: int, error: OSError) -> None:
+        """Say on the descriptors that are left that one's disk is full; once for the log, which both streams have."""
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path not in Output.full:
+            Output.full.append(path)
+            self._emit(f"warning: {refusal(error, path)}; what is said from here on is missing there\n".encode())
 
     def isatty(self) -> bool:
         """Without a log only: what is written over in place on a terminal is no line of a log."""
@@ -62,6 +71,7 @@ class Output:
 
     log: Path | None = None
     streams: tuple[int, int] | None = None  # descriptors of the readers
+    full: ClassVar[list[Path]] = []  # files on disks that were found full
 
 
 def take_log(arguments: list[str]) -> Path | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from cuda_ops.errors import exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.files import write_json
+from pipeline.machine.room import check_run
 from pipeline.recipe import load_recipe
 from pipeline.recipe.paths import run_dir
 from pipeline.records.catalogue import chains, files, folders
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
     args = parser.parse_args()
+    check_run(args.run)
     recipe = load_recipe(args.recipe)
     run = args.run or run_dir(recipe)
     new = {entry.key: entry.digest for entry in entries(recipe, run)}

@@ -30,6 +30,7 @@ from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_bytes
 from pipeline.evidence.comparison import Comparison
 from pipeline.evidence.sides import ROOT, Side
+from pipeline.machine.room import check_outputs
 
 
 def flags() -> argparse.ArgumentParser:
@@ -60,10 +61,14 @@ def side(args: argparse.Namespace, name: str) -> Side:
     if bad:
         raise UserError(f"--env-{name} {bad[0]}: expected NAME=VALUE")
     env = dict(item.split("=", 1) for item in given["env"])
+    for key in ("tokens", "code", "build"):
+        if given[key] and not given[key].is_dir():
+            raise UserError(f"--{key}-{name} {given[key]}: no such folder")
     code = (given["code"] or ROOT).resolve()
     device = getattr(args, f"device_{name}") or args.device
     if device not in ("cpu", "cuda"):
-        raise UserError(f"--device {device}: neither cpu nor cuda")
+        flag = f"--device-{name}" if getattr(args, f"device_{name}") else "--device"
+        raise UserError(f"{flag} {device}: neither cpu nor cuda")
     return Side(
         name.upper(),
         getattr(args, name),
@@ -88,6 +93,7 @@ def plain(value: Any) -> Any:
 
 def main() -> int:
     args = flags().parse_args()
+    check_outputs([args.json, args.html])
     found = Comparison(side(args, "a"), side(args, "b"))
     found.run(None if args.no_replay else args.further)
     rows = [(label, text) for label, texts in found.table() for text in texts]

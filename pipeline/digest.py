@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cuda_ops.errors import exit_on_user_error
 from pipeline.base.files import sha256_of, write_bytes, write_json
+from pipeline.machine.room import check_run
 from pipeline.recipe import load_recipe
 from pipeline.recipe.paths import DIGESTS, PROVENANCE, SUMS, run_dir
 from pipeline.records.catalogue import run_files
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
     args = parser.parse_args()
+    check_run(args.run)
     recipe = load_recipe(args.recipe)
     run = args.run or run_dir(recipe)
     found = entries(recipe, run)

@@ -117,6 +117,8 @@ def main() -> int:
     parser.add_argument("--height", type=whole(1, 1000), default=8, help="lines of the picture")
     parser.add_argument("--tensorboard", type=Path, help="folder to write event files into as well")
     args = parser.parse_args()
+    if args.run.is_file():
+        raise UserError(f"{args.run}: a file; name the folder of a run")
     path, after, events, before = args.run / METRICS, 0, None, 0
     while True:
         width = shutil.get_terminal_size((100, 24)).columns

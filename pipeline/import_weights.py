@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base import chain
-from pipeline.base.checkpoint import Checkpoint, save
+from pipeline.base.checkpoint import Checkpoint, Rolling, save
 from pipeline.base.files import sha256_of, write_bytes
 from pipeline.base.tensors import checked_finite, write_tensors
 from pipeline.data.fetch import fetch, from_mirror
@@ -51,9 +51,10 @@ def bring(source: Path, base: Path, name: str) -> str:
     """Import a file of weights; returns the line that says what was written."""
     weights, config = open_weights(source)
     recipe = recipe_of(load_recipe(base), config, file_of(source), name)
-    path = RESULTS / "recipes" / f"{name}.yaml"
+    path, out = RESULTS / "recipes" / f"{name}.yaml", run_dir(recipe) / checkpoint_name(0)
+    if any(Rolling(out.parent).steps()):
+        raise UserError(f"--name {name}: {out.parent} holds the checkpoints of another run; choose another name")
     write_bytes(path, (json.dumps(as_written(recipe), indent=2, ensure_ascii=False) + "\n").encode())
-    out = run_dir(recipe) / checkpoint_name(0)
 
     class Checked(dict[str, object]):
         """Each tensor as it is asked for, without a NaN."""

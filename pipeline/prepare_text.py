@@ -252,6 +252,8 @@ def main() -> int:
     parser.add_argument("--compare", type=Path, metavar="PINS", help="hold the shards against those a pin file lists")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="where the other shards lie, to find the token")
     args = parser.parse_args()
+    if args.against and not args.compare:
+        raise UserError(f"--against {args.against}: only beside --compare PINS, which says what the shards should be")
     if args.compare:
         return compare(args.compare, args.recipe, args.out, args.against)
     if args.recipe is None:

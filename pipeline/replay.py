@@ -23,6 +23,7 @@ from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.tensors import Spec, write_tensors
 from pipeline.evidence.rerun import Rerun, altered, checkpoints_of, lines_of
+from pipeline.machine.room import check_outputs, check_run
 from pipeline.recipe import load_recipe
 from pipeline.recipe.paths import run_dir, tokens_dir
 from pipeline.records.present import present
@@ -90,6 +91,12 @@ def main() -> int:
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     run = args.run or run_dir(recipe)
+    check_run(args.run)
+    check_outputs([args.out, args.trace])
+    if args.further and not args.trace:
+        raise UserError(
+            f"--further {args.further}: what it sees is written by --trace FILE alone; give that, or leave it out"
+        )
     if args.check and args.lane is not None:
         raise UserError("--check needs the whole step: leave --lane out")
     from pipeline.evidence.trace import TRACE_BYTES, Collector, Trace, step_shapes

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cuda_ops.errors import exit_on_user_error
 from pipeline.base.files import write_bytes
+from pipeline.machine.room import check_run
 from pipeline.pages.run import load_run
 from pipeline.pages.run_page import run_page
 from pipeline.recipe import load_recipe
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
     parser.add_argument("--out", type=Path, help="page to write (default: report.html of the run)")
     args = parser.parse_args()
+    check_run(args.run)
     recipe = load_recipe(args.recipe)
     run = load_run(recipe, args.recipe, args.run or run_dir(recipe), args.tokens or tokens_dir(recipe))
     out, page = args.out or run.folder / REPORT, run_page(run).encode()

@@ -26,6 +26,7 @@ from pipeline.base.files import write_json
 from pipeline.data.prompts import check_prompts
 from pipeline.data.tokenizers import load_tokenizer
 from pipeline.machine.devices import device_errors
+from pipeline.machine.room import check_outputs
 from pipeline.recipe import Gpt, Recipe, Samples, load_recipe
 from pipeline.recipe.paths import RECEIPTS, SAMPLES, receipt_name, run_dir
 from pipeline.records.origin import recipe_of, tokens_of
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.records.contents import Sample
 
 OWN = ("prompts", "temperature", "top_k", "length", "draws", "seed")  # settings that a flag gives
-MOST = 1_000_000  # new tokens of a text
+MOST = 1_000_000  # new tokens of a text, and texts of a prompt
 
 
 def settings_of(recipe: Recipe, args: argparse.Namespace) -> Samples:
@@ -50,8 +51,9 @@ def settings_of(recipe: Recipe, args: argparse.Namespace) -> Samples:
         raise UserError(f"{recipe.name}: artifacts.samples is left out, so there is nothing to draw; give --prompt")
     if not isinstance(recipe.bits.model, Gpt):
         raise UserError(f"{recipe.name}: a model of kind {recipe.bits.model.kind} draws no text; kind gpt does")
-    if not 0 < given.get("length", 1) <= MOST:
-        raise UserError(f"--length {args.length}: expected 1 to {MOST:,}")
+    for name in ("length", "draws"):
+        if not 0 < given.get(name, 1) <= MOST:
+            raise UserError(f"--{name} {given[name]}: expected 1 to {MOST:,}")
     if not math.isfinite(given.get("temperature", 1.0)):
         raise UserError(f"--temperature {args.temperature}: expected a number, 0 or more")
     try:
@@ -113,6 +115,7 @@ def main() -> int:
         stored = load(args.checkpoint)
         recipe = recipe_of(args.checkpoint, stored.about, stored.recipe_id)
     settings = settings_of(recipe, args)
+    check_outputs([args.out])
     if args.stream or any(getattr(args, name) is not None for name in OWN):
         if args.out:
             check_out(args.out, recipe, settings)

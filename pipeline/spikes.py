@@ -24,6 +24,7 @@ from cuda_ops.errors import exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.files import write_json
 from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
+from pipeline.machine.room import check_run
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.recipe.paths import SPIKES, run_dir, tokens_dir
 from pipeline.records.contents import Spike, Spikes, SpikeSample
@@ -145,6 +146,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of those; never changes a bit")
     parser.add_argument("--out", type=Path, help="file to write (default: spikes.json of the run)")
     args = parser.parse_args()
+    check_run(args.run)
     recipe = load_recipe(args.recipe)
     run, tokens = args.run or run_dir(recipe), args.tokens or tokens_dir(recipe)
     lines = [line for _, line in sorted(lines_of(run, recipe).items())]

@@ -17,6 +17,7 @@ import hashlib
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cuda_ops.errors import UserError, exit_on_user_error
@@ -70,8 +71,11 @@ def check_disk(recipe: Recipe, execution: Execution, until: int, out: Path, stat
         say(f"warning: the {later} checkpoints still to come will not fit: {missing}")
 
 
-def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks, facts: Facts) -> int:
-    """The segment that the flags name; returns the exit code and adds to the receipt's facts."""
+def train(
+    args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks, facts: Facts
+) -> tuple[int, Callable[[], None] | None]:
+    """The segment that the flags name; returns the exit code and, where it is done, what removes its rolling
+    checkpoints. Adds to the receipt's facts."""
     import torch
 
     from cuda_ops import runtime
@@ -86,7 +90,9 @@ def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks:
         check_disk(recipe, execution, args.steps_to, args.out.parent, state)
     trainer = new_trainer(recipe, execution, ranks, tokens)
     previous = None if args.previous == "none" else Path(args.previous)
-    segment = Segment(trainer, execution, args.steps_to, state, say, previous=previous, init=args.init)
+    segment = Segment(
+        trainer, execution, args.steps_to, state, say, previous=previous, init=args.init, chain_path=args.chain
+    )
     stops = Stops()
     progress = Progress(recipe, args.steps_to, ranks.first)
     gpu = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ""
@@ -111,8 +117,8 @@ def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks:
                 ("\n" if sys.stderr.isatty() else "")
                 + f"stopped after step {trainer.step}; the same command goes on from there"
             )
-        return 128 + (stops.number or signal.SIGTERM)
-    digest = segment.finish(args.out, args.chain)
+        return 128 + (stops.number or signal.SIGTERM), None
+    digest = segment.finish(args.out)
     if ranks.first:
         print(f"{args.out}  file sha256 {digest[:12]}  link of the last step {trainer.link[:12]}")
     facts |= {
@@ -126,7 +132,7 @@ def train(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks:
         facts["tokens_per_second"] = round(progress.rate, 1)
     else:
         facts["images_per_second"] = round(progress.rate, 1)
-    return 0
+    return 0, segment.clear
 
 
 def guarded(args: argparse.Namespace, recipe: Recipe, execution: Execution, ranks: Ranks) -> int:
@@ -137,7 +143,9 @@ def guarded(args: argparse.Namespace, recipe: Recipe, execution: Execution, rank
     own = path if ranks.first else path.with_name(f"{path.stem}.rank{ranks.rank}.json")
     try:
         with receipt(own, f"train {args.steps_to}") as facts, device_errors(f"training up to step {args.steps_to}"):
-            code = train(args, recipe, execution, ranks, facts)
+            code, clear = train(args, recipe, execution, ranks, facts)
+        if clear:
+            clear()  # after the receipt: what cannot be finished goes on from them
     except NotFinite as error:
         print(f"error: not finite at {error}. The last checkpoint is kept", file=sys.stderr)
         code = NOT_FINITE

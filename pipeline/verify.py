@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_bytes, write_json
+from pipeline.machine.room import check_outputs, check_run
 from pipeline.recipe import Recipe, load_recipe, recipe_id
 from pipeline.recipe.paths import DIGESTS, run_dir
 from pipeline.records.digests import EXPECTED, Entry, digests_in, entries, published
@@ -90,6 +91,8 @@ def main() -> int:
             f"--expected {args.expected}: no such folder; expected one with <recipe>.json, as config/expected"
         )
     recipe = load_recipe(args.recipe)
+    check_run(args.run)
+    check_outputs([args.out, args.json])
     found = verify(recipe, args.run or run_dir(recipe), args.expected)
     short = [(*row[:2], row[2][:12], row[3][:12], row[4]) for row in found.rows]
     table = tabulate(

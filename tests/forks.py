@@ -146,7 +146,7 @@ def keep_spares(count: int, streams: list[int]) -> None:
                 socket.send_fds(connection, [b"."], [f if isinstance(f, int) else f.fileno() for f in files])
                 connection.sendall(json.dumps([ignored, request]).encode() + b"\n")
 
-    subprocess.Popen = Popen  # type: ignore[misc]
+    subprocess.Popen = Popen  # type: ignore[misc, assignment]
 
 
 @cache

@@ -35,9 +35,17 @@ class Line:
         return Line(self.step, self.loss, self.lr, self.norm, self.fingerprint, link)
 
 
+def row(line: Line) -> bytes:
+    return f"{line.content()}\t{line.link}\n".encode()
+
+
+def whole(lines: list[Line]) -> bytes:
+    """A chain's file."""
+    return b"".join([f"{HEADER}\n".encode(), *map(row, lines)])
+
+
 def write(path: Path, lines: list[Line]) -> None:
-    rows = [HEADER, *(f"{line.content()}\t{line.link}" for line in lines)]
-    write_bytes(path, ("\n".join(rows) + "\n").encode())
+    write_bytes(path, whole(lines))
 
 
 def read(path: Path) -> list[Line]:

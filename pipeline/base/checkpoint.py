@@ -72,7 +72,9 @@ def sidecar(path: Path) -> Path:
 
 def verify(path: Path) -> None:
     """Raise a UserError that says how a file is damaged."""
-    if not path.exists():
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name a checkpoint in it, step_<step>.safetensors")
+    if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     if not sidecar(path).exists():
         raise UserError(

@@ -35,28 +35,79 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(path)
-        descriptor, temporary = _create(path)
-        with os.fdopen(descriptor, "wb") as file:
+        with refused(path):
+            descriptor, temporary = _begin(path)
+        with refused(path, temporary), os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)  # still locked: until here nobody may take it for a dead writer's
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        ours = error.filename in (None, str(path), str(path.parent), str(temporary)) or temporary is None
-        words = refusal(error) if ours else None
-        if words is None:
-            raise
-        raise UserError(f"{path}: {words.partition(': ')[2]}. Nothing earlier was lost") from None
+            _publish(file.fileno(), temporary, path)
     finally:
         if temporary:
             temporary.unlink(missing_ok=True)
+
+
+class Growing:
+    """A file that grows beside its place, unbuffered, so that what its disk refuses is said at the write that it refuses.
+
+    It appears at `path` by publish(); an earlier file stays until then, and for good after discard().
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with refused(path):
+            self._descriptor, self._temporary = _begin(path)
+
+    def write(self, content: bytes) -> None:
+        left = memoryview(content)
+        with refused(self.path, self._temporary):
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+
+    def sync(self) -> None:
+        with refused(self.path, self._temporary):
+            os.fsync(self._descriptor)
+
+    def publish(self) -> None:
+        with refused(self.path, self._temporary):
+            _publish(self._descriptor, self._temporary, self.path)
+        self.discard()
+
+    def discard(self) -> None:
+        if self._descriptor >= 0:
+            self._temporary.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+@contextmanager
+def refused(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """What the disk refuses of `path`, or of the unfinished file beside it, as a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        ours = error.filename in (None, str(path), str(path.parent), str(temporary)) or temporary is None
+        words = refusal(error, path) if ours else None
+        if words is None:
+            raise
+        raise UserError(f"{words}. Nothing earlier was lost") from None
+
+
+def _begin(path: Path) -> tuple[int, Path]:
+    """A new unfinished file for `path`, after those that are left of dead writers are removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path)
+    return _create(path)
+
+
+def _publish(descriptor: int, temporary: Path, path: Path) -> None:
+    """Put a finished file in its place, still locked: until here nobody may take it for a dead writer's."""
+    os.fsync(descriptor)
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _stem(path: Path) -> str:

@@ -23,7 +23,7 @@ def derive(base: Recipe, path: Path) -> Recipe:
             f"data={path}: {base.name} reads data.kind {base.bits.data.kind}; give a recipe of data.kind text"
         )
     if not path.is_file():
-        raise UserError(f"data={path}: no such file")
+        raise UserError(f"data={path}: {'not a file; name one' if path.exists() else 'no such file'}")
     if path.suffix not in FORMATS:
         raise UserError(f"data={path}: suffix {path.suffix!r}, allowed are {', '.join(FORMATS)}")
     texts = list(documents_of(path, FORMATS[path.suffix], "text"))

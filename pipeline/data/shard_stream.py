@@ -159,7 +159,7 @@ class ShardStream:
         try:
             yield
         except OSError as error:
-            words = refusal(error)
+            words = refusal(error, self.folder)
             if words is None:
                 raise
             with suppress(OSError):  # what was in the buffer could not be written, and is not needed
@@ -167,7 +167,7 @@ class ShardStream:
                     self._file.close()
             self._file = None
             raise UserError(
-                f"{self.folder}: {words.partition(': ')[2]}. Of the shards, {self.files} files of the corpus are kept, and the "
+                f"{words}. Of the shards, {self.files} files of the corpus are kept, and the "
                 "same command goes on after them"
             ) from None
 

@@ -51,6 +51,20 @@ def check_writable(folders: Iterable[Path], remedy: str) -> None:
             raise UserError(f"{place}: {REFUSALS[errno.EROFS if read_only else errno.EACCES]}; {remedy}")
 
 
+def check_outputs(files: Iterable[Path | None]) -> None:
+    """A UserError where a file could not be written, said before what is to stand in it is worked out."""
+    for file in filter(None, files):
+        if file.is_dir():
+            raise UserError(f"{file}: {REFUSALS[errno.EISDIR]}; name a file")
+        check_writable([file.parent], "name another file")
+
+
+def check_run(run: Path | None) -> None:
+    """A UserError where --run names no folder."""
+    if run and not run.is_dir():
+        raise UserError(f"--run {run}: no such folder; expected that of a run, as results/runs/<recipe>")
+
+
 def check_room(needs: Mapping[Path, int], what: str, remedy: str) -> None:
     """A UserError where the disks have no room for what is to come."""
     missing = lacking(needs)

@@ -90,7 +90,7 @@ def main() -> int:
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of a recipe instead")
     parser.add_argument("--devices", type=whole(1, 10**9), default=8, help="that share the work")
     parser.add_argument(
-        "--mfu", type=real(above=True), default=0.5, help="part of the peak that is reached, by llm.c's count"
+        "--mfu", type=real(most=1.0, above=True), default=0.5, help="part of the peak that is reached, by llm.c's count"
     )
     parser.add_argument(
         "--peak", type=real(above=True), help="TFLOP/s of one device (default: H100 SXM at the recipe's numerics)"

@@ -22,7 +22,7 @@ class Samples(Strict):
     draws: Positive = 1
     length: Positive = Field(default=200, description="new tokens per sample")
     temperature: float = Field(default=1.0, ge=0)
-    top_k: int = Field(default=0, ge=0, description="0: no limit")
+    top_k: int = Field(default=0, ge=0, lt=2**31, description="0: no limit")
     seed: Seed = 0
 
 

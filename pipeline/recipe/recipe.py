@@ -31,7 +31,7 @@ class Bits(Strict):
     skip: Skip | None = None
     schedule: Schedule
     batch: Batch
-    steps: int = Field(ge=0, description="0: none; the initial weights are the result")
+    steps: int = Field(ge=0, lt=2**40, description="0: none; the initial weights are the result")
 
     @model_validator(mode="after")
     def consistent(self) -> Bits:

@@ -6,11 +6,12 @@ The first line is a Head, every other a Row. A run that goes on from a checkpoin
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, BinaryIO, cast, final
 
 from typing_extensions import TypedDict
 
@@ -44,7 +45,7 @@ class Row(TypedDict):
 
 
 def read(path: Path) -> Iterator[Head | Row]:
-    """The values of the lines that are whole; the last one may be half written."""
+    """The values of the lines that are whole; the last one may be half written, and what else is no line is passed over."""
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -52,9 +53,22 @@ def read(path: Path) -> Iterator[Head | Row]:
                     found: Any = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(found, dict):
+                if isinstance(found, dict) and _sound(found):
                     row: Head | Row = found  # type: ignore[assignment]
                     yield row
+
+
+HEAD = {"recipe": str, "steps": int, "unit": str, "units": int}
+
+
+def _sound(row: dict[str, Any]) -> bool:
+    """Whether a line is one that Metrics writes: the first, or a step's with all its numbers."""
+    head = all(type(row.get(key)) is kind for key, kind in HEAD.items())
+    return head or (type(row.get("step")) is int and all(_is_number(row.get(name)) for name in Row.__annotations__))
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(cast("float", value))
 
 
 class Metrics:
@@ -82,11 +96,11 @@ class Metrics:
         content = ("\n" if self._missed else "") + json.dumps(row) + "\n"
         try:
             whole = self._file.write(content.encode()) == len(content)
-            words = "a line was cut off"
+            words = f"{self._path}: a line was cut off"
         except OSError as error:
-            whole, words = False, str(refusal(error) or error).partition(": ")[2]
+            whole, words = False, refusal(error, self._path) or f"{self._path}: {error}"
         if not whole and not self._missed:
-            print(f"warning: {self._path}: {words}; lines are missing, the run goes on", file=sys.stderr)
+            print(f"warning: {words}; lines are missing, the run goes on", file=sys.stderr)
         self._missed = 0 if whole else self._missed + 1
 
     def close(self) -> None:

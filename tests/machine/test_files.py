@@ -100,7 +100,7 @@ def test_names_cannot_be_guessed_and_nothing_is_written_through_a_link(
     secret.write_bytes(b"kept")
     monkeypatch.setattr("secrets.token_hex", lambda count: "0" * 2 * count)
     (tmp_path / f".x.{'0' * 32}.tmp").symlink_to(secret)
-    with pytest.raises(FileExistsError), atomic_write(tmp_path / "x") as file:
+    with pytest.raises(UserError, match="in the way"), atomic_write(tmp_path / "x") as file:
         file.write(b"lost")
     assert secret.read_bytes() == b"kept"
 
@@ -163,6 +163,14 @@ def test_a_mistake_of_the_program_is_no_refusal() -> None:
     assert refusal(OSError(errno.EINVAL, "x", "y")) is None
 
 
+def test_of_a_copy_the_file_that_is_written_is_named(tmp_path: Path) -> None:
+    """As shutil.copyfile raises it, with the file that is read first."""
+    read, written = str(tmp_path / "a"), str(tmp_path / "b")
+    words = refusal(OSError(errno.ENOSPC, "full", read, None, written))
+    assert words is not None
+    assert words.startswith(f"{written}: no space left on the device mounted at /")
+
+
 # ---------------------------------------------------------------- what a stage says
 
 SAYS = """
@@ -218,6 +226,32 @@ def test_the_log_holds_everything_and_outlives_the_reader(tmp_path: Path) -> Non
     assert code == 0
     assert output.splitlines()[-1] == "line 19999"
     assert errors == "aside\n"
+
+
+def test_a_full_disk_costs_the_log_alone_and_is_said_once() -> None:
+    program = SAYS.replace(
+        "    os.write(1, b'from C\\n')\n", ""
+    )  # which goes to the log's descriptor and to nothing else
+    assert program != SAYS
+    command = [sys.executable, "-c", program, "--log", "/dev/full"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "aside\n")
+    assert len(done.stdout.splitlines()) == 20001, "all lines and one warning"
+    said = (
+        "warning: /dev/full: no space left on the device mounted at /dev; free some and run again; what is said from "
+    )
+    assert done.stdout.count(f"{said}here on is missing there\n") == 1
+
+
+def test_a_full_disk_of_stdout_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", SAYS], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "no space left on the device" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_what_ends_a_stage_is_in_its_log_too(tmp_path: Path) -> None:

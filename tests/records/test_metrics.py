@@ -71,8 +71,10 @@ def test_a_full_disk_costs_lines_and_not_the_run(
             metrics(Line(step, 5.0, 1e-3, 1.0, 0))
     metrics.close()
     assert [row["step"] for row in steps_in(path)] == [1, 4, 5, 7]
+    mount = next(place for place in [path, *path.parents] if place.is_mount())
     said = (
-        f"warning: {path}: no space left on the device; free some and run again; lines are missing, the run goes on\n"
+        f"warning: {path}: no space left on the device mounted at {mount}; free some and run again; lines are missing, "
+        "the run goes on\n"
     )
     assert capsys.readouterr().err == 2 * said
 

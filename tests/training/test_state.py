@@ -163,11 +163,14 @@ def test_a_checkpoint_when_asked_and_which_ones_stay(tmp_path: Path) -> None:
     """Every second step, the newest three, multiples of four for good, and one more where a signal asked for it."""
     trainer, said = new_trainer(recipe(steps=11)), list[str]()
     execution = Execution(rolling=1e9, rolling_steps=2, keep=3, major=4)
-    segment = Segment(trainer, execution, 11, tmp_path / "state", said.append)
+    chain_path = tmp_path / "chain.tsv"
+    segment = Segment(trainer, execution, 11, tmp_path / "state", said.append, chain_path=chain_path)
     assert segment.run(lambda: False, lambda line: None, lambda: trainer.step == 4)
     assert segment.rolling.steps() == [10, 8, 6, 5, 4]
     assert said == [f"\nsaved after step 5, as asked: {segment.rolling.path(5)}"]
-    segment.finish(tmp_path / "out.safetensors", tmp_path / "chain.tsv")
+    segment.finish(tmp_path / "out.safetensors")
+    segment.clear()
+    assert chain.read(chain_path) == segment.lines
     left = {path.name for path in (tmp_path / "state").iterdir()}
     assert left == {f"{stem}{step}.{end}" for step in (4, 8) for stem, end in (
         ("step_00000", "safetensors"), ("step_00000", "safetensors.sha256"), ("chain_00000", "tsv"))}  # fmt: skip
