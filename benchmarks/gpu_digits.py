@@ -5,7 +5,8 @@
     python -m benchmarks.gpu_digits --device cpu --model tiny --tokens 128     (exercises the program where there is no GPU)
 
 TFLOP/s of the fp32 product that is replaced; cutting of activations and gradients is counted, weights are kept as in
-training. The limit is measured: mma.sync in registers (benchmarks/peak_mma.cu), of which int8x3 can have a third. A last
+training. The limit is the data sheet's on compute capability 9.0, whose products run on wgmma, else measured: mma.sync in
+registers (benchmarks/peak_mma.cu). int8x3 can have a third of it. A last
 column checks bits: fingerprints of what is computed on the device and on the CPU, of a product in int8x3 its first 1024
 rows, of attention one sequence in both tiers.
 """
@@ -23,6 +24,7 @@ import torch.nn.functional as functional
 
 from benchmarks.gpu import measure_peak, timer
 from benchmarks.gpu_cases import MODELS, lm_head_rows, products
+from benchmarks.predict_digits import PEAK
 from benchmarks.table import write
 from cuda_ops import ops
 from cuda_ops.errors import UserError, exit_on_user_error
@@ -150,12 +152,16 @@ def main() -> None:
         torch.cuda.set_stream(torch.cuda.Stream())
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = False
-    peak = measure_peak("peak_mma", 1 << 10) if args.device == "cuda" else float("nan")
+    peak, limit = float("nan"), "no limit on a CPU"
+    if args.device == "cuda" and torch.cuda.get_device_capability() == (9, 0):
+        peak, limit = PEAK, "limit of 8-bit integers by the data sheet"
+    elif args.device == "cuda":
+        peak, limit = measure_peak("peak_mma", 1 << 10), "mma.sync on 8-bit integers"
     name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     config = MODELS[args.model]
     names = ("int8x3", "int8x1", "fp32", "torch fp32", "torch TF32", "torch bf16", "torch int8")
     lines = [
-        f"{name}, torch {torch.__version__}, {args.tokens} tokens. mma.sync on 8-bit integers: {peak / 1e12:,.0f} TOP/s.", "",
+        f"{name}, torch {torch.__version__}, {args.tokens} tokens; {limit}: {peak / 1e12:,.0f} TOP/s.", "",
         f"| {args.model}, TFLOP/s | {' | '.join(names)} | int8x3 of its limit | int8x1 | int8x3 / bf16 | the CPU's bits |",
         "|---" * (len(names) + 5) + "|",
     ]  # fmt: skip

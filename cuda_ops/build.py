@@ -174,7 +174,8 @@ def cxx_runtime() -> str:
     """
     maps = Path("/proc/self/maps")
     lines = maps.read_text(encoding="utf-8").splitlines() if maps.exists() else []
-    return next((path for line in lines if "libstdc++.so" in (path := line.split(maxsplit=5)[-1])), "")
+    paths = (line.split(maxsplit=5)[-1] for line in lines if "libstdc++.so" in line)
+    return next((path for path in paths if Path(path).is_file()), "")
 
 
 class Ninja:

@@ -4,7 +4,7 @@
     python -m pipeline.gpu_proof
     driver             580.95.05
     …
-    [1/10] build            passed       41 s  CUDA 13.0 for sm_90
+    [1/10] build            passed       41 s  CUDA 13.0 for sm_90a
     …
     docs/evidence/nvidia-h200-71700235.md: 10 of 10 parts passed
 

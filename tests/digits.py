@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tests.bits import F
 from tests.bits import fma as fma32
@@ -42,6 +44,28 @@ def cut(x: Array, e: int | None, tier: str) -> tuple[NDArray[np.int64], NDArray[
 
 def scale(e: int | None, tier: str) -> np.float32:
     return F(np.nan) if e is None else F(2.0 ** (e - (11 if tier == "int8x3" else 7)))
+
+
+def operand_in(
+    operand: Tensor, rows: int, k: int, tier: str, on_a_cpu: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Digits [row][block][digit][128] and scales [row][block] of what ops.digits has made; rows are rounded up to 16.
+
+    CPU: panels of 16 rows, [block][digit][32][16][4] with 128 added, then scales [block][16]. CUDA: blocks, [digit][8 rows]
+    [8][8][16], then scales [row].
+    """
+    panels, blocks_, count = -(-rows // 16), -(-k // BLOCK), TIERS[tier]
+    split = panels * blocks_ * count * 2048
+    bytes_, scales = operand[:split], operand[split:].view(torch.float32)
+    if on_a_cpu:
+        ordered = bytes_.view(panels, blocks_, count, 32, 16, 4).permute(0, 4, 1, 2, 3, 5).to(torch.int64) - 128
+        scales = scales.view(panels, blocks_, 16).transpose(1, 2)
+    else:
+        grouped = bytes_.view(torch.int8).view(blocks_, count, 2 * panels, 8, 8, 16)
+        ordered = grouped.permute(2, 4, 0, 1, 3, 5).to(torch.int64)
+        scales = scales.view(blocks_, 16 * panels).t()
+    digits = ordered.reshape(16 * panels, blocks_, count, BLOCK)
+    return digits.numpy(), scales.reshape(16 * panels, blocks_).contiguous().numpy()
 
 
 def join(a: Digits, b: Digits, ea: int | None, eb: int | None, tier: str, acc: np.float32) -> np.float32:

@@ -60,6 +60,7 @@ SLOW = {
     # products in digits: processes and programs of their own
     "test_sabotage_of_digits_is_seen[bf16: a and b in two orders of k]": "test_sabotage_of_digits_is_seen[bf16: a digit widened wrongly]",
     "test_sabotage_of_digits_is_seen[wgmma: no wait for the operands]": "test_sabotage_of_digits_is_seen[wgmma: given back before the product]",
+    "test_sabotage_of_digits_is_seen[wgmma: no wait for the product]": "test_sabotage_of_digits_is_seen[wgmma: given back before the product]",
     "test_sabotage_of_digits_is_seen[wgmma: no wait for an empty stage]": "test_sabotage_of_digits_is_seen[wgmma: given back before the product]",
     "test_sabotage_of_digits_is_seen[wgmma: given back before the scales]": "test_sabotage_of_digits_is_seen[wgmma: given back before the product]",
     "test_sabotage_of_digits_is_seen[wgmma: chunks of the wrong step]": "test_sabotage_of_digits_is_seen[wgmma: given back before the product]",

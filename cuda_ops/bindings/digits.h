@@ -11,7 +11,8 @@ inline int digits_of(c10::string_view tier) {
   return tier == "int8x3" ? 2 : 1;
 }
 
-// Bytes of a right operand: panels of 16 rows, blocks of 128, a scale for each row of a block (cpu/digits.h).
+// Bytes of a right operand: rows rounded up to 16, blocks of 128, a scale for each row of a block; in an order of each
+// backend's own.
 inline int64_t operand_bytes(int64_t rows, int64_t K, int digits) {
   return (rows + 15) / 16 * ((K + 127) / 128) * (digits * 2048 + 64);
 }

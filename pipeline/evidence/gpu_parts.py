@@ -222,6 +222,8 @@ def sanitizer(session: Session) -> str:
     session.run("-m", "pipeline.prepare_text", "--recipe", recipe, "--data", data, "--out", tokens)
     digits = session.work / "tiny" / "int8x3.yaml"
     text = recipe.read_text(encoding="utf-8")
+    if "numerics: fp32" not in text:
+        raise Failed(f"{recipe.name} has no line numerics: fp32, so its step in int8x3 would be another's")
     digits.write_text(text.replace("numerics: fp32", "numerics: int8x3"), encoding="utf-8")
     checks = [("memcheck", "write_beyond", (recipe, digits)), ("racecheck", "race", (recipe,))]
     for check, fault, recipes in checks[: 1 if session.brief else 2]:

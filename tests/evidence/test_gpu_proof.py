@@ -67,7 +67,7 @@ def test_brief_proof_on_the_cpu_in_two_commands(tmp_path: Path) -> None:
     text = found.with_suffix(".md").read_text()
     assert text.count("| passed |") == 7
     assert "Open: unary, shakespeare_char, gpt2_124m_steps." in text
-    for parts in ("build,ops,fables,ranks", "sanitizer,speed"):
+    for parts in ("build,ops,fables,digits", "ranks,sanitizer,speed"):
         assert f"\npython -m pipeline.gpu_proof --device cpu --brief --parts {parts}\n" in text
     log = found.with_suffix(".log").read_text()
     assert "\n$ python -m pipeline.compile --out ./results/build --archs none\n" in log

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -184,13 +185,26 @@ def product_cases() -> Iterator[Case]:
         yield "attention_cached", name, (empty(b, t, c), keys, values, qkv, h, 4)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """An argument: the rows of a matrix in digits, cut where they are used."""
+
+    matrix: torch.Tensor
+    tier: str
+
+    def on(self, device: str) -> torch.Tensor:
+        rows, k = self.matrix.shape
+        kept = torch.zeros(ops.digits_bytes(rows, k, self.tier), dtype=torch.uint8, device=device)
+        ops.digits(kept, self.matrix.to(device), False, self.tier)
+        return kept
+
+
 def digit_cases() -> Iterator[Case]:
     for tier in ("int8x3", "int8x1"):
         a, b = hostile(33, 150, seed=26), hostile(20, 150, seed=27)
         kept = torch.zeros(ops.digits_bytes(20, 150, tier), dtype=torch.uint8)
         yield "digits", tier, (kept.clone(), b, False, tier)
-        ops.digits(kept, b, False, tier)
-        yield "matmul_kept_digits", tier, (empty(33, 20), a, kept, None, tier)
+        yield "matmul_kept_digits", tier, (empty(33, 20), a, Cut(b, tier), None, tier)
         left, right = a.t().contiguous(), b.t().contiguous()
         yield "matmul_digits", tier, (hostile(33, 20, seed=28), left, right, None, "tn", True, tier, 70)
         qkv, dout = hostile(1, 40, 36, seed=29).clamp(-4, 4), hostile(1, 40, 12, seed=30).clamp(-9, 9)
@@ -220,7 +234,8 @@ def on(device: str, arguments: tuple[Any, ...]) -> list[Any]:
             shift = x.data_ptr() % 16 // x.element_size() if x.numel() else 0
             buffer = torch.zeros(x.numel() + shift, dtype=x.dtype, device=device)
             moved[id(x)] = buffer[shift:].view(x.shape).copy_(x)
-    return [moved[id(x)] if isinstance(x, torch.Tensor) else x for x in arguments]
+    others = (x.on(device) if isinstance(x, Cut) else x for x in arguments)
+    return [moved[id(x)] if isinstance(x, torch.Tensor) and id(x) in moved else x for x in others]
 
 
 def main() -> None:

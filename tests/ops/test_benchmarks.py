@@ -10,9 +10,11 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import gpu, predict, predict_digits
 from benchmarks.gpu import Limits, row, sets, table
@@ -105,6 +107,14 @@ def test_predicted_times_in_digits_are_on_the_page() -> None:
     if f"nvcc {toolkit.nvcc_version(toolkit.find_nvcc() or Path())}." not in written:
         pytest.skip("the table is another nvcc's")
     assert written == "\n".join(predict_digits.table()) + "\n", "run: python -m benchmarks.predict_digits --write"
+
+
+def test_a_peak_is_of_the_operations_that_were_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that says 8e9 operations a launch, and a clock that gives 2 s: 4e9 a second, not none."""
+    monkeypatch.setattr(gpu, "compile_peak", lambda folder, name: SimpleNamespace(peak_launch=lambda *_: 8e9))
+    monkeypatch.setattr(gpu, "seconds", lambda call, count: (call(), 2.0)[1])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    assert gpu.measure_peak("peak", 4) == 4e9
 
 
 def test_without_a_gpu_it_says_so() -> None:

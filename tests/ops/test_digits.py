@@ -11,7 +11,7 @@ import torch
 
 from cuda_ops import ops
 from tests.bits import hostile
-from tests.digits import BLOCK, TIERS, cut, exponent, largest, scale
+from tests.digits import BLOCK, TIERS, cut, exponent, largest, operand_in, scale
 
 
 def made(x: torch.Tensor, transposed: bool, tier: str) -> torch.Tensor:
@@ -21,31 +21,13 @@ def made(x: torch.Tensor, transposed: bool, tier: str) -> torch.Tensor:
     return out
 
 
-def read(operand: torch.Tensor, rows: int, k: int, tier: str) -> tuple[np.ndarray, np.ndarray]:
-    """Digits [row][block][digit][128] and scales [row][block] of an operand, as its backend lays it out.
-
-    CPU: panels of 16 rows, [block][digit][32][16][4] with 128 added, then scales [block][16]. CUDA: blocks, [digit][8 rows]
-    [8][8][16], then scales [row].
-    """
-    panels, blocks, count = -(-rows // 16), -(-k // BLOCK), TIERS[tier]
-    split = panels * blocks * count * 2048
-    bytes_, scales = operand[:split], operand[split:].view(torch.float32)
-    if made(torch.zeros(1, 1), False, tier)[0] == 128:
-        digits = bytes_.view(panels, blocks, count, 32, 16, 4).permute(0, 4, 1, 2, 3, 5).numpy().astype(np.int64) - 128
-        scales = scales.view(panels, blocks, 16).transpose(1, 2)
-    else:
-        grouped = bytes_.view(torch.int8).view(blocks, count, 2 * panels, 8, 8, 16)
-        digits = grouped.permute(2, 4, 0, 1, 3, 5).numpy().astype(np.int64)
-        scales = scales.view(blocks, 16 * panels).t()
-    return digits.reshape(16 * panels, blocks, count, BLOCK), scales.reshape(16 * panels, blocks).contiguous().numpy()
-
-
 def check(x: torch.Tensor, tier: str) -> None:
     """Every digit and scale of the rows of x."""
     operand = made(x, False, tier)
     assert torch.equal(operand, made(x.t().contiguous(), True, tier)), "along columns"
     rows, k = x.shape
-    digits, scales = read(operand, rows, k, tier)
+    on_a_cpu = bool(made(torch.zeros(1, 1), False, tier)[0] == 128)
+    digits, scales = operand_in(operand, rows, k, tier, on_a_cpu)
     for row in range(rows):
         for b in range(-(-k // BLOCK)):
             values = x[row, b * BLOCK : (b + 1) * BLOCK].numpy()

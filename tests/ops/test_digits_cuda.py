@@ -55,7 +55,9 @@ def multiply(cuda: Direct, tile: str, tier: str, layout: str, m: int, n: int, k:
 # Sizes around the tiles' own and around blocks of 128, several blocks of tiles, rows that are not 16-byte aligned.
 @pytest.mark.parametrize("tile", DIGIT_TILES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (65, 130, 260), (130, 68, 129), (17, 35, 400), (128, 128, 128)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 1, 1), (5, 7, 0), (65, 130, 260), (130, 68, 129), (17, 35, 400), (128, 128, 128)]
+)
 def test_products_have_the_bits_of_the_cpu(cuda: Direct, tile: str, layout: str, m: int, n: int, k: int) -> None:
     for i, schedule in enumerate(SCHEDULES):
         cuda.schedule(schedule)
@@ -125,10 +127,7 @@ def test_the_tile_is_of_the_device(
     monkeypatch.setenv("SAMEBITS_SHIM_MAJOR", major)
     monkeypatch.setenv("SAMEBITS_SHIM_MINOR", minor)
     for digits in (1, 2):
-        assert cuda.digit_tile_for(8448, 768, digits) in (
-            large,
-            "wide wgmma" if digits == 1 and major == "9" else large,
-        )
+        assert cuda.digit_tile_for(8448, 768, digits) == ("wide wgmma" if digits == 1 and major == "9" else large)
         assert cuda.digit_tile_for(768, 768, digits) == small
 
 
@@ -225,6 +224,7 @@ SABOTAGE = {
     "bf16: a and b in two orders of k": ("mma.h", "&a[i], &a[i + 2]", "&a[i + 2], &a[i]", "matmul_digits"),
     "wgmma: no wait for the operands": ("matmul_digits_wgmma.h", "barrier_wait(full + turn.stage, turn.phase);", "", "matmul_digits"),
     "wgmma: no wait for an empty stage": ("matmul_digits_wgmma.h", "barrier_wait(empty + turn.stage, turn.phase ^ 1);", "", "matmul_digits"),
+    "wgmma: no wait for the product": ("matmul_digits_wgmma.h", "      multiply_wait(mixed);\n", "", "matmul_digits"),
     "wgmma: given back before the product": (
         "matmul_digits_wgmma.h", "      multiply_wait(hh);\n", f"{GIVEN_BACK}      multiply_wait(hh);\n", "matmul_digits", GIVEN_BACK,
     ),
