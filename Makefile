@@ -34,7 +34,7 @@ reproduction: $(VENV)/ready ## a recipe from nothing to a table of digests compa
 	@snakemake --cores $(CORES) --config recipe=$(RECIPE) -- reproduction
 	@python -m pipeline.verify --recipe $(RECIPE_FILE) --brief
 
-test: $(VENV)/ready ## every kind of proof, some fourteen minutes on two quiet cores
+test: $(VENV)/ready ## every kind of proof, eight minutes on two quiet cores
 	@python -m pytest $(PARALLEL) -m "not slow"
 
 test-all: $(VENV)/ready ## every test, the slow ones too; what a change must pass (.ci/run)
