@@ -122,8 +122,9 @@ class Launcher:
         return 128 + self.passed if self.passed else next(iter(codes.values()))
 
     def _asked(self, code: int) -> bool:
-        """Whether a rank has stopped as it was asked; one that was still starting ends by the signal itself."""
-        return code > 128 or code == -self.passed < 0
+        """Whether a rank has stopped as it was asked; one that was still starting ends by the signal itself, and its peers
+        lose it."""
+        return code > 128 or (bool(self.passed) and code in (-self.passed, LOST))
 
     def _failed(self) -> int:
         """A rank has ended badly: name the first that did so by itself, end the others."""
