@@ -1,4 +1,4 @@
-// What the kernels of matmul_digits.cu share, and their tiles for tests and benchmarks that force one.
+// The tiles of matmul_digits.cu, for tests and benchmarks that force one.
 #pragma once
 
 #include "kernels.h"

@@ -137,6 +137,14 @@ struct Worker {
   }
 
   Fiber& fiber() { return fibers[current]; }
+  // What the running fiber waits for, and where.
+  Fiber& stand(Status status, const char* file, int line) {
+    Fiber& f = fiber();
+    f.status = status;
+    f.file = file;
+    f.line = line;
+    return f;
+  }
   void wait() { switch_to(&fiber().context, &scheduler); }
   void fail(const std::string& what) {
     if (error.empty()) {
@@ -323,12 +331,9 @@ void out_of_time(int) {
 
 int barrier(Vote vote, int value, const char* file, int line) {
   Worker& w = worker();
-  Fiber& f = w.fiber();
-  f.status = kAtBarrier;
+  Fiber& f = w.stand(kAtBarrier, file, line);
   f.vote = vote;
   f.value = value != 0;
-  f.file = file;
-  f.line = line;
   w.wait();
   return (int)f.result;
 }
@@ -341,17 +346,14 @@ int lane() { return worker().current % 32; }
 
 uint64_t warp(Exchange exchange, unsigned mask, uint64_t value, int source, const char* file, int line) {
   Worker& w = worker();
-  Fiber& f = w.fiber();
   const int first = w.current / 32 * 32, lanes = std::min(32, w.threads - first);
   if (mask == ~0u && lanes < 32) mask = (1u << lanes) - 1;  // the lanes that exist
   if (!(mask >> (w.current - first) & 1)) w.fail("calls at " + at(file, line) + " with a mask that leaves it out");
-  f.status = kInWarp;
+  Fiber& f = w.stand(kInWarp, file, line);
   f.exchange = exchange;
   f.mask = mask;
   f.value = value;
   f.source = source;
-  f.file = file;
-  f.line = line;
   uint64_t votes = 0;
   for (int i = 0; i < lanes; i++) {
     if (!(mask >> i & 1)) continue;
@@ -417,14 +419,11 @@ void finish_copies(int groups_left) {
 void wait_until(bool (*condition)(const void* what, int argument), const void* what, int argument, const char* file,
                 int line) {
   Worker& w = worker();
-  Fiber& f = w.fiber();
   while (!condition(what, argument)) {
-    f.status = kUntil;
+    Fiber& f = w.stand(kUntil, file, line);
     f.condition = condition;
     f.what = what;
     f.argument = argument;
-    f.file = file;
-    f.line = line;
     w.wait();
   }
 }
