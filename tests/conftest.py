@@ -33,6 +33,7 @@ os.environ.setdefault("SAMEBITS_GRAIN", "1")  # small shapes show what threads c
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SHIM = ROOT / "results" / "cuda_on_cpu"
+SEED = 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -92,6 +93,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=host.args[0]))
     # Long files first, so that the processes of make test end together.
     items.sort(key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What torch draws in a test is the same alone, after other tests and in any process of pytest."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(SEED)
 
 
 @pytest.fixture(scope="module")
