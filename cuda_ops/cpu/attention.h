@@ -14,6 +14,9 @@ namespace SAMEBITS_ISA {
 // Queries that walk the keys together: rows of one register tile.
 constexpr int kRows = 8;
 
+typedef float Lanes __attribute__((vector_size(4 * kLanes)));
+typedef int32_t LaneNumbers __attribute__((vector_size(4 * kLanes)));
+
 struct Head {
   int64_t T, C, size;
   const float *q, *k, *v;  // rows lie 3C apart
@@ -29,25 +32,57 @@ static inline Head head_of(const float* qkv, int64_t unit, int64_t T, int64_t C,
 
 static inline int64_t padded(int64_t n) { return (n + kTileColumns - 1) / kTileColumns * kTileColumns; }
 
-// Scores to weights: s[count] becomes exp(s scale - largest); returns the largest.
+// Scores to weights: s[count] becomes exp(s scale - largest); returns the largest. Whole registers are written: behind
+// the count is what nobody sees, as in the rows below.
 static inline float weigh(float* s, int64_t count, float scale) {
   // Maxima side by side: they do not round, so their order is free.
-  float lanes[kLanes], largest = mul(s[0], scale);
-  for (int l = 0; l < kLanes; l++) lanes[l] = largest;
-  int64_t j = 0;
-  for (; j + kLanes <= count; j += kLanes) {
-    for (int l = 0; l < kLanes; l++) {
-      s[j + l] = mul(s[j + l], scale);
-      lanes[l] = max_(lanes[l], s[j + l]);
+  Lanes most = Lanes{} + mul(s[0], scale);
+  LaneNumbers number;
+  for (int l = 0; l < kLanes; l++) number[l] = l;
+  for (int64_t j = 0; j < count; j += kLanes) {
+    Lanes x;
+    memcpy(&x, s + j, sizeof(x));
+    x *= scale;
+    memcpy(s + j, &x, sizeof(x));
+    const int32_t rest = count - j < kLanes ? (int32_t)(count - j) : kLanes;
+    x = number < rest ? x : most;
+    most = x > most ? x : most;
+  }
+  float largest = most[0];
+  for (int l = 1; l < kLanes; l++) largest = max_(largest, most[l]);
+  for (int64_t j = 0; j < count; j += kLanes) {
+    for (int l = 0; l < kLanes; l++) s[j + l] = exp_(sub(s[j + l], largest));
+  }
+  return largest;
+}
+
+// Of m queries from `first` on: scores s[m][stride] become p, and dp become ds. dout, out [T][size], C apart.
+template <int kMost>
+static inline void weigh_again(float* s, float* dp, int64_t stride, const float* dout, const float* out, int64_t C,
+                               const float* row_max, const float* row_sum, int64_t first, int64_t m, int64_t size,
+                               float scale) {
+  float delta[kMost];  // chains side by side
+  for (int i = 0; i < kMost; i++) delta[i] = 0.0f;
+  dout += first * C;
+  out += first * C;
+  for (int64_t d = 0; d < size; d++) {
+    if (m == kMost) {
+      for (int i = 0; i < kMost; i++) delta[i] = fma_(dout[i * C + d], out[i * C + d], delta[i]);
+    } else {
+      for (int64_t i = 0; i < m; i++) delta[i] = fma_(dout[i * C + d], out[i * C + d], delta[i]);
     }
   }
-  for (; j < count; j++) {
-    s[j] = mul(s[j], scale);
-    largest = max_(largest, s[j]);
+  for (int64_t i = 0; i < m; i++) {
+    const float largest = row_max[first + i], inverse = div(1.0f, row_sum[first + i]), subtracted = delta[i];
+    float *si = s + i * stride, *di = dp + i * stride;
+    for (int64_t j = 0; j <= first + i; j += kLanes) {
+      for (int l = 0; l < kLanes; l++) {
+        const float weight = mul(exp_(sub(mul(si[j + l], scale), largest)), inverse);
+        si[j + l] = weight;
+        di[j + l] = mul(weight, sub(di[j + l], subtracted));
+      }
+    }
   }
-  for (int l = 0; l < kLanes; l++) largest = max_(largest, lanes[l]);
-  for (j = 0; j < count; j++) s[j] = exp_(sub(s[j], largest));
-  return largest;
 }
 
 // total[i], i < m, of the weights [m][stride] that queries first + i see: chains side by side, each in key order.

@@ -53,19 +53,7 @@ static void backward_head(float* dq, float* dk, float* dv, const float* dout, co
       float* ds = dscores + (first - block) * stride;
       chain_block(p, stride, head.q + first * row, row, 1, keys, stride, m, first + m, size, false);
       chain_block(ds, stride, dout + first * head.C, head.C, 1, values, stride, m, first + m, size, false);
-      for (int64_t i = 0; i < m; i++) {
-        const int64_t query = first + i, count = query + 1;
-        const float largest = row_max[query], inverse = div(1.0f, row_sum[query]), scale = head.scale;
-        const float *dy = dout + query * head.C, *y = out + query * head.C;
-        float delta = 0.0f;
-        for (int64_t d = 0; d < size; d++) delta = fma_(dy[d], y[d], delta);
-        float *pi = p + i * stride, *di = ds + i * stride;
-        for (int64_t j = 0; j < count; j++) {
-          const float weight = mul(exp_(sub(mul(pi[j], scale), largest)), inverse);
-          pi[j] = weight;
-          di[j] = mul(weight, sub(di[j], delta));
-        }
-      }
+      weigh_again<kRows>(p, ds, stride, dout, out, head.C, row_max, row_sum, first, m, size, head.scale);
       sum_over_keys(sums, size, ds, stride, head.k, row, first, m, size);
       for (int64_t i = 0; i < m; i++) {
         for (int64_t d = 0; d < size; d++) dq[(first + i) * row + d] = mul(sums[i * size + d], head.scale);

@@ -54,8 +54,8 @@ static void attend(float* out, int64_t out_row, float* row_max, float* row_sum, 
   token_exponents(exponents, Tokens{q.x, q.row, m, q.size});
   cut_along_features<kDigits, true>(head.left, 0, q, exponents, 0, m);
   const Steps steps(q.size);
-  digit_panel<Dot, kDigits>(head.scores, stride, head.left, 0, m, head.keys, panels_of(limit), 0, blocks_of(q.size),
-                            steps.counts, 0, false);
+  digit_panel<Dot, kDigits, kAlongRows>(head.scores, stride, head.left, 0, m, head.keys, panels_of(limit), 0,
+                                        blocks_of(q.size), steps.counts, 0, false);
   float largest[kPanel], total[kPanel];
   for (int64_t i = 0; i < m; i++) largest[i] = weigh(head.scores + i * stride, first + i + 1, scale);
   sum_rows<kPanel>(total, head.scores, stride, first, m);

@@ -7,7 +7,8 @@
 #include <stdint.h>
 
 #include "attention.h"
-#include "digits.h"
+#include "cut.h"
+#include "digit_tile.h"
 #include "scratch.h"
 
 namespace samebits {
@@ -100,27 +101,36 @@ static inline void token_folds(float* folds, const int* exponents, int64_t T) {
   for (int64_t i = 0; i < T; i++) folds[i] = digit_fold(exponents[i]);
 }
 
-// sums[16][stride] = over the keys below `limit` of weights[i][j] times the keys' folds, in digits, times `keys`, whose
-// rows are features. Row i sees the keys up to first + i. `folded` is [16][limit in whole blocks].
+// sums[16][stride] = over the keys of weights[i][j] times the keys' folds, in digits, times `keys`, whose rows are
+// features. Row i of m sees the keys up to first + i.
 template <class Dot, int kDigits>
-static inline void digits_over_keys(float* sums, int64_t stride, float* weights, int64_t weights_row,
+static inline void digits_over_keys(float* sums, int64_t stride, const float* weights, int64_t weights_row,
                                     const float* folds, const Operand<kDigits>& left, const Operand<kDigits>& keys,
                                     int64_t panels, int64_t first, int64_t m) {
   const int64_t limit = first + m;
-  for (int64_t i = 0; i < m; i++) {
-    float* w = weights + i * weights_row;
-    for (int64_t j = 0; j <= first + i; j++) w[j] = mul(w[j], folds[j]);
-    for (int64_t j = first + i + 1; j < limit; j++) w[j] = 0.0f;
-  }
   for (int64_t b = 0; b < blocks_of(limit); b++) {
     const int64_t j = b * kDigitBlock, length = limit - j < kDigitBlock ? limit - j : kDigitBlock;
-    cut_rows<kDigits, true>(left, 0, b, weights + j, weights_row, m, length, nullptr);
+    for (int r = 0; r < kPanel; r++) {
+      const int64_t seen = r < m ? first + r + 1 - j : 0, n = seen < 0 ? 0 : seen < length ? seen : length;
+      alignas(64) float folded[kDigitBlock];
+      WideInts largest = {};
+      for (int64_t k = 0; k < n; k += kWide) {
+        Wide w, f;
+        load(w, weights + r * weights_row + j + k, n - k);
+        load(f, folds + j + k, n - k);
+        w *= f;
+        memcpy(folded + k, &w, sizeof(w));
+        keep_largest(largest, w);
+      }
+      cut_left_row<kDigits>(left, 0, b, r, folded, n, length, exponent_of(largest));
+    }
   }
   int64_t done = 0;  // blocks, some at a time: Steps holds so many
   for (; done < blocks_of(limit); done += 64) {
     const Steps steps(limit - done * kDigitBlock);
     const int64_t last = blocks_of(limit) - done < 64 ? blocks_of(limit) : done + 64;
-    digit_panel<Dot, kDigits>(sums, stride, left, 0, m, keys, panels, done, last, steps.counts, 0, done > 0);
+    digit_panel<Dot, kDigits, kAlongRows>(sums, stride, left, 0, m, keys, panels, done, last, steps.counts, 0,
+                                          done > 0);
   }
 }
 

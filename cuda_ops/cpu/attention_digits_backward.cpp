@@ -7,7 +7,6 @@
 
 #include <initializer_list>
 
-#include "../numerics/exp_log.h"
 #include "attention_digits.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -23,7 +22,7 @@ struct Gradients {
   Operand<kDigits> key_tokens, query_tokens, dout_tokens;  // along tokens, for dq, dk, dv
   Operand<kDigits> left, weights, seen;
   float *key_folds, *query_folds, *dout_folds, *factors, *one;
-  float *p, *ds, *folded, *sums, *dkeys, *dvalues;
+  float *p, *ds, *sums, *dkeys, *dvalues;
   int *query_exponents, *dout_exponents, *exponents;
   int64_t stride, wide;
 
@@ -38,41 +37,23 @@ struct Gradients {
     for (auto** f : {&key_folds, &query_folds, &dout_folds, &factors}) *f = room.floats(T);
     one = room.floats(kPanel);
     for (auto** f : {&p, &ds}) *f = room.floats(kDigitBlock * stride);
-    folded = room.floats(kPanel * stride);
     sums = room.floats(kPanel * wide);
     for (auto** f : {&dkeys, &dvalues}) *f = room.floats(stride * wide);
     for (auto** e : {&query_exponents, &dout_exponents, &exponents}) *e = (int*)room.floats(stride);
   }
 };
 
-// p and ds of queries first .. first + m - 1, which see the keys up to themselves; beyond, up to `end`, zeros.
+// s and dp of queries first .. first + m - 1 and the keys up to them.
 template <class Dot, int kDigits>
-static void weigh_again(Gradients<kDigits>& g, float* p, float* ds, const Head& head, const Tokens& q, const Tokens& dy,
-                        const float* out, const float* row_max, const float* row_sum, int64_t first, int64_t m,
-                        int64_t end) {
-  const int64_t limit = first + m, size = head.size;
-  const Steps steps(size);
+static void score(const Gradients<kDigits>& g, float* s, float* dp, const Tokens& q, const Tokens& dy, int64_t first,
+                  int64_t m) {
+  const Steps steps(q.size);
+  const int64_t panels = panels_of(first + m), blocks = blocks_of(q.size);
   cut_along_features<kDigits, true>(g.left, 0, q, g.query_exponents, first, m);
-  digit_panel<Dot, kDigits>(p, g.stride, g.left, 0, m, g.keys, panels_of(limit), 0, blocks_of(size), steps.counts, 0,
-                            false);
+  digit_panel<Dot, kDigits, kAlongRows>(s, g.stride, g.left, 0, m, g.keys, panels, 0, blocks, steps.counts, 0, false);
   cut_along_features<kDigits, true>(g.left, 0, dy, g.dout_exponents, first, m);
-  digit_panel<Dot, kDigits>(ds, g.stride, g.left, 0, m, g.values, panels_of(limit), 0, blocks_of(size), steps.counts, 0,
-                            false);
-  for (int64_t i = 0; i < m; i++) {
-    const int64_t query = first + i, count = query + 1;
-    const float largest = row_max[query], inverse = div(1.0f, row_sum[query]), scale = head.scale;
-    const float *d = dy.x + query * dy.row, *y = out + query * head.C;
-    float delta = 0.0f;
-    for (int64_t c = 0; c < size; c++) delta = fma_(d[c], y[c], delta);
-    float *pi = p + i * g.stride, *di = ds + i * g.stride;
-    for (int64_t j = 0; j < count; j++) {
-      const float weight = mul(exp_(sub(mul(pi[j], scale), largest)), inverse);
-      pi[j] = weight;
-      di[j] = mul(weight, sub(di[j], delta));
-    }
-    memset(pi + count, 0, (size_t)(end - count) * sizeof(float));
-    memset(di + count, 0, (size_t)(end - count) * sizeof(float));
-  }
+  digit_panel<Dot, kDigits, kAlongRows>(dp, g.stride, g.left, 0, m, g.values, panels, 0, blocks, steps.counts, 0,
+                                        false);
 }
 
 // c[keys][wide] += over the block's queries of weights[i][key] times the queries' folds, in digits, times `tokens`.
@@ -88,7 +69,8 @@ static void digits_over_queries(float* c, Gradients<kDigits>& g, const float* we
     const int from = key > block ? (int)(key - block) / 4 : 0;  // earlier queries do not see these keys
     cut_columns<kDigits, true>(g.seen, 0, 0, weights + key, g.stride, columns, rows, folds + block, nullptr,
                                (int)(key - block));
-    digit_panel<Dot, kDigits>(c + key * g.wide, g.wide, g.seen, 0, columns, right, panels, 0, 1, steps, from, true);
+    digit_panel<Dot, kDigits, kFromColumns>(c + key * g.wide, g.wide, g.seen, 0, columns, right, panels, 0, 1, steps,
+                                            from, true);
   }
 }
 
@@ -120,12 +102,10 @@ static void backward_head(float* dq, float* dk, float* dv, const float* dout, co
     for (int64_t first = block; first < block + rows; first += kPanel) {
       const int64_t m = block + rows - first < kPanel ? block + rows - first : kPanel;
       float *p = g.p + (first - block) * g.stride, *ds = g.ds + (first - block) * g.stride;
-      weigh_again<Dot, kDigits>(g, p, ds, head, q, dy, out, row_max, row_sum, first, m, whole_panels(block + rows));
-      for (int64_t i = 0; i < m; i++) {
-        memcpy(g.folded + i * g.stride, ds + i * g.stride, (size_t)(first + m) * sizeof(float));
-      }
-      digits_over_keys<Dot, kDigits>(g.sums, g.wide, g.folded, g.stride, g.key_folds, g.weights, g.key_tokens, panels,
-                                     first, m);
+      score<Dot, kDigits>(g, p, ds, q, dy, first, m);
+      weigh_again<kPanel>(p, ds, g.stride, dout, out, head.C, row_max, row_sum, first, m, size, head.scale);
+      digits_over_keys<Dot, kDigits>(g.sums, g.wide, ds, g.stride, g.key_folds, g.weights, g.key_tokens, panels, first,
+                                     m);
       for (int64_t i = 0; i < m; i++) {
         for (int64_t d = 0; d < size; d++) dq[(first + i) * row + d] = mul(g.sums[i * g.wide + d], head.scale);
       }

@@ -1,7 +1,7 @@
 // Cutting the rows of a matrix into digits: a right operand that is kept, such as weights.
 //
 // order: no sum; the exponent of a block is that of its largest magnitude. Threads share out panels of 16 rows.
-#include "digits.h"
+#include "cut.h"
 
 #include "kernels.h"
 #include "parallel.h"

@@ -4,7 +4,8 @@
 // from what out holds; a bias is added to the finished chain by one addition. Blocks of K hand the chain on through
 // out. Threads share out tiles of outputs. Cutting packs: both operands are panels of digits; K is padded with digits
 // 0, which no sum sees.
-#include "digits.h"
+#include "cut.h"
+#include "digit_tile.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -47,13 +48,13 @@ static inline void add_bias(float* out, int64_t N, const float* bias, int64_t m,
 }
 
 // One tile of out, m x n of it real.
-template <class Dot, int kDigits>
+template <class Dot, int kDigits, Left kLeft>
 static inline void tile(float* out, int64_t N, const Operand<kDigits>& a, int64_t p, int row, const Operand<kDigits>& b,
                         int64_t q, int64_t panels, int64_t m, int64_t n, int64_t first, int64_t last, const int* steps,
                         bool accumulate) {
   constexpr int kRows = Dot::kRows[kDigits - 1], kColumns = Dot::kPanels[kDigits - 1] * kPanel;
   if (m >= kRows && n == panels * kPanel) {
-    digit_tiles<Dot, kDigits>(out, N, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
+    digit_tiles<Dot, kDigits, kLeft>(out, N, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
     return;
   }
   alignas(64) float edge[kRows * kColumns];
@@ -62,12 +63,12 @@ static inline void tile(float* out, int64_t N, const Operand<kDigits>& a, int64_
     memset(edge, 0, sizeof(edge));
     for (int64_t i = 0; i < rows; i++) memcpy(edge + i * kColumns, out + i * N, (size_t)n * sizeof(float));
   }
-  digit_tiles<Dot, kDigits>(edge, kColumns, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
+  digit_tiles<Dot, kDigits, kLeft>(edge, kColumns, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
   for (int64_t i = 0; i < rows; i++) memcpy(out + i * N, edge + i * kColumns, (size_t)n * sizeof(float));
 }
 
 // The rows of one unit, m of them from i0 on, times panels first_panel .. end_panel - 1 of b.
-template <class Dot, int kDigits>
+template <class Dot, int kDigits, Left kLeft>
 static void multiply_unit(float* out, int64_t N, const Operand<kDigits>& a, int64_t m, const Operand<kDigits>& b,
                           int64_t b_block, int64_t first_panel, int64_t end_panel, int64_t columns, int64_t count,
                           const int* steps, bool accumulate, const float* bias) {
@@ -79,14 +80,14 @@ static void multiply_unit(float* out, int64_t N, const Operand<kDigits>& a, int6
     const int64_t panels = end_panel - q < kMost ? end_panel - q : kMost, j = q * kPanel;
     const int64_t n = columns - j < panels * kPanel ? columns - j : panels * kPanel;
     for (int64_t i = 0; i < m; i += kRows) {
-      tile<Dot, kDigits>(out + i * N + j, N, a, i / kPanel, (int)(i % kPanel), from, q, panels, m - i, n, 0, count,
-                         steps, accumulate);
+      tile<Dot, kDigits, kLeft>(out + i * N + j, N, a, i / kPanel, (int)(i % kPanel), from, q, panels, m - i, n, 0,
+                                count, steps, accumulate);
     }
     if (bias) add_bias(out + j, N, bias + j, m, n);
   }
 }
 
-template <class Dot, int kDigits>
+template <class Dot, int kDigits, Left kLeft>
 static void multiply(float* out, const Matrix& a, const Matrix& b, const uint8_t* kept, const float* bias,
                      const Blocks& blocks, bool accumulate) {
   const int64_t M = a.rows, N = b.rows, threads = thread_count(), all = blocks.count();
@@ -125,9 +126,9 @@ static void multiply(float* out, const Matrix& a, const Matrix& b, const uint8_t
               cut_panel<kDigits, true>(left, p, a, i0 + p * kPanel, blocks, chunk, count);
             }
           }
-          multiply_unit<Dot, kDigits>(out + i0 * N + j0, N, left, m, right, kept ? chunk : 0,
-                                      panels * part / column_units, panels * (part + 1) / column_units, columns, count,
-                                      steps, continues, last && bias ? bias + j0 : nullptr);
+          multiply_unit<Dot, kDigits, kLeft>(out + i0 * N + j0, N, left, m, right, kept ? chunk : 0,
+                                             panels * part / column_units, panels * (part + 1) / column_units, columns,
+                                             count, steps, continues, last && bias ? bias + j0 : nullptr);
         }
       });
     }
@@ -146,11 +147,10 @@ void matmul_digits(float* out, const float* a, const float* b, const uint8_t* ke
   const Blocks blocks(K, sequence);
   with_dot_product([&](auto dot) {
     typedef decltype(dot) Dot;
-    if (digits == 2) {
-      multiply<Dot, 2>(out, left, right, kept, bias, blocks, accumulate);
-    } else {
-      multiply<Dot, 1>(out, left, right, kept, bias, blocks, accumulate);
-    }
+    const auto run = left.transposed ? digits == 2 ? multiply<Dot, 2, kFromColumns> : multiply<Dot, 1, kFromColumns>
+                     : digits == 2   ? multiply<Dot, 2, kAlongRows>
+                                     : multiply<Dot, 1, kAlongRows>;
+    run(out, left, right, kept, bias, blocks, accumulate);
   });
 }
 
