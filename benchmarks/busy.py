@@ -1,11 +1,11 @@
 """A training step beside busy loops, one per core, and alone; ours and PyTorch's.
 
-    python -m benchmarks.busy --rounds 3
+    python -m benchmarks.busy --rounds 5
     | side | alone, tokens/s | beside busy loops | share |
 
 A loop per core leaves half of the machine, were it shared out fairly. What is lost beyond that is threads waiting
-for one another. Rounds are interleaved and the best of each is taken, since on a shared machine other programs only
-take away. `spinning` is ours with libgomp's own way of waiting, which cuda_ops/__init__.py replaces.
+for one another. Rounds are interleaved and the median of each is taken: beside loops a lucky share of the processor adds as
+often as an unlucky one takes away. `spinning` is ours with libgomp's own way of waiting, which cuda_ops/__init__.py replaces.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -41,32 +42,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A training step beside busy loops.")
     parser.add_argument("--config", default="4x128", help="a model of benchmarks/step.py")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of steps per process")
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
     args = parser.parse_args()
-    best: dict[tuple[str, bool], float] = {}
+    found: dict[tuple[str, bool], list[float]] = {}
     for number in range(args.rounds):
         for busy in (False, True):
             for side in SIDES:
                 loops = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(args.threads if busy else 0)]
                 try:
-                    found = measure(side, args.config, args.threads, args.seconds)
+                    rate = measure(side, args.config, args.threads, args.seconds)
                 finally:
                     for loop in loops:
                         loop.kill()
                         loop.wait()
-                best[side, busy] = max(found, best.get((side, busy), 0.0))
-                print(f"round {number + 1} {side} {'busy' if busy else 'alone'}: {found:,.0f}", file=sys.stderr)
+                found.setdefault((side, busy), []).append(rate)
+                print(f"round {number + 1} {side} {'busy' if busy else 'alone'}: {rate:,.0f}", file=sys.stderr)
     from benchmarks.table import (  # late: they import torch, which this process does not need while it measures
         header,
         write,
     )
 
-    lines = [header(args.threads, f"best of {args.rounds} rounds, {args.config}"), ""]
+    lines = [header(args.threads, f"median of {args.rounds} rounds, {args.config}"), ""]
     lines += ["| side | alone, tokens/s | beside busy loops | share |", "|---|---|---|---|"]
     for side in SIDES:
-        alone, busy_rate = best[side, False], best[side, True]
+        alone, busy_rate = (statistics.median(found[side, busy]) for busy in (False, True))
         lines.append(f"| {side} | {alone:,.0f} | {busy_rate:,.0f} | {busy_rate / alone:.2f} |")
     write(lines, args.out)
 

@@ -5,9 +5,8 @@
 
 Each side runs in a process of its own, rounds interleaved; medians over rounds of the median step. Our side is the
 trainer itself with the fingerprint of every step, in fp32 and in digits; PyTorch is fp32, eager and torch.compile, and
-bf16 by autocast, with fused AdamW and clip_grad_norm_. `--device cuda` has no digits: leave those sides out. Memory is
-the process's high-water mark from after its imports (PyTorch's optimizer and compiler used once before), and what that
-is above the memory held at that moment.
+bf16 by autocast, with fused AdamW and clip_grad_norm_. Memory is the process's high-water mark from after its imports
+(PyTorch's optimizer and compiler used once before), and what that is above the memory held at that moment.
 """
 
 from __future__ import annotations

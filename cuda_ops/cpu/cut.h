@@ -46,21 +46,26 @@ static inline __attribute__((always_inline)) void keep_largest(Ints& largest, co
 }
 
 // x[0 .. n - 1], or as many as there is room for; the rest are 0.
-static inline __attribute__((always_inline)) void load(Wide& out, const float* x, int64_t n) {
+template <class Floats>
+static inline __attribute__((always_inline)) void load(Floats& out, const float* x, int64_t n) {
+  constexpr int kCount = sizeof(Floats) / sizeof(float);
 #if defined(__AVX512F__)
-  out = (Wide)_mm512_maskz_loadu_ps(n >= kWide ? 0xffff : (1u << n) - 1, x);
+  static_assert(kCount == 16);
+  out = (Floats)_mm512_maskz_loadu_ps(n >= kCount ? 0xffff : (1u << n) - 1, x);
 #else
-  out = Wide{};
-  if (n >= kWide) {
+  if (n >= kCount) {
     memcpy(&out, x, sizeof(out));
     return;
   }
 #if defined(__AVX2__)
-  const __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  out = (Wide)_mm256_maskload_ps(x, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), number));
-#else
-  for (int i = 0; i < n; i++) out[i] = x[i];
+  if constexpr (kCount == 8) {
+    const __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    out = (Floats)_mm256_maskload_ps(x, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), number));
+    return;
+  }
 #endif
+  out = Floats{};
+  for (int i = 0; i < n; i++) out[i] = x[i];
 #endif
 }
 
@@ -228,8 +233,8 @@ static inline void cut_columns(const Operand<kDigits>& out, int64_t p, int64_t b
   Ints16 largest = {}, column;
   for (int j = 0; j < kPanel; j++) column[j] = j;
   for (int k = 4 * from; k < (int)length; k++) {
-    Floats16 line = {};
-    memcpy(&line, x + k * stride, columns == kPanel ? sizeof(line) : (size_t)columns * sizeof(float));
+    Floats16 line;
+    load(line, x + k * stride, columns);
     if (fold) line = fold[k] == 0.0f ? Floats16{} : line * fold[k];
     if (k - seen < kPanel - 1) line = column > k - seen ? Floats16{} : line;
     memcpy(lines[k], &line, sizeof(line));
