@@ -1,4 +1,4 @@
-// What both passes of attention share: where a head lies, and sums over the keys that a query sees.
+// What both passes of attention share: where a head lies, weights, and sums over the keys that a query sees.
 #pragma once
 
 #include <stdint.h>
@@ -32,8 +32,8 @@ static inline Head head_of(const float* qkv, int64_t unit, int64_t T, int64_t C,
 
 static inline int64_t padded(int64_t n) { return (n + kTileColumns - 1) / kTileColumns * kTileColumns; }
 
-// Scores to weights: s[count] becomes exp(s scale - largest); returns the largest. Whole registers are written: behind
-// the count is what nobody sees, as in the rows below.
+// Scores to weights: s[count] becomes exp(s scale - largest); returns the largest. Whole registers are written, here
+// and in weigh_again(): rows are a multiple of kLanes apart, and what lies behind the count is never read.
 static inline float weigh(float* s, int64_t count, float scale) {
   // Maxima side by side: they do not round, so their order is free.
   Lanes most = Lanes{} + mul(s[0], scale);

@@ -4,7 +4,6 @@
 // over queries a chain in query order. What may not be seen is skipped. Threads share out (sequence, head) pairs.
 #include <string.h>
 
-#include "../numerics/exp_log.h"
 #include "attention.h"
 #include "kernels.h"
 #include "parallel.h"

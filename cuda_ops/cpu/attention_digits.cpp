@@ -31,7 +31,7 @@ struct Keys {
     folds = room.floats(T);
     factors = room.floats(T);
     one = room.floats(kPanel);
-    exponents = (int*)room.floats(whole_panels(T));
+    exponents = (int*)room.floats(T);
     scores = room.floats(kPanel * stride);
     sums = room.floats(kPanel * sums_stride);
   }
@@ -51,11 +51,9 @@ static void attend(float* out, int64_t out_row, float* row_max, float* row_sum, 
                    int64_t first, int64_t m, float scale) {
   const int64_t limit = first + m, stride = head.stride;
   int exponents[kPanel];
-  token_exponents(exponents, Tokens{q.x, q.row, m, q.size});
+  token_exponents(exponents, q);
   cut_along_features<kDigits, true>(head.left, 0, q, exponents, 0, m);
-  const Steps steps(q.size);
-  digit_panel<Dot, kDigits, kAlongRows>(head.scores, stride, head.left, 0, m, head.keys, panels_of(limit), 0,
-                                        blocks_of(q.size), steps.counts, 0, false);
+  multiply_rows<Dot, kDigits>(head.scores, stride, head.left, m, head.keys, panels_of(limit), q.size);
   float largest[kPanel], total[kPanel];
   for (int64_t i = 0; i < m; i++) largest[i] = weigh(head.scores + i * stride, first + i + 1, scale);
   sum_rows<kPanel>(total, head.scores, stride, first, m);

@@ -34,18 +34,6 @@ struct Room {
   }
 };
 
-// How many steps of 4 the blocks of n values have.
-struct Steps {
-  int counts[64];
-  explicit Steps(int64_t n) { set(n); }
-  void set(int64_t n) {
-    for (int64_t b = 0; b < blocks_of(n) && b < 64; b++) {
-      const int64_t length = n - b * kDigitBlock < kDigitBlock ? n - b * kDigitBlock : kDigitBlock;
-      counts[b] = (int)(length + 3) / 4;
-    }
-  }
-};
-
 // The tokens of a head's q, k, v or dout: rows x[T][size], `row` apart.
 struct Tokens {
   const float* x;
@@ -101,6 +89,22 @@ static inline void token_folds(float* folds, const int* exponents, int64_t T) {
   for (int64_t i = 0; i < T; i++) folds[i] = digit_fold(exponents[i]);
 }
 
+// out[16][stride] = m rows of left, cut along them, times panels of right, over n values from the first on.
+template <class Dot, int kDigits>
+static inline void multiply_rows(float* out, int64_t stride, const Operand<kDigits>& left, int64_t m,
+                                 const Operand<kDigits>& right, int64_t panels, int64_t n) {
+  constexpr int64_t kSome = 64;  // blocks at a time
+  for (int64_t first = 0; first < blocks_of(n); first += kSome) {
+    const int64_t last = blocks_of(n) - first < kSome ? blocks_of(n) : first + kSome;
+    int steps[kSome];  // of 4, in each block
+    for (int64_t b = first; b < last; b++) {
+      const int64_t length = n - b * kDigitBlock < kDigitBlock ? n - b * kDigitBlock : kDigitBlock;
+      steps[b - first] = (int)(length + 3) / 4;
+    }
+    digit_panel<Dot, kDigits, kAlongRows>(out, stride, left, 0, m, right, panels, first, last, steps, 0, first > 0);
+  }
+}
+
 // sums[16][stride] = over the keys of weights[i][j] times the keys' folds, in digits, times `keys`, whose rows are
 // features. Row i of m sees the keys up to first + i.
 template <class Dot, int kDigits>
@@ -125,13 +129,7 @@ static inline void digits_over_keys(float* sums, int64_t stride, const float* we
       cut_left_row<kDigits>(left, 0, b, r, folded, n, length, exponent_of(largest));
     }
   }
-  int64_t done = 0;  // blocks, some at a time: Steps holds so many
-  for (; done < blocks_of(limit); done += 64) {
-    const Steps steps(limit - done * kDigitBlock);
-    const int64_t last = blocks_of(limit) - done < 64 ? blocks_of(limit) : done + 64;
-    digit_panel<Dot, kDigits, kAlongRows>(sums, stride, left, 0, m, keys, panels, done, last, steps.counts, 0,
-                                          done > 0);
-  }
+  multiply_rows<Dot, kDigits>(sums, stride, left, m, keys, panels, limit);
 }
 
 }  // namespace SAMEBITS_ISA

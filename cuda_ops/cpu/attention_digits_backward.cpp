@@ -20,7 +20,7 @@ template <int kDigits>
 struct Gradients {
   Operand<kDigits> keys, values;                           // along features, for s and dp
   Operand<kDigits> key_tokens, query_tokens, dout_tokens;  // along tokens, for dq, dk, dv
-  Operand<kDigits> left, weights, seen;
+  Operand<kDigits> left, weights, columns;
   float *key_folds, *query_folds, *dout_folds, *factors, *one;
   float *p, *ds, *sums, *dkeys, *dvalues;
   int *query_exponents, *dout_exponents, *exponents;
@@ -33,13 +33,13 @@ struct Gradients {
     }
     left = room.operand<kDigits>(1, blocks_of(size), true);
     weights = room.operand<kDigits>(1, blocks_of(T), true);
-    seen = room.operand<kDigits>(1, 1, true);
+    columns = room.operand<kDigits>(1, 1, true);
     for (auto** f : {&key_folds, &query_folds, &dout_folds, &factors}) *f = room.floats(T);
     one = room.floats(kPanel);
     for (auto** f : {&p, &ds}) *f = room.floats(kDigitBlock * stride);
     sums = room.floats(kPanel * wide);
     for (auto** f : {&dkeys, &dvalues}) *f = room.floats(stride * wide);
-    for (auto** e : {&query_exponents, &dout_exponents, &exponents}) *e = (int*)room.floats(stride);
+    for (auto** e : {&query_exponents, &dout_exponents, &exponents}) *e = (int*)room.floats(T);
   }
 };
 
@@ -47,13 +47,10 @@ struct Gradients {
 template <class Dot, int kDigits>
 static void score(const Gradients<kDigits>& g, float* s, float* dp, const Tokens& q, const Tokens& dy, int64_t first,
                   int64_t m) {
-  const Steps steps(q.size);
-  const int64_t panels = panels_of(first + m), blocks = blocks_of(q.size);
   cut_along_features<kDigits, true>(g.left, 0, q, g.query_exponents, first, m);
-  digit_panel<Dot, kDigits, kAlongRows>(s, g.stride, g.left, 0, m, g.keys, panels, 0, blocks, steps.counts, 0, false);
+  multiply_rows<Dot, kDigits>(s, g.stride, g.left, m, g.keys, panels_of(first + m), q.size);
   cut_along_features<kDigits, true>(g.left, 0, dy, g.dout_exponents, first, m);
-  digit_panel<Dot, kDigits, kAlongRows>(dp, g.stride, g.left, 0, m, g.values, panels, 0, blocks, steps.counts, 0,
-                                        false);
+  multiply_rows<Dot, kDigits>(dp, g.stride, g.left, m, g.values, panels_of(first + m), q.size);
 }
 
 // c[keys][wide] += over the block's queries of weights[i][key] times the queries' folds, in digits, times `tokens`.
@@ -65,11 +62,11 @@ static void digits_over_queries(float* c, Gradients<kDigits>& g, const float* we
   Operand<kDigits> right = tokens;
   right.digits += block / kDigitBlock * kDigits * kBlockBytes;
   for (int64_t key = 0; key < block + rows; key += kPanel) {
-    const int64_t columns = T - key < kPanel ? T - key : kPanel;
+    const int64_t some = T - key < kPanel ? T - key : kPanel;
     const int from = key > block ? (int)(key - block) / 4 : 0;  // earlier queries do not see these keys
-    cut_columns<kDigits, true>(g.seen, 0, 0, weights + key, g.stride, columns, rows, folds + block, nullptr,
+    cut_columns<kDigits, true>(g.columns, 0, 0, weights + key, g.stride, some, rows, folds + block, nullptr,
                                (int)(key - block));
-    digit_panel<Dot, kDigits, kFromColumns>(c + key * g.wide, g.wide, g.seen, 0, columns, right, panels, 0, 1, steps,
+    digit_panel<Dot, kDigits, kFromColumns>(c + key * g.wide, g.wide, g.columns, 0, some, right, panels, 0, 1, steps,
                                             from, true);
   }
 }

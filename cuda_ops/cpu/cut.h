@@ -6,6 +6,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include "digits.h"
 
 namespace samebits {
@@ -77,6 +81,13 @@ static inline __attribute__((always_inline)) void store(int8_t* out, const WideI
   const __m256i all = (__m256i)digits;
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
   _mm_storel_epi64((__m128i*)out, _mm_packs_epi16(words, words));
+#elif defined(__SSE2__)
+  const __m128i words = _mm_packs_epi32((__m128i)digits, (__m128i)digits);
+  const int four = _mm_cvtsi128_si32(_mm_packs_epi16(words, words));
+  memcpy(out, &four, sizeof(four));
+#elif defined(__aarch64__)
+  const int16x4_t words = vmovn_s32((int32x4_t)digits);
+  vst1_lane_s32((int32_t*)out, vreinterpret_s32_s8(vmovn_s16(vcombine_s16(words, words))), 0);
 #else
   for (int i = 0; i < kWide; i++) out[i] = (int8_t)digits[i];
 #endif
@@ -159,8 +170,9 @@ static inline int row_exponent(const float* x, int64_t length) {
   return exponent_of(largest);
 }
 
-// The digits of x[length] under exponent e, and 0 after them up to `end`; -128 times their sums, see dot.h.
-template <int kDigits>
+// The digits of x[length] under exponent e, and 0 after them up to `end`, in whole registers; of a left operand -128
+// times their sums, see dot.h.
+template <int kDigits, bool kLeft>
 static inline void cut_row(int8_t* high, int8_t* low, int32_t* sums, const float* x, int64_t length, int64_t end,
                            int e) {
   const float factor = digit_factor(e);
@@ -181,8 +193,8 @@ static inline void cut_row(int8_t* high, int8_t* low, int32_t* sums, const float
     memset(high + k, 0, kWide);
     if (kDigits == 2) memset(low + k, 0, kWide);
   }
-  sums[0] = -128 * sum_of(sum);
-  if (kDigits == 2) sums[kPanel] = -128 * sum_of(sum + low_sum);
+  if (kLeft) sums[0] = -128 * sum_of(sum);
+  if (kLeft && kDigits == 2) sums[kPanel] = -128 * sum_of(sum + low_sum);
 }
 
 // Row r of a block of a left operand, cut along the row.
@@ -190,17 +202,17 @@ template <int kDigits>
 static inline void cut_left_row(const Operand<kDigits>& out, int64_t p, int64_t b, int r, const float* x,
                                 int64_t length, int64_t end, int e) {
   int8_t* high = (int8_t*)out.at(p, b) + r * kDigitBlock;
-  cut_row<kDigits>(high, high + kBlockBytes, out.sum(p, b) + r, x, length, end, e);
+  cut_row<kDigits, true>(high, high + kBlockBytes, out.sum(p, b) + r, x, length, end, e);
   out.scale(p, b)[r] = digit_scale<kDigits>(e);
 }
 
-// One block of a panel from `rows` rows of x that are read along their length. exponents[16], or null: of this block.
+// One block of a panel from `rows` rows of x that are read along their length. exponents[rows], or null: of this block.
 template <int kDigits, bool kLeft>
 static inline void cut_rows(const Operand<kDigits>& out, int64_t p, int64_t b, const float* x, int64_t stride,
                             int64_t rows, int64_t length, const int* exponents) {
   if (kLeft) {
     for (int r = 0; r < kPanel; r++) {
-      const float* row = x + r * stride;
+      const float* row = x + (r < rows ? r : 0) * stride;
       const int64_t n = r < rows ? length : 0;  // rows beyond are zeros, under any scale
       cut_left_row<kDigits>(out, p, b, r, row, n, length, n == 0 ? 0 : exponents ? exponents[r] : row_exponent(row, n));
     }
@@ -210,10 +222,9 @@ static inline void cut_rows(const Operand<kDigits>& out, int64_t p, int64_t b, c
   const int64_t whole = (steps + kPanel - 1) / kPanel * kPanel * 4;  // what interleave reads
   alignas(64) int8_t high[kPanel][kDigitBlock], low[kPanel][kDigitBlock];
   for (int r = 0; r < kPanel; r++) {
-    const float* row = x + r * stride;
+    const float* row = x + (r < rows ? r : 0) * stride;
     const int e = r >= rows ? 0 : exponents ? exponents[r] : row_exponent(row, length);
-    int32_t unused[2 * kPanel];
-    cut_row<kDigits>(high[r], low[r], unused, row, r < rows ? length : 0, whole, e);
+    cut_row<kDigits, false>(high[r], low[r], nullptr, row, r < rows ? length : 0, whole, e);
     out.scale(p, b)[r] = r < rows ? digit_scale<kDigits>(e) : 0.0f;
   }
   interleave(out.at(p, b), high, steps, 0x80808080u);
@@ -221,14 +232,14 @@ static inline void cut_rows(const Operand<kDigits>& out, int64_t p, int64_t b, c
 }
 
 // One block of a panel from `columns` columns of x, read from line to line; each line first times its fold (null: as it
-// is). Column j is read from line seen + j on, and words before that of line seen are left as they are. exponents[16],
-// or null: of this block.
+// is). Column j is read from line diagonal + j on, and words before that of line diagonal are left as they are.
+// exponents[16], or null: of this block.
 template <int kDigits, bool kLeft>
 static inline void cut_columns(const Operand<kDigits>& out, int64_t p, int64_t b, const float* x, int64_t stride,
                                int64_t columns, int64_t length, const float* fold, const int* exponents,
-                               int seen = -kPanel) {
+                               int diagonal = -kPanel) {
   constexpr int32_t kFlip = kLeft ? 0 : (int32_t)0x80808080u;
-  const int steps = (int)(length + 3) / 4, from = seen > 0 ? seen / 4 : 0;
+  const int steps = (int)(length + 3) / 4, from = diagonal > 0 ? diagonal / 4 : 0;
   alignas(64) float lines[kDigitBlock][kPanel];
   Ints16 largest = {}, column;
   for (int j = 0; j < kPanel; j++) column[j] = j;
@@ -236,7 +247,7 @@ static inline void cut_columns(const Operand<kDigits>& out, int64_t p, int64_t b
     Floats16 line;
     load(line, x + k * stride, columns);
     if (fold) line = fold[k] == 0.0f ? Floats16{} : line * fold[k];
-    if (k - seen < kPanel - 1) line = column > k - seen ? Floats16{} : line;
+    if (k - diagonal < kPanel - 1) line = column > k - diagonal ? Floats16{} : line;
     memcpy(lines[k], &line, sizeof(line));
     keep_largest(largest, line);
   }

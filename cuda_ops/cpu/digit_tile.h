@@ -11,17 +11,17 @@ namespace samebits {
 namespace SAMEBITS_ISA {
 
 // How a left operand lies: cut along its rows, or from columns.
-enum Left { kAlongRows, kFromColumns };
+enum Layout { kAlongRows, kFromColumns };
 
 // One tile of out, rows `row` .. of panel p of a, panels q .. of b, over blocks first .. last - 1, whose lengths are
-// 4 steps[block - first]; a's digits before step `from` are 0 and left out (one block only).
-template <class Dot, int kDigits, Left kLeft, int kRows, int kPanels>
+// 4 steps[block - first]; a's digits before step `from` are left out (one block only).
+template <class Dot, int kDigits, Layout kLayout, int kRows, int kPanels>
 static inline __attribute__((always_inline)) void digit_tile(float* out, int64_t stride, const Operand<kDigits>& a,
                                                              int64_t p, int row, const Operand<kDigits>& b, int64_t q,
                                                              int64_t first, int64_t last, const int* steps, int from,
                                                              bool accumulate) {
   constexpr int kVecs = kPanel / Dot::kLanes;
-  constexpr int kRow = kLeft == kAlongRows ? kDigitBlock : 4, kStep = kLeft == kAlongRows ? 4 : 4 * kPanel;
+  constexpr int kRow = kLayout == kAlongRows ? kDigitBlock : 4, kStep = kLayout == kAlongRows ? 4 : 4 * kPanel;
   typename Dot::Floats acc[kRows][kPanels][kVecs];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; i++) {
@@ -105,23 +105,23 @@ static inline __attribute__((always_inline)) void digit_tile(float* out, int64_t
 }
 
 // Rows row .. row + kRows - 1 and `panels` panels, as many as a tile has or fewer.
-template <class Dot, int kDigits, Left kLeft>
+template <class Dot, int kDigits, Layout kLayout>
 static inline void digit_tiles(float* out, int64_t stride, const Operand<kDigits>& a, int64_t p, int row,
                                const Operand<kDigits>& b, int64_t q, int64_t panels, int64_t first, int64_t last,
                                const int* steps, int from, bool accumulate) {
   constexpr int kRows = Dot::kRows[kDigits - 1], kMost = Dot::kPanels[kDigits - 1];
   if (panels == kMost) {
-    digit_tile<Dot, kDigits, kLeft, kRows, kMost>(out, stride, a, p, row, b, q, first, last, steps, from, accumulate);
+    digit_tile<Dot, kDigits, kLayout, kRows, kMost>(out, stride, a, p, row, b, q, first, last, steps, from, accumulate);
   } else if (kMost > 2 && panels == 2) {
     constexpr int kTwo = kMost < 2 ? 1 : 2;
-    digit_tile<Dot, kDigits, kLeft, kRows, kTwo>(out, stride, a, p, row, b, q, first, last, steps, from, accumulate);
+    digit_tile<Dot, kDigits, kLayout, kRows, kTwo>(out, stride, a, p, row, b, q, first, last, steps, from, accumulate);
   } else {
-    digit_tile<Dot, kDigits, kLeft, kRows, 1>(out, stride, a, p, row, b, q, first, last, steps, from, accumulate);
+    digit_tile<Dot, kDigits, kLayout, kRows, 1>(out, stride, a, p, row, b, q, first, last, steps, from, accumulate);
   }
 }
 
 // m rows of panel p of a times panels 0 .. panels - 1 of b, into a buffer whose rows have room for whole tiles.
-template <class Dot, int kDigits, Left kLeft>
+template <class Dot, int kDigits, Layout kLayout>
 static inline void digit_panel(float* out, int64_t stride, const Operand<kDigits>& a, int64_t p, int64_t m,
                                const Operand<kDigits>& b, int64_t panels, int64_t first, int64_t last, const int* steps,
                                int from, bool accumulate) {
@@ -130,8 +130,8 @@ static inline void digit_panel(float* out, int64_t stride, const Operand<kDigits
     const int64_t rest = panels - q;
     some = rest == kMost + 1 && kMost > 2 ? 2 : rest < kMost ? rest : kMost;  // 2 + 2 keep more sums going than 3 + 1
     for (int row = 0; row < (int)m; row += kRows) {
-      digit_tiles<Dot, kDigits, kLeft>(out + row * stride + q * kPanel, stride, a, p, row, b, q, some, first, last,
-                                       steps, from, accumulate);
+      digit_tiles<Dot, kDigits, kLayout>(out + row * stride + q * kPanel, stride, a, p, row, b, q, some, first, last,
+                                         steps, from, accumulate);
     }
   }
 }

@@ -27,13 +27,13 @@ struct Matrix {
   int64_t K;
 };
 
-template <int kDigits, bool kLeft>
+template <int kDigits, bool kLeft, bool kTransposed>
 static inline void cut_panel(const Operand<kDigits>& out, int64_t p, const Matrix& m, int64_t row, const Blocks& blocks,
                              int64_t first, int64_t count) {
   const int64_t rows = m.rows - row < kPanel ? m.rows - row : kPanel;
   for (int64_t b = 0; b < count; b++) {
     const int64_t k = blocks.first(first + b), length = blocks.length(first + b);
-    if (m.transposed) {
+    if (kTransposed) {
       cut_columns<kDigits, kLeft>(out, p, b, m.x + k * m.rows + row, m.rows, rows, length, nullptr, nullptr);
     } else {
       cut_rows<kDigits, kLeft>(out, p, b, m.x + row * m.K + k, m.K, rows, length, nullptr);
@@ -48,13 +48,13 @@ static inline void add_bias(float* out, int64_t N, const float* bias, int64_t m,
 }
 
 // One tile of out, m x n of it real.
-template <class Dot, int kDigits, Left kLeft>
+template <class Dot, int kDigits, Layout kLayout>
 static inline void tile(float* out, int64_t N, const Operand<kDigits>& a, int64_t p, int row, const Operand<kDigits>& b,
                         int64_t q, int64_t panels, int64_t m, int64_t n, int64_t first, int64_t last, const int* steps,
                         bool accumulate) {
   constexpr int kRows = Dot::kRows[kDigits - 1], kColumns = Dot::kPanels[kDigits - 1] * kPanel;
   if (m >= kRows && n == panels * kPanel) {
-    digit_tiles<Dot, kDigits, kLeft>(out, N, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
+    digit_tiles<Dot, kDigits, kLayout>(out, N, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
     return;
   }
   alignas(64) float edge[kRows * kColumns];
@@ -63,12 +63,12 @@ static inline void tile(float* out, int64_t N, const Operand<kDigits>& a, int64_
     memset(edge, 0, sizeof(edge));
     for (int64_t i = 0; i < rows; i++) memcpy(edge + i * kColumns, out + i * N, (size_t)n * sizeof(float));
   }
-  digit_tiles<Dot, kDigits, kLeft>(edge, kColumns, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
+  digit_tiles<Dot, kDigits, kLayout>(edge, kColumns, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
   for (int64_t i = 0; i < rows; i++) memcpy(out + i * N, edge + i * kColumns, (size_t)n * sizeof(float));
 }
 
 // The rows of one unit, m of them from i0 on, times panels first_panel .. end_panel - 1 of b.
-template <class Dot, int kDigits, Left kLeft>
+template <class Dot, int kDigits, Layout kLayout>
 static void multiply_unit(float* out, int64_t N, const Operand<kDigits>& a, int64_t m, const Operand<kDigits>& b,
                           int64_t b_block, int64_t first_panel, int64_t end_panel, int64_t columns, int64_t count,
                           const int* steps, bool accumulate, const float* bias) {
@@ -80,14 +80,14 @@ static void multiply_unit(float* out, int64_t N, const Operand<kDigits>& a, int6
     const int64_t panels = end_panel - q < kMost ? end_panel - q : kMost, j = q * kPanel;
     const int64_t n = columns - j < panels * kPanel ? columns - j : panels * kPanel;
     for (int64_t i = 0; i < m; i += kRows) {
-      tile<Dot, kDigits, kLeft>(out + i * N + j, N, a, i / kPanel, (int)(i % kPanel), from, q, panels, m - i, n, 0,
-                                count, steps, accumulate);
+      tile<Dot, kDigits, kLayout>(out + i * N + j, N, a, i / kPanel, (int)(i % kPanel), from, q, panels, m - i, n, 0,
+                                  count, steps, accumulate);
     }
     if (bias) add_bias(out + j, N, bias + j, m, n);
   }
 }
 
-template <class Dot, int kDigits, Left kLeft>
+template <class Dot, int kDigits, Layout kLayout>
 static void multiply(float* out, const Matrix& a, const Matrix& b, const uint8_t* kept, const float* bias,
                      const Blocks& blocks, bool accumulate) {
   const int64_t M = a.rows, N = b.rows, threads = thread_count(), all = blocks.count();
@@ -111,7 +111,8 @@ static void multiply(float* out, const Matrix& a, const Matrix& b, const uint8_t
         right = Operand<kDigits>::in(memory, panels, count, false);
         parallel_for(panels, [=](int64_t begin, int64_t end) {
           for (int64_t p = begin; p < end; p++) {
-            cut_panel<kDigits, false>(right, p, b, j0 + p * kPanel, blocks, chunk, count);
+            b.transposed ? cut_panel<kDigits, false, true>(right, p, b, j0 + p * kPanel, blocks, chunk, count)
+                         : cut_panel<kDigits, false, false>(right, p, b, j0 + p * kPanel, blocks, chunk, count);
           }
         });
       }
@@ -123,12 +124,12 @@ static void multiply(float* out, const Matrix& a, const Matrix& b, const uint8_t
           const int64_t m = M - i0 < rows ? M - i0 : rows;
           if (part == 0 || unit == begin) {
             for (int64_t p = 0; p < panels_of(m); p++) {
-              cut_panel<kDigits, true>(left, p, a, i0 + p * kPanel, blocks, chunk, count);
+              cut_panel<kDigits, true, kLayout == kFromColumns>(left, p, a, i0 + p * kPanel, blocks, chunk, count);
             }
           }
-          multiply_unit<Dot, kDigits, kLeft>(out + i0 * N + j0, N, left, m, right, kept ? chunk : 0,
-                                             panels * part / column_units, panels * (part + 1) / column_units, columns,
-                                             count, steps, continues, last && bias ? bias + j0 : nullptr);
+          multiply_unit<Dot, kDigits, kLayout>(out + i0 * N + j0, N, left, m, right, kept ? chunk : 0,
+                                               panels * part / column_units, panels * (part + 1) / column_units,
+                                               columns, count, steps, continues, last && bias ? bias + j0 : nullptr);
         }
       });
     }

@@ -207,13 +207,15 @@ def digit_cases() -> Iterator[Case]:
         yield "matmul_kept_digits", tier, (empty(33, 20), a, Cut(b, tier), None, tier)
         left, right = a.t().contiguous(), b.t().contiguous()
         yield "matmul_digits", tier, (hostile(33, 20, seed=28), left, right, None, "tn", True, tier, 70)
-        qkv, dout = hostile(1, 40, 36, seed=29).clamp(-4, 4), hostile(1, 40, 12, seed=30).clamp(-9, 9)
-        out, row_max, row_sum = torch.empty(1, 40, 12), torch.empty(1, 2, 40), torch.empty(1, 2, 40)
+        t = 145  # beyond a block of keys, and no multiple of a panel
+        qkv, dout = hostile(1, t, 36, seed=29).clamp(-4, 4), hostile(1, t, 12, seed=30).clamp(-9, 9)
+        out, row_max, row_sum = torch.empty(1, t, 12), torch.empty(1, 2, t), torch.empty(1, 2, t)
         ops.attention_digits_forward(out, row_max, row_sum, qkv, 2, tier)
-        yield "attention_digits_forward", tier, (empty(1, 40, 12), empty(1, 2, 40), empty(1, 2, 40), qkv, 2, tier)
-        yield "attention_digits_backward", tier, (empty(1, 40, 36), dout, out, qkv, row_max, row_sum, 2, tier)
-        keys, values = (hostile(1, 2, 45, 6, seed=s).clamp(-4, 4) for s in (31, 32))
-        yield "attention_digits_cached", tier, (empty(1, 40, 12), keys, values, qkv, 2, 4, tier)
+        yield "attention_digits_forward", tier, (empty(1, t, 12), empty(1, 2, t), empty(1, 2, t), qkv, 2, tier)
+        yield "attention_digits_backward", tier, (empty(1, t, 36), dout, out, qkv, row_max, row_sum, 2, tier)
+        keys, values = (hostile(1, 2, 150, 6, seed=s).clamp(-4, 4) for s in (31, 32))
+        some = qkv[:, :21].contiguous()  # from key 120 on: 16 queries on both sides of a block's end
+        yield "attention_digits_cached", tier, (empty(1, 21, 12), keys, values, some, 2, 120, tier)
 
 
 def cases(large: bool) -> Iterator[Case]:

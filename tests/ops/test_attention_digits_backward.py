@@ -10,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from cuda_ops import ops
+from cuda_ops import ops, runtime
 from tests.bits import F, assert_bits_equal, chain
 from tests.digits import TIERS, along_features, over_tokens
 from tests.ops.test_attention import exp32
 from tests.ops.test_attention_digits import forward, parts, random
+from tests.ops.test_attention_digits import reference as forward_reference
 
 
 def gradients(qkv: torch.Tensor, dout: torch.Tensor, heads: int, tier: str) -> torch.Tensor:
@@ -47,6 +48,16 @@ def reference(qkv: torch.Tensor, dout: torch.Tensor, tier: str) -> torch.Tensor:
 def test_equal_to_the_definition(t: int, size: int, tier: str) -> None:
     qkv, dout = random(t, size), random(t, size)[:, :, :size].contiguous()
     assert_bits_equal(gradients(qkv, dout, 1, tier), reference(qkv, dout, tier), "dqkv")
+
+
+@pytest.mark.host("a GPU's heads have up to 256 channels")
+def test_a_head_of_more_than_64_blocks() -> None:
+    """As many blocks as the lengths of a product in digits are held for at once, and one more."""
+    if runtime.isa() == "cuda_on_cpu":
+        pytest.skip("a GPU's heads have up to 256 channels")
+    qkv, dout = random(2, 8320), random(2, 8320)[:, :, :8320].contiguous()
+    assert_bits_equal(forward(qkv, 1, "int8x1")[0], forward_reference(qkv, "int8x1"), "out")
+    assert_bits_equal(gradients(qkv, dout, 1, "int8x1"), reference(qkv, dout, "int8x1"), "dqkv")
 
 
 @pytest.mark.parametrize(("tier", "bound"), [("int8x3", 1e-3), ("int8x1", 6e-2)])
