@@ -57,12 +57,12 @@ def test_snakemake_says_that_its_folder_cannot_be_written(tmp_path: Path, monkey
     from snakemake.exceptions import WorkflowError
 
     monkeypatch.syspath_prepend(ROOT / "workflow")
-    common = importlib.import_module("common")
+    checks = importlib.import_module("checks")
     monkeypatch.chdir(tmp_path)
-    common.check_folder()
+    checks.check_folder()
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(WorkflowError, match=rf"^{tmp_path}: Snakemake cannot write .*snakemake -s {ROOT}/Snakefile"):
-        common.check_folder()
+        checks.check_folder()
 
 
 WORKFLOW = """
