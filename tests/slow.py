@@ -96,7 +96,10 @@ SLOW = {
     "test_a_text_of_ones_own": "test_edits_rerun_exactly_what_depends",
     "test_the_commands_of_the_pages_run": "test_every_command_is_run_or_has_a_reason",
     "test_what_a_message_names_makes_the_file_again": "test_a_rerun_that_fails_costs_no_checkpoint",
-    "test_a_stop_saves_and_is_one_line[snakemake]": "test_a_stop_saves_and_is_one_line[group]",
+    **{
+        f"test_a_stop_saves_and_is_one_line[{who}]": "test_a_stop_saves_and_is_one_line[group]"
+        for who in ("snakemake", "terminal", "killed")
+    },
     "test_a_killed_snakemake_leaves_a_lock_and_the_way_out": "test_mistakes_are_named_before_the_graph",
     "test_a_checkout_in_a_path_with_spaces": "test_the_same_recipe_elsewhere_is_the_same_run",
 }
