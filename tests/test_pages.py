@@ -18,7 +18,7 @@ from pipeline.base import chain
 from pipeline.evidence.gpu_parts import PARTS
 from pipeline.follow import picture
 from pipeline.machine.execution import Execution
-from pipeline.recipe import load_recipe
+from pipeline.recipe import GeneratedImages, load_recipe
 from pipeline.recipe.paths import data_dir, run_dir, tokens_dir
 from pipeline.records.catalogue import digested
 from pipeline.spikes import marks
@@ -160,7 +160,7 @@ def test_outputs_shown_in_docstrings_are_true() -> None:
         load_recipe(ROOT / "tests" / "recipes" / "patterns.yaml").bits.data.source,
     )
     assert samples
-    assert images.kind == "generated"
+    assert isinstance(images, GeneratedImages)
     columns = lines[251].content().split("\t")
     assert recipe.bits.model.kind == "gpt"
     true = {
