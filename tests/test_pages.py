@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -217,6 +219,17 @@ def test_make_help_names_every_target() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     assert phony
     assert set(phony[1].split()) == set(re.findall(r"^([a-z][a-z-]*):[^#\n]*## \S", text, re.MULTILINE))
+
+
+def test_make_quotes_its_own_folder(tmp_path: Path) -> None:
+    """What installs the environment, in a checkout whose path has spaces: an assignment and a command, not two commands."""
+    there = tmp_path / "my own" / "checkout"
+    there.mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "requirements-uv.lock"):
+        shutil.copy(ROOT / name, there)
+    done = subprocess.run(["make", "-n", ".venv/ready"], cwd=there, capture_output=True, text=True, check=True)
+    words = next(shlex.split(line) for line in done.stdout.splitlines() if "uv pip sync" in line)
+    assert words[:2] == [f"VIRTUAL_ENV={there}/.venv", ".venv/bin/uv"]
 
 
 if __name__ == "__main__":
