@@ -86,19 +86,18 @@ def test_the_way_out_of_a_lock_works_where_no_snakefile_is(
 
 
 def test_a_resource_that_a_rule_has_not_is_refused(checks: ModuleType) -> None:
-    def check(threads: dict[str, int] | None = None, **given: list[str]) -> None:
+    def check(threads: dict[str, int], **given: list[str]) -> None:
         names = ("train", "evaluate", "sample", "report")
         workflow = SimpleNamespace(
-            resource_settings=SimpleNamespace(overwrite_resources=given, overwrite_threads=threads or {}),
+            resource_settings=SimpleNamespace(overwrite_resources=given, overwrite_threads=threads),
             rules=[SimpleNamespace(name=name) for name in names],
         )
         checks.check_execution(workflow, {})
 
-    check(report=["mem_mb", "runtime"])  # of an executor
+    check({"train": 1}, report=["mem_mb", "runtime"])  # of an executor
     for rule, name, has in (("evaluate", "ranks", "device, gpu"), ("report", "keep", "none of them")):
         with pytest.raises(WorkflowError, match=f"^--set-resources {rule}:{name}: {rule} has {has}; {name} is train's"):
-            check(**{rule: [name]})
-    check({"train": 1})
+            check({}, **{rule: [name]})
     with pytest.raises(WorkflowError, match=r"^--set-threads evalute: there is no such rule; did you mean evaluate\?"):
         check({"evalute": 1})
 

@@ -147,7 +147,7 @@ def test_the_rank_that_knows_the_reason_is_the_one_that_is_named(tiny: dict[str,
     """Rank 0, however long it takes after the other has nothing more to do."""
     places = ("--out", tmp_path / "out", "--chain", tmp_path / "chain.tsv", "--state", tmp_path / "state")
     common = ("--recipe", tiny["recipe"], "--tokens", tiny["tokens"], "--steps-to", 6, "--ranks", 2)
-    words = run("-m", "tests.training.slow_disk", *map(str, (*common, *places)), code=2)
+    words = run("-m", "tests.training.slow_rank", *map(str, (*common, *places)), code=2)
     why = words.index(f"{tmp_path}/chain.tsv: no space left on the device mounted at ")
     assert "step 2 is saved" in words[why:]
     assert words.count("error: ") == 2
