@@ -22,6 +22,7 @@ SLOW = {
     "test_a_stop_of_every_kind_is_passed_on[2]": "test_a_stop_of_every_kind_is_passed_on[15]",
     # kills and damage: kills at random, beside the faults of tests/evidence
     "test_random_kills_lose_no_bit": "test_faults_lose_no_bit_and_no_file",
+    "test_a_polite_stop_saves_and_goes_on[1]": "test_a_polite_stop_saves_and_goes_on[15]",
     "test_a_polite_stop_saves_and_goes_on[2]": "test_a_polite_stop_saves_and_goes_on[15]",
     "test_skipping_has_one_digest_over_ranks_kills_and_resumes": "test_an_outlier_does_not_enter_the_window_but_the_third_in_a_row_does",
     "test_ranks_end_together_where_the_chain_has_no_room": "test_a_full_disk_of_the_chain_is_found_at_its_step[of a refusal-on the way]",
