@@ -80,7 +80,7 @@ $(VENV)/ready: requirements.lock requirements-uv.lock
 	@echo "installing the packages of requirements.lock into $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-uv.lock
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	@touch $@
 
 lock: $(VENV)/ready ## resolve requirements.in again, with hashes

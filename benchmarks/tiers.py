@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -112,36 +113,43 @@ class Commands:
         self.device = device
         self.until = math.inf if seconds is None else time.monotonic() + seconds
         self.running: set[subprocess.Popen[bytes]] = set()
+        self._starting = threading.Lock()  # held from the look at the time until a process is among the running
 
     def __call__(self, log: Path, *words: str | Path) -> None:
         """`python <words>` at the root of the project; what it prints goes to the log."""
-        left = self.until - time.monotonic()
-        if left <= 0:
-            raise UserError("time was over before it began")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, *map(str, words)]
-        with log.open("ab") as file:
-            file.write(f"\n$ python {' '.join(command[1:])}\n".encode())
-            file.flush()
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=file, stderr=file
-            )
-            self.running.add(process)
-            try:
-                code = process.wait(None if left == math.inf else left)
-            except subprocess.TimeoutExpired:
-                process.terminate()
-                process.wait()
-                raise UserError(f"time was over in {words[1]}") from None
-            finally:
-                self.running.discard(process)
+        process, left = self._start(log, [sys.executable, *map(str, words)])
+        try:
+            code = process.wait(None if left == math.inf else left)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+            raise UserError(f"time was over in {words[1]}") from None
+        finally:
+            self.running.discard(process)
         if code:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
             raise UserError(f"{words[1]}: exit code {code}: {' / '.join(lines)[-400:]} ({log})")
 
+    def _start(self, log: Path, command: list[str]) -> tuple[subprocess.Popen[bytes], float]:
+        """A process that stop() reaches, and the seconds that are left."""
+        with self._starting:
+            left = self.until - time.monotonic()
+            if left <= 0:
+                raise UserError("time was over before it began")
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as file:
+                file.write(f"\n$ python {' '.join(command[1:])}\n".encode())
+                file.flush()
+                process = subprocess.Popen(
+                    command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=file, stderr=file
+                )
+            self.running.add(process)
+        return process, left
+
     def stop(self) -> None:
         """Ask what runs to end, and begin nothing more."""
-        self.until = -math.inf
+        with self._starting:
+            self.until = -math.inf
         for process in list(self.running):
             process.terminate()
 

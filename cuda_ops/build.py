@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -178,6 +179,16 @@ def cxx_runtime() -> str:
     return next((path for path in paths if Path(path).is_file()), "")
 
 
+def word(text: str | Path) -> str:
+    """One word of a command in ninja's text, whatever is in a path."""
+    return shlex.quote(str(text)).replace("$", "$$")
+
+
+def file(path: Path) -> str:
+    """A file in ninja's text where it is no part of a command."""
+    return re.sub(r"([ :$])", r"$\1", str(path))
+
+
 class Ninja:
     """The build of one library as ninja text: objects one by one, then the link."""
 
@@ -189,24 +200,27 @@ class Ninja:
         self.sanitizers = [*flags.SANITIZERS] if sanitize else []
         self.objects: list[str] = []
         self.written: dict[str, str] = {}  # files beside build.ninja
-        self.includes = " ".join(f"-isystem {root / 'include' / path}" for path in ("", "torch/csrc/api/include"))
+        self.includes = " ".join(f"-isystem {word(root / 'include' / path)}" for path in ("", "torch/csrc/api/include"))
         folders = [root / "lib"]
         libraries = ["-ltorch_cpu", "-lc10"]
         if toolkit:
             folders.append(toolkit.runtime.parent)
             libraries += ["-lc10_cuda", f"-l:{toolkit.runtime.name}"]
-        link = " ".join([*self.sanitizers, *(f"-L{path} -Wl,-rpath,{path}" for path in folders), *libraries])
+        link = " ".join(
+            [*self.sanitizers, *(f"{word(f'-L{path}')} {word(f'-Wl,-rpath,{path}')}" for path in folders), *libraries]
+        )
         prefix = f"-ffile-prefix-map={ROOT}=cuda_ops"
+        runtime = [word(path) for path in (cxx_runtime(),) if path]
         self.lines = [
-            f"cxx = {compiler}",
-            f"common = {' '.join([*flags.ARITHMETIC, *flags.BUILD, prefix])}",
+            f"cxx = {word(compiler)}",
+            f"common = {' '.join([*flags.ARITHMETIC, *flags.BUILD, word(prefix)])}",
             "rule cc",
             "  command = $cxx $common $flags -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d",
             "  deps = gcc",
             "  description = compile $out",
             "rule link",
-            f"  command = $cxx -shared -fopenmp -Wl,-z,defs $in {cxx_runtime()} -o $out {link}",  # undefined symbols fail here, not at load
+            f"  command = $cxx -shared -fopenmp -Wl,-z,defs $in {' '.join(runtime)} -o $out {link}",  # undefined symbols fail here, not at load
             "  description = link $out",
         ]
         if toolkit:
@@ -216,7 +230,7 @@ class Ninja:
             device = " ".join([*flags.DEVICE_ARITHMETIC, *flags.DEVICE_BUILD, *flags.gencode(toolkit.archs)])
             self.lines += [
                 "rule nvcc",
-                f"  command = {toolkit.nvcc} -ccbin $cxx {device} -Xcompiler {host} -MD -MF $out.d -c $in -o $out",
+                f"  command = {word(toolkit.nvcc)} -ccbin $cxx {device} -Xcompiler {word(host)} -MD -MF $out.d -c $in -o $out",
                 "  depfile = $out.d",
                 "  deps = gcc",
                 "  description = compile $out",
@@ -226,7 +240,7 @@ class Ninja:
         """An object of a source at an optimisation level, the library's unless it is named."""
         self.objects.append(f"{name}.o")
         level = self.opt_level if level is None else level
-        self.lines += [f"build {name}.o: cc {source}", f"  flags = {' '.join([f'-O{level}', *extra])}"]
+        self.lines += [f"build {name}.o: cc {file(source)}", f"  flags = {' '.join([f'-O{level}', *extra])}"]
 
     def bindings(self, digest: str) -> None:
         """Bindings only check and forward: compiled at -O1 whatever the level.
@@ -239,7 +253,7 @@ class Ninja:
         self.compile(Path(BINDINGS), "bindings", self.includes, level=1)
         if self.toolkit:
             archs = f'-DSAMEBITS_ARCHS=\\"{",".join(self.toolkit.archs)}\\"'
-            cuda = f"-isystem {self.toolkit.headers}"
+            cuda = f"-isystem {word(self.toolkit.headers)}"
             extra = [self.includes, cuda, archs, "-DSAMEBITS_ISA=baseline"]
             self.compile(ROOT / "bindings" / "cuda.cpp", "cuda", *extra, level=1)
 
@@ -255,7 +269,7 @@ class Ninja:
     def cuda_kernels(self) -> None:
         for source in sorted((ROOT / "kernels").glob("*.cu")):
             self.objects.append(f"{source.stem}.cu.o")
-            self.lines.append(f"build {source.stem}.cu.o: nvcc {source}")
+            self.lines.append(f"build {source.stem}.cu.o: nvcc {file(source)}")
 
     def text(self) -> str:
         return "\n".join([*self.lines, f"build {LIBRARY}: link {' '.join(self.objects)}", f"default {LIBRARY}", ""])
@@ -296,7 +310,7 @@ class Ninja:
         """How each file is compiled, for editors and linters; a binding as the one compilation that includes it."""
         for together in [entry for entry in entries if entry["file"] == BINDINGS]:
             for path in binding_files():
-                command = together["command"].replace(f"-c {BINDINGS} ", f"-c {path} ")
+                command = together["command"].replace(f"-c {BINDINGS} ", f"-c {shlex.quote(str(path))} ")
                 entries.append({**together, "file": str(path), "command": command})
         (out / COMPILE_COMMANDS).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 

@@ -1,10 +1,11 @@
 """Look on while a run goes: its last steps as a picture in the terminal, and what is left to do.
 
     python -m pipeline.follow results/runs/fables
-    fables  step 812 of 1000  loss 0.6132  norm 0.52  lr 2.8e-03  21,000 tokens/s  eta 18 s  2 spikes, the last at 469
-    6.25 |⣀⡀
-         |  ⠈⠢⣀
-    0.61 |      ⠉⠒⠤⠤⣀⣀⣀
+    fables  step 812 of 1000  loss 0.3032  norm 0.19  lr 3.4e-04  21,000 tokens/s  eta 18 s  7 spikes, the last at 469
+     6.256 |⣁
+           |⢀⡀
+           |⠀⣀
+    0.3032 |⠀⠐⠲⠤⠤⠤⠤⠤⠤⠤⠤⠤⠤⠤⠤⠤⠤⠤⠤⠤⠤⠤⠤⣄⣀⣀⣀⣀⣀⣀
     python -m pipeline.follow results/runs/fables --tensorboard results/tensorboard
 
 Reads metrics.jsonl, which pipeline.train writes as it goes; it changes nothing there. It ends with the run, or by

@@ -5,16 +5,18 @@ streams; nothing of the project is imported before the fork.
     python tests/forks.py serve torch FD            waits on a listening socket; a connection is a start
     python tests/forks.py ask SOCKET -m pipeline.x  what forking_python() writes: in place of python, for stages alone
 
-What is a variable of the interpreter or the loader cannot reach a child that runs already: who asks with one starts
-the real python.
+A variable of the interpreter, the loader or a library that is imported already cannot reach such a child: who asks
+with another value than the server's starts the real python.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,14 +33,15 @@ IMPORTED = {
         "torch",
     ),
 }
-TOO_LATE = {"LD_PRELOAD", "LC_ALL", "TZ", "PYTHONHASHSEED"}
+# How the names of variables begin that are read before a program's first line; numbers of threads, `become` sees to.
+READ_EARLY = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "OMP_", "GOMP_", "KMP_", "MKL_", "MALLOC_", "GLIBC_")
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def serve(kind: str, listening: int) -> None:
     import gc
     import importlib
     import select
-    import signal
 
     for name in IMPORTED[kind]:
         importlib.import_module(name)
@@ -49,6 +52,7 @@ def serve(kind: str, listening: int) -> None:
         while 0 not in select.select(watched, [], [])[0]:  # who asked for this server has ended
             connection, _ = listener.accept()
             if os.fork() == 0:
+                listener.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 answer(connection)
             connection.close()
@@ -63,7 +67,12 @@ def reap(*_: object) -> None:
 
 
 def answer(connection: socket.socket) -> None:
-    """In a process of its own, so that starts do not wait for one another: the child's number, and then its code."""
+    """In a process of its own, so that starts do not wait for one another: that the child has begun, and then its code.
+
+    Each byte that comes is a signal for the child. Where the asker ends first, however it ends, so does the child.
+    """
+    import select
+
     _, streams, _, _ = socket.recv_fds(connection, 1, 2)
     request = json.loads(connection.makefile().readline())
     pid = os.fork()
@@ -72,17 +81,32 @@ def answer(connection: socket.socket) -> None:
         become(streams=streams, **request)
     for stream in streams:
         os.close(stream)
-    connection.sendall(f"{pid}\n".encode())
-    connection.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n".encode())
+    with suppress(OSError):
+        connection.sendall(b"begun\n")
+    ended = os.pidfd_open(pid)
+    watched: list[Any] = [connection, ended]
+    while ended not in select.select(watched, [], [])[0]:
+        numbers = b""
+        with suppress(ConnectionResetError):
+            numbers = connection.recv(64)
+        for number in numbers or [signal.SIGKILL]:
+            os.kill(pid, number)
+    with suppress(OSError):
+        connection.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n".encode())
     os._exit(0)
 
 
-def become(words: list[str], cwd: str, env: dict[str, str], python: str, streams: list[int]) -> None:
-    """`python -m <words>` or `python -c <words>`, with stdout and stderr where they shall go; ends the process as that does."""
+def become(
+    words: list[str], cwd: str, env: dict[str, str], python: str, streams: list[int], ignored: list[int]
+) -> None:
+    """`python -m <words>` or `python -c <words>`, with stdout and stderr where they shall go; ends the process as that
+    does. ignored: the signals that the asker ignores, as under nohup, which a child inherits.
+    """
     import runpy
-    import signal
+    from types import ModuleType
 
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and that is handed on
+    for number in (signal.SIGHUP, *ignored):
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
     if "--ranks" in words and "RANK" not in env:
         keep_spares(int(words[words.index("--ranks") + 1]), streams)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -101,13 +125,13 @@ def become(words: list[str], cwd: str, env: dict[str, str], python: str, streams
     if how == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:
-        exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]) | {"__name__": "__main__"})
+        sys.modules["__main__"] = main = ModuleType("__main__")
+        exec(compile(what, "<string>", "exec", dont_inherit=True), vars(main))
     sys.exit(0)
 
 
 def keep_spares(count: int, streams: list[int]) -> None:
     """Children that wait, for a launcher to take in place of `python -m`: a rank is its child, and has imported torch."""
-    import signal
     import subprocess
     import threading
 
@@ -123,10 +147,8 @@ def keep_spares(count: int, streams: list[int]) -> None:
             _, streams, _, _ = socket.recv_fds(its, 1, 2)
             if not streams:  # the launcher has ended
                 os._exit(0)
-            ignored, request = json.loads(its.makefile().readline())
+            request = json.loads(its.makefile().readline())
             its.close()
-            for number in ignored:
-                signal.signal(number, signal.SIG_IGN)
             become(streams=streams, **request)
         its.close()
         waiting.append((ours, pid))
@@ -140,13 +162,17 @@ def keep_spares(count: int, streams: list[int]) -> None:
             self.args, self.returncode, self.stdin, self.stdout, self.stderr = args, None, None, None, None
             self._child_created, self._waitpid_lock = True, threading.Lock()
             files = [given.get(name) or number for number, name in enumerate(("stdout", "stderr"), 1)]
-            ignored = [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN]
             request = {"words": args[1:], "cwd": os.getcwd(), "env": given["env"], "python": sys.executable}
+            request["ignored"] = ignored_here()
             with connection:
                 socket.send_fds(connection, [b"."], [f if isinstance(f, int) else f.fileno() for f in files])
-                connection.sendall(json.dumps([ignored, request]).encode() + b"\n")
+                connection.sendall(json.dumps(request).encode() + b"\n")
 
     subprocess.Popen = Popen  # type: ignore[misc, assignment]
+
+
+def ignored_here() -> list[int]:
+    return [number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
 
 
 @cache
@@ -162,6 +188,7 @@ def server(kind: str) -> str:
     folder = tempfile.mkdtemp(prefix="forks-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = os.path.join(folder, kind)
+    Path(f"{address}.env").write_text(json.dumps(read_early(env)))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
@@ -176,19 +203,37 @@ def server(kind: str) -> str:
 STARTED: list[Any] = []  # kept, and so the pipes by which they see the end
 
 
-def asked(address: str, streams: list[int], **request: Any) -> int:
-    """Exit code of one start, negative for a signal. Signals that ask for an end are passed on, where this is all."""
+def read_early(env: dict[str, str]) -> dict[str, str]:
+    names = {name for name in env if name.startswith(READ_EARLY) and not name.endswith("_NUM_THREADS")}
+    return {name: env[name] for name in names - {"PYTHONPATH"}}
+
+
+def too_late(address: str, env: dict[str, str]) -> bool:
+    """Whether a variable would have to be read that the server has read already, with another value."""
+    early: dict[str, str] = json.loads(Path(f"{address}.env").read_text())
+    return read_early(env) != early
+
+
+def asked(address: str, streams: list[int], passing: bool = False, **request: Any) -> int:
+    """Exit code of one start, negative for a signal. passing: this process is all that its own asker knows of, so the
+    signals that it gets, and had blocked until now, are the child's.
+    """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         socket.send_fds(connection, [b"."], streams)
         connection.sendall(json.dumps(request).encode() + b"\n")
         lines = connection.makefile()
-        pid = int(lines.readline())
-        if sys.argv[1:2] == ["ask"]:
-            import signal
+        lines.readline()
 
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, lambda number, _: os.kill(pid, number))
+        def pass_on(number: int, _: object) -> None:
+            with suppress(OSError):  # it has ended
+                connection.sendall(bytes([number]))
+
+        if passing:
+            for number in PASSED_ON:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, pass_on)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         return int(lines.readline())
 
 
@@ -197,12 +242,16 @@ def forked(
 ) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `python <words>`, which are -m or -c and more; together: both in stdout, as they
     come. python: what the child takes for its own, to start others with."""
+    import subprocess
     import tempfile
 
     address = server(kind)
     with tempfile.NamedTemporaryFile("a+") as out, tempfile.NamedTemporaryFile("a+") as err:
         streams = [out.fileno(), out.fileno() if together else err.fileno()]
-        code = asked(address, streams, words=words, cwd=str(cwd), env=env, python=python)
+        if too_late(address, env):
+            code = subprocess.run([sys.executable, *words], cwd=cwd, env=env, stdout=out, stderr=streams[1]).returncode
+        else:
+            code = asked(address, streams, words=words, cwd=str(cwd), env=env, python=python, ignored=[])
         texts = []
         for stream in (out, err):
             stream.seek(0)
@@ -226,10 +275,16 @@ def forking_python() -> str:
 
 def ask(address: str, python: str, *words: str) -> None:
     ours = words[0] == "-c" or (words[0] == "-m" and words[1].startswith(("pipeline.", "tests.")))
-    if not ours or TOO_LATE & {*os.environ}:
+    env = dict(os.environ)
+    if not ours or too_late(address, env):
         os.execv(python, [python, *words])
-    code = asked(address, [1, 2], words=words, cwd=os.getcwd(), env=dict(os.environ), python=python)
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+    code = asked(
+        address, [1, 2], passing=True, words=words, cwd=os.getcwd(), env=env, python=python, ignored=ignored_here()
+    )
     if code < 0:
+        with suppress(OSError):  # of SIGKILL, which none can handle
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 

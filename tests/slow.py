@@ -22,6 +22,7 @@ SLOW = {
     "test_a_stop_of_every_kind_is_passed_on[2]": "test_a_stop_of_every_kind_is_passed_on[15]",
     # kills and damage: kills at random, beside the faults of tests/evidence
     "test_random_kills_lose_no_bit": "test_faults_lose_no_bit_and_no_file",
+    "test_a_polite_stop_saves_and_goes_on[1]": "test_a_polite_stop_saves_and_goes_on[15]",
     "test_a_polite_stop_saves_and_goes_on[2]": "test_a_polite_stop_saves_and_goes_on[15]",
     "test_skipping_has_one_digest_over_ranks_kills_and_resumes": "test_an_outlier_does_not_enter_the_window_but_the_third_in_a_row_does",
     "test_ranks_end_together_where_the_chain_has_no_room": "test_a_full_disk_of_the_chain_is_found_at_its_step[of a refusal-on the way]",
@@ -96,7 +97,10 @@ SLOW = {
     "test_a_text_of_ones_own": "test_edits_rerun_exactly_what_depends",
     "test_the_commands_of_the_pages_run": "test_every_command_is_run_or_has_a_reason",
     "test_what_a_message_names_makes_the_file_again": "test_a_rerun_that_fails_costs_no_checkpoint",
-    "test_a_stop_saves_and_is_one_line[snakemake]": "test_a_stop_saves_and_is_one_line[group]",
+    **{
+        f"test_a_stop_saves_and_is_one_line[{who}]": "test_a_stop_saves_and_is_one_line[group]"
+        for who in ("snakemake", "terminal", "killed")
+    },
     "test_a_killed_snakemake_leaves_a_lock_and_the_way_out": "test_mistakes_are_named_before_the_graph",
     "test_a_checkout_in_a_path_with_spaces": "test_the_same_recipe_elsewhere_is_the_same_run",
 }

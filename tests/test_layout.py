@@ -156,7 +156,7 @@ def test_rule_5_the_files_of_a_run_are_named_in_one_place() -> None:
     for path in [
         *(ROOT / "workflow" / "rules").glob("*.smk"),
         ROOT / "workflow" / "Snakefile",
-        ROOT / "workflow" / "common.py",
+        *(ROOT / "workflow").glob("*.py"),
     ]:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
         lines = [line for line in lines if ".log" not in line]  # a log is no artefact

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
 from tabulate import tabulate
 
 from pipeline.base import chain
+from pipeline.evidence.gpu_parts import PARTS
+from pipeline.follow import picture
 from pipeline.machine.execution import Execution
-from pipeline.recipe import load_recipe
+from pipeline.recipe import GeneratedImages, load_recipe
 from pipeline.recipe.paths import data_dir, run_dir, tokens_dir
 from pipeline.records.catalogue import digested
+from pipeline.spikes import marks
+from pipeline.training.outliers import WINDOW
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -148,6 +154,15 @@ def test_outputs_shown_in_docstrings_are_true() -> None:
         line = lines[step]
         return f"step {step}/1000  loss {line.loss:.4f}  norm {line.norm:.2f}  lr {line.lr:.1e}  "
 
+    before = list(lines.values())[:812]
+    found = marks(list(lines.values()), 6.0)
+    spike = next(mark for mark in found if mark["step"] == 469)
+    samples, images = (
+        recipe.artifacts.samples,
+        load_recipe(ROOT / "tests" / "recipes" / "patterns.yaml").bits.data.source,
+    )
+    assert samples
+    assert isinstance(images, GeneratedImages)
     columns = lines[251].content().split("\t")
     assert recipe.bits.model.kind == "gpt"
     true = {
@@ -158,7 +173,19 @@ def test_outputs_shown_in_docstrings_are_true() -> None:
         "verify": f"step_001000.safetensors   {expected['train/step_001000.safetensors'][:12]}",
         "digest": f"{run_dir(recipe) / 'digests.json'}: {len(expected)} digests",
         "bless": f"config/expected/fables.json: {len(expected)} digests, 3 changed: train/step_{recipe.checkpoints[0]:06d}",
-        "recipe/__main__": f"fables  recipe_id {expected['recipe/bits'][:4]}…  {recipe.bits.model.parameters:,} parameters",
+        "spikes": f"step 469: norm {spike['norm']:.4f}, z {spike['z']['norm']:.1f} above the {WINDOW} steps before\n"
+        f"    {run_dir(recipe) / 'spikes.json'}: {len(found)} spikes\n",
+        "follow": f"step 812 of 1000  loss {before[-1].loss:.4f}  norm {before[-1].norm:.2f}  lr {before[-1].lr:.1e}  "
+        f"21,000 tokens/s  eta 18 s  {len(found)} spikes, the last at {found[-1]['step']}\n    "
+        + "\n    ".join(picture([line.loss for line in before], 30, 4)),
+        "sample": f"{run_dir(recipe) / 'samples.json'}: {samples.draws} samples of up to {samples.length} tokens",
+        "prepare_images": f"{images.training:,} + {images.validation:,} images of {images.height} x {images.width} in "
+        f"{images.classes} classes",
+        "gpu_proof": f"[1/{len(PARTS)}] build ",
+        "unary_digest": f"all {len(json.loads((ROOT / 'config' / 'expected' / 'unary.json').read_text()))} functions equal",
+        "recipe/__main__": f"fables  recipe_id {expected['recipe/bits'][:4]}…  {recipe.bits.model.parameters:,} parameters, "
+        f"{recipe.bits.steps} steps of {recipe.bits.batch.sequences} x {recipe.bits.model.context} tokens in "
+        f"{recipe.bits.batch.lanes} lanes\n    tokens trained on        {recipe.bits.steps * recipe.bits.units:,}\n",
     }
     stale = [
         name
@@ -192,6 +219,17 @@ def test_make_help_names_every_target() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     assert phony
     assert set(phony[1].split()) == set(re.findall(r"^([a-z][a-z-]*):[^#\n]*## \S", text, re.MULTILINE))
+
+
+def test_make_quotes_its_own_folder(tmp_path: Path) -> None:
+    """What installs the environment, in a checkout whose path has spaces: an assignment and a command, not two commands."""
+    there = tmp_path / "my own" / "checkout"
+    there.mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "requirements-uv.lock"):
+        shutil.copy(ROOT / name, there)
+    done = subprocess.run(["make", "-n", ".venv/ready"], cwd=there, capture_output=True, text=True, check=True)
+    words = next(shlex.split(line) for line in done.stdout.splitlines() if "uv pip sync" in line)
+    assert words[:2] == [f"VIRTUAL_ENV={there}/.venv", ".venv/bin/uv"]
 
 
 if __name__ == "__main__":

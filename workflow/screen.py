@@ -33,7 +33,7 @@ UNLOCK = (
     "error: another snakemake runs here, or one was killed. If none runs: "
     f"{os.path.relpath(sys.executable)} -m snakemake{WHERE} --unlock, and then the same command again"
 )
-REFUSED = re.compile(r'WorkflowError in file "[^"]*", line \d+:\n(.*?)(?:\n  File "|\Z)', re.S)  # by workflow/common.py
+REFUSED = re.compile(r'WorkflowError in file "[^"]*", line \d+:\n(.*?)(?:\n  File "|\Z)', re.S)  # ours
 STOPPED = {"129", "130", "143"}  # the stage has said that it stopped, and how to go on
 
 

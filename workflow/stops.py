@@ -1,4 +1,7 @@
-"""A stop of Snakemake alone (`docker stop`, `kill -INT`, a supervisor) reaches the stages, as one of the group does."""
+"""A stop of Snakemake alone (`docker stop`, `kill -INT`, a supervisor) reaches the stages, as one of the group does.
+
+A terminal that closes ends Snakemake as SIGTERM does, so that it leaves no lock.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,12 @@ def pass_stops_on() -> None:
             with suppress(psutil.NoSuchProcess):
                 stage.terminate()
 
+    polite = signal.getsignal(signal.SIGTERM)  # Snakemake's: no new job, and wait for those that run
+
     def passed_on(number: int) -> None:
         own = signal.getsignal(number)
+        if number == signal.SIGHUP and own == signal.SIG_DFL:
+            own = polite
 
         def handle(number: int, frame: Any) -> None:
             if number == signal.SIGINT:
@@ -49,5 +56,5 @@ def pass_stops_on() -> None:
         if own != signal.SIG_IGN:
             signal.signal(number, handle)
 
-    passed_on(signal.SIGTERM)
-    passed_on(signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        passed_on(number)

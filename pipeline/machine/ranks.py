@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -231,6 +231,14 @@ class Ranks:
         with self.together("agree"):
             dist.broadcast(box, 0)
         return int(box.item())
+
+    def end_after_the_first(self) -> NoReturn:
+        """At the ranks that cannot say why the run ends: lose rank 0, which says it and comes to no collective any more.
+
+        The launcher then names rank 0: a rank that ended earlier without a word would be named in its place.
+        """
+        self.agree(0)
+        raise PeerLost("")
 
     def close(self) -> None:
         """After success only: with a peer in a collective, ending an NCCL group never returns."""

@@ -144,10 +144,10 @@ class Segment:
         return bool(self._refusal)
 
     def _give_up(self) -> NoReturn:
-        """The disk of the chain is full: save what is reached and say so, at every rank."""
+        """The disk of the chain is full: save what is reached, at every rank, and say so at the first."""
         self.save_rolling()
         if not self._refusal:
-            raise UserError("")  # rank 0 says it
+            self.ranks.end_after_the_first()
         raise UserError(
             f"{self._refusal}: step {self.trainer.step} is saved in {self.rolling.folder}, and the same command goes on from it"
         )

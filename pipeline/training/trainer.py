@@ -203,7 +203,9 @@ class Trainer:
         results = self.results.cpu()  # the only wait of a step, unless the recipe skips outliers
         loss, norm = results[:1].view(torch.float32).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NotFinite(self._diagnose(step, loss, norm))  # the update has left everything as it was
+            words = self._diagnose(step, loss, norm)  # the update has left everything as it was
+            self._agree(0, 0)  # that every rank has looked: the first that ends stops the others
+            raise NotFinite(words)
         if self.observe:
             flats = self.flats()
             for prefix in [*state_prefixes(bits.optimizer), ""]:

@@ -18,7 +18,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from pipeline import train
 from pipeline.base import chain
 from pipeline.base.checkpoint import load, tensor_digest
 from tests.evidence.common import EVIDENCE, ROOT, TINY, prepared, save
+from tests.ports import free_port
 
 DAMAGE = ("flip", "cut")
 
@@ -59,9 +59,7 @@ class Run:
 
     def start(self, ranks: int, *more: object) -> list[int]:
         """Fork the ranks; returns their process ids."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         pids = []
         for rank in range(ranks):
             pid = os.fork()
@@ -197,13 +195,29 @@ def disturb(run: Run, rng: random.Random, counts: Counter[str], faults: int) -> 
                 counts[what] += 1
 
 
+@contextmanager
+def killed_after(step: int) -> Iterator[None]:
+    """Runs that begin here are killed as soon as the rolling checkpoint of a step is whole."""
+    from pipeline.training.segment import Segment
+
+    save = Segment.save_rolling
+
+    def killed(segment: Segment) -> None:
+        save(segment)
+        if segment.trainer.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Segment.save_rolling = killed  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Segment.save_rolling = save  # type: ignore[method-assign]
+
+
 def every_damage(run: Run, expected: str, places: tuple[float, ...]) -> dict[str, int]:
-    """Each file of a stopped run, cut and flipped at these places (1 is the end), one at a time and then all at once."""
-    pids = run.start(1, "--rolling-steps", 1)
-    while not any(path.name == "chain_000004.tsv" for path in run.state.rglob("*")) and not run.out.exists():
-        time.sleep(0.0005)
-    end(pids, signal.SIGKILL)
-    wait(pids, 400)
+    """Each file of a killed run, cut and flipped at these places (1 is the end), one at a time and then all at once."""
+    with killed_after(4):
+        assert set(wait(run.start(1, "--rolling-steps", 1), 400).values()) == {-signal.SIGKILL}
     kept = run.folder.with_name("kept")
     shutil.copytree(run.state, kept)
     counts = Counter[str]()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -159,14 +161,23 @@ def test_a_trial_is_held_to_the_published_chain(
 
 def test_a_command_that_fails_or_takes_too_long_is_named(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    commands = Commands("cpu", 60)
+    commands = Commands("cpu", None)
     commands(log, "-c", "print('well')")
     with pytest.raises(UserError, match=r"exit code 3: .*why it failed"):
         commands(log, "-c", "print('why it failed'); raise SystemExit(3)")
-    saves = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), exit(0))); time.sleep(60)"
+    saves = (
+        "import signal, time; signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), exit(0)))\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM]); time.sleep(3600)"
+    )
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, [signal.SIGTERM]
+    )  # the program inherits it: however late it listens, it hears
     commands.until = time.monotonic() + 1
-    with pytest.raises(UserError, match="time was over in"):
-        commands(log, "-c", saves)
+    try:
+        with pytest.raises(UserError, match="time was over in"):
+            commands(log, "-c", saves)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     assert "well\n" in log.read_text()
     assert "\nsaved\n" in log.read_text()
     with pytest.raises(UserError, match="before it began"):
@@ -177,12 +188,36 @@ def test_a_command_that_fails_or_takes_too_long_is_named(tmp_path: Path) -> None
 def test_a_stop_reaches_what_runs_and_begins_nothing_more(tmp_path: Path) -> None:
     log, commands = tmp_path / "log.txt", Commands("cpu", None)
     with ThreadPoolExecutor(1) as pool:
-        first, second = (pool.submit(commands, log, "-c", "import time; time.sleep(60)") for _ in range(2))
+        first, second = (pool.submit(commands, log, "-c", "import time; time.sleep(3600)") for _ in range(2))
         while not commands.running:
             time.sleep(0.01)
         commands.stop()
     assert "exit code -15" in str(first.exception())
     assert "before it began" in str(second.exception())
+
+
+def test_a_stop_reaches_what_is_just_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has begun, and that its thread does not know of yet."""
+    commands, begun, stopped = Commands("cpu", None), threading.Event(), threading.Event()
+    processes: list[subprocess.Popen[bytes]] = []
+
+    class Slow(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            processes.append(self)
+            begun.set()
+            stopped.wait(0.5)  # in which the stop is over, if nothing holds it
+
+    monkeypatch.setattr(subprocess, "Popen", Slow)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(commands, tmp_path / "log.txt", "-c", "import time; time.sleep(3600)")
+        begun.wait()
+        commands.stop()
+        stopped.set()
+        try:
+            assert "exit code -15" in str(call.exception(timeout=120))
+        finally:
+            processes[0].kill()
 
 
 # ------------------------------------------------------------------------------ table

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,6 +127,18 @@ def test_not_a_number_stops_with_step_lane_and_tensor(tiny: dict[str, Path]) -> 
 
     with pytest.raises(NotFinite, match=r"step 1: .*first in lane 0: gradient of"):
         in_process(tiny, Execution(), sabotage=overflow)
+
+
+def test_every_rank_says_what_is_not_finite_in_its_lanes(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """However long one looks: the other, which has nothing more to do, does not end it."""
+    text = tiny["recipe"].read_text()
+    assert "  schedule:" in text
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text.replace("  schedule:", "  init: {kind: normal, std: 1.0e+30}\n  schedule:", 1))
+    words = command({**tiny, "recipe": path}, tmp_path, "--ranks", "2")
+    said = run("-m", "tests.training.slow_rank", *words[2:], code=3)
+    for rank in range(2):  # whose squares overflow only in their sum
+        assert re.search(rf"^error: not finite at step 1: .*; every lane of rank {rank} is finite: ", said, re.M), said
 
 
 def test_memory_is_constant_after_the_first_steps(tiny: dict[str, Path]) -> None:

@@ -138,7 +138,7 @@ def stop_after(tiny: dict[str, Path], out: Path, step: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_polite_stop_saves_and_goes_on(
     tiny: dict[str, Path], tmp_path: Path, reference: str, number: signal.Signals
 ) -> None:
@@ -151,6 +151,7 @@ def test_a_polite_stop_saves_and_goes_on(
     process = subprocess.Popen(
         [sys.executable, "-c", waiting], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup it is ignored
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()
@@ -159,6 +160,19 @@ def test_a_polite_stop_saves_and_goes_on(
     assert process.returncode == 128 + number, errors
     assert "the same command goes on from there" in errors
     assert "resuming from step" in run(*command(tiny, tmp_path))
+    assert result(tmp_path) == reference
+
+
+def test_readers_that_end_cost_no_step(tiny: dict[str, Path], tmp_path: Path, reference: str) -> None:
+    """A closed terminal, a killed tee: without a log of its own too, and from the first word of the launcher and the ranks."""
+    process = subprocess.Popen(
+        [sys.executable, *command(tiny, tmp_path, "--ranks", "2")], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    for stream in (process.stdout, process.stderr):
+        assert stream
+        stream.close()
+    assert process.wait(400) == 0
     assert result(tmp_path) == reference
 
 

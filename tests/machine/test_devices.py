@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -36,6 +35,7 @@ from pipeline.training.trainer import Trainer, bytes_needed
 from tests.conftest import ROOT, run
 from tests.forks import forking_python
 from tests.invariance.test_invariance import command, in_process
+from tests.ports import free_port
 
 VIEWS = {"view", "slice", "select", "unbind", "split", "split_with_sizes", "detach", "alias", "_unsafe_view"}
 WRITES = {"zero_", "copy_", "fill_"}
@@ -158,9 +158,7 @@ def by_hand(tiny: dict[str, Path], out: Path, ranges: int, builds: list[str | No
 
     Two steps, the second of a trainer that has read the first one's checkpoint.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     workers = []
     for rank, build in enumerate(builds):
         env = os.environ | {
@@ -377,9 +375,7 @@ def test_ranks_that_succeed_leave_in_order(tiny: dict[str, Path], tmp_path: Path
 
 def by_hand_of(code: str, tiny: dict[str, Path], out: Path) -> list[subprocess.Popen[str]]:
     """Two ranks of pipeline.train without a launcher."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = [forking_python(), "-c", code, *command(tiny, out, "--ranks", "2")[2:]]
     env = os.environ | {
         "PYTHONPATH": str(ROOT),

@@ -59,11 +59,11 @@ def test_two_writers_of_one_path_never_mix(tmp_path: Path) -> None:
     go_on(slow)
     for _ in range(3):
         go_on(fast)
-    assert fast.wait(60) == 0
+    assert fast.wait(400) == 0
     assert (tmp_path / "mix.txt").read_bytes() == b"B" * 3000
     for _ in range(2):
         go_on(slow)
-    assert slow.wait(60) == 0
+    assert slow.wait(400) == 0
     assert (tmp_path / "mix.txt").read_bytes() == b"A" * 3000
     assert [path.name for path in tmp_path.iterdir()] == ["mix.txt"]
 
@@ -82,7 +82,7 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_ones_kept(tmp_path: P
     assert foreign.exists()
     for _ in range(2):
         go_on(living)
-    assert living.wait(60) == 0
+    assert living.wait(400) == 0
     assert (tmp_path / "mix.txt").read_bytes() == b"B" * 3000
 
 
@@ -204,8 +204,8 @@ def says(*arguments: str, reads: int | None = None) -> tuple[int, str, str]:
         process.stdout.close()
         assert process.stderr
         errors = process.stderr.read()
-        return process.wait(60), "", errors
-    output, errors = process.communicate(timeout=60)
+        return process.wait(400), "", errors
+    output, errors = process.communicate(timeout=400)
     return process.returncode, output, errors
 
 
@@ -284,7 +284,7 @@ from pipeline.machine.stops import Stops, snakemake, stop_with_snakemake
 stops = Stops()
 stop_with_snakemake()
 print(os.getpid(), snakemake() is not None, flush=True)
-for _ in range(600):
+for _ in range(4000):
     time.sleep(0.1)
     if stops.number:
         open(os.environ['SIGN'], 'w').write(str(stops.number))
@@ -306,7 +306,7 @@ def test_no_stage_outlives_snakemake_and_others_may_leave_it_running(tmp_path: P
     assert found == str(name == "snakemake")
     process.kill()
     process.wait()
-    deadline = time.monotonic() + (60 if name == "snakemake" else 1)
+    deadline = time.monotonic() + (400 if name == "snakemake" else 1)
     while not sign.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert sign.exists() == (name == "snakemake")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from pipeline.machine.beats import Beat, Judge, Limits
 from pipeline.machine.ranks import LOST
 from tests.conftest import ROOT, run
 from tests.forks import forking_python
+from tests.ports import free_port
 
 PROGRAM = ["-m", "tests.machine.program"]
 FOREIGN = {
@@ -51,12 +51,6 @@ def ends(process: subprocess.Popen[str], code: int) -> str:
     output, _ = process.communicate(timeout=400)
     assert process.returncode == code, output[-3000:]
     return output
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def test_two_ranks_without_a_network_in_a_clusters_environment() -> None:
@@ -217,11 +211,11 @@ def test_the_judge_knows_a_sleeper_from_a_worker(tmp_path: Path) -> None:
         beats[1]("step 3")
         assert verdict(2.0) == ""  # one waits, the other computes
         beats[0]("step 3")
-        assert verdict(30.0).startswith("rank 0 hangs: nothing computed for ")
+        assert verdict(400.0).startswith("rank 0 hangs: nothing computed for ")
         os.kill(worker.pid, signal.SIGSTOP)
         beats[0]("step 4, gather", waits=True)
         judge.limits = Limits(stopped=0.5)
-        assert verdict(30.0).startswith("rank 1 is stopped (SIGSTOP)")
+        assert verdict(400.0).startswith("rank 1 is stopped (SIGSTOP)")
     finally:
         sleeper.kill()
         worker.kill()

@@ -57,12 +57,12 @@ def test_snakemake_says_that_its_folder_cannot_be_written(tmp_path: Path, monkey
     from snakemake.exceptions import WorkflowError
 
     monkeypatch.syspath_prepend(ROOT / "workflow")
-    common = importlib.import_module("common")
+    checks = importlib.import_module("checks")
     monkeypatch.chdir(tmp_path)
-    common.check_folder()
+    checks.check_folder()
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(WorkflowError, match=rf"^{tmp_path}: Snakemake cannot write .*snakemake -s {ROOT}/Snakefile"):
-        common.check_folder()
+        checks.check_folder()
 
 
 WORKFLOW = """
@@ -71,12 +71,12 @@ sys.path.insert(0, "workflow")
 import stops
 stops.GRACE = 0.1
 stops.pass_stops_on()
-stage = subprocess.Popen([sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)", "pipeline.x"],
+stage = subprocess.Popen([sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(3600)", "pipeline.x"],
                          start_new_session=True)  # a signal to the parent alone
 try:
     stage.wait()
 except KeyboardInterrupt:
-    print("interrupted, stage", stage.wait(30))
+    print("interrupted, stage", stage.wait(300))
 """
 
 
@@ -88,7 +88,7 @@ def test_an_interrupt_of_snakemake_alone_reaches_the_stage() -> None:
     assert process.stdout
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[0] == f"interrupted, stage {-signal.SIGTERM}\n"
+    assert process.communicate(timeout=400)[0] == f"interrupted, stage {-signal.SIGTERM}\n"
 
 
 def test_a_segment_that_would_not_fit_does_not_begin(

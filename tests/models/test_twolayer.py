@@ -7,7 +7,6 @@ the room test: a second model needs no change outside models/, recipe/ and data/
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from pipeline.training.trainer import Trainer
 from tests.conftest import ROOT
 from tests.forks import forking_python
 from tests.models.patterns import STEPS, Patterns, advance, new_trainer, recipe
+from tests.ports import free_port
 
 
 def exact(weights: dict[str, torch.Tensor], pixels: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -106,9 +106,7 @@ def test_a_resume_gives_the_same_bits(reference: tuple[str, str], tmp_path: Path
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_lanes_on_ranks_give_the_same_bits(reference: tuple[str, str], tmp_path: Path, size: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     out = tmp_path / "out.safetensors"
     commands = [
         [forking_python(), "-m", "tests.models.patterns", str(r), str(size), str(port), str(out)] for r in range(size)

@@ -6,8 +6,10 @@ The library as such: schemas (torch's opcheck), messages, what it imports, stale
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -216,6 +218,28 @@ def test_a_toolchain_with_a_static_runtime_gives_no_second_one(tmp_path: Path) -
     ninja.run(tmp_path / "build")
     assert not holds_a_runtime(tmp_path / "build" / build.LIBRARY)
     assert ctypes.CDLL(str(tmp_path / "build" / build.LIBRARY)).length(-1234) == 5
+
+
+def test_any_path_can_be_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout, its torch and its compiler in a path with spaces, a dollar and a quote."""
+    there = tmp_path / "my own: $HOME & 'more'"
+    (there / "cuda_ops" / "cpu").mkdir(parents=True)
+    source = there / "cuda_ops" / "cpu" / "stream.cpp"
+    source.write_text(STREAM)
+    (there / "torch").mkdir()
+    (there / "torch" / "lib").symlink_to(Path(torch.__file__).parent / "lib")
+    compiler = there / "g++"
+    compiler.write_text('#!/bin/sh\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(build, "ROOT", there / "cuda_ops")
+    monkeypatch.setattr(torch, "__file__", str(there / "torch" / "__init__.py"))
+    ninja = build.Ninja(str(compiler), 1)
+    ninja.compile(source, "stream", ninja.includes)
+    ninja.run(there / "build")
+    assert (there / "build" / build.LIBRARY).exists()
+    (listed,) = json.loads((there / "build" / build.COMPILE_COMMANDS).read_text())
+    words = shlex.split(listed["command"])
+    assert {str(compiler), str(there / "torch" / "include"), f"-ffile-prefix-map={there}/cuda_ops=cuda_ops"} <= {*words}
 
 
 def test_no_compiler_is_one_clear_error(tmp_path: Path) -> None:

@@ -165,6 +165,16 @@ def test_what_is_missing_is_named(finished: Run, tmp_path: Path) -> None:
     assert f"error: {tmp_path}/run/eval_000006.json: missing; run snakemake" in output
 
 
+def test_old_files_are_named_once_and_read_by_nobody(finished: Run, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(finished.folder, run_folder)
+    (run_folder / "chain_000002.tsv").write_text("no chain at all\n")
+    flags = ["--recipe", str(finished.path), "--tokens", str(finished.tokens), "--run", str(run_folder)]
+    output = run("-m", "pipeline.report", *flags)
+    assert output.count("chain_000002.tsv") == 1
+    assert "chain_000002.tsv" not in (run_folder / "report.html").read_text()
+
+
 # ---------------------------------------------------------------------- overview
 
 

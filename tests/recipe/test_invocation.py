@@ -29,6 +29,11 @@ def common(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     return importlib.import_module("common")
 
 
+@pytest.fixture
+def checks(common: ModuleType) -> ModuleType:
+    return importlib.import_module("checks")
+
+
 def test_a_copy_whose_name_was_forgotten_is_refused(common: ModuleType, tmp_path: Path) -> None:
     """Where the name is that of a recipe beside it, as where it is one of config/recipes; in place an edit is free."""
     own, copy = tmp_path / "own.yaml", tmp_path / "copy.yaml"
@@ -57,10 +62,10 @@ def test_a_copy_whose_name_was_forgotten_is_refused(common: ModuleType, tmp_path
         ({"data": ["a.txt"]}, "--config data=['a.txt']: expected the path"),
     ],
 )
-def test_a_value_that_is_none_is_one_message(common: ModuleType, config: dict[str, Any], said: str) -> None:
-    common.check_keys({"recipe": ["a", "b"], "data": "a.txt"})
+def test_a_value_that_is_none_is_one_message(checks: ModuleType, config: dict[str, Any], said: str) -> None:
+    checks.check_keys({"recipe": ["a", "b"], "data": "a.txt"})
     with pytest.raises(WorkflowError, match=f"^{re.escape(said)}"):
-        common.check_keys(config)
+        checks.check_keys(config)
 
 
 def test_the_way_out_of_a_lock_works_where_no_snakefile_is(
@@ -80,19 +85,21 @@ def test_the_way_out_of_a_lock_works_where_no_snakefile_is(
         assert place is None or Path(place[1]).resolve() == ROOT / "workflow" / "Snakefile"
 
 
-def test_a_resource_that_a_rule_has_not_is_refused(common: ModuleType) -> None:
-    def check(**given: list[str]) -> None:
+def test_a_resource_that_a_rule_has_not_is_refused(checks: ModuleType) -> None:
+    def check(threads: dict[str, int], **given: list[str]) -> None:
         names = ("train", "evaluate", "sample", "report")
         workflow = SimpleNamespace(
-            resource_settings=SimpleNamespace(overwrite_resources=given, overwrite_threads={}),
+            resource_settings=SimpleNamespace(overwrite_resources=given, overwrite_threads=threads),
             rules=[SimpleNamespace(name=name) for name in names],
         )
-        common.check_execution(workflow, {})
+        checks.check_execution(workflow, {})
 
-    check(report=["mem_mb", "runtime"])  # of an executor
+    check({"train": 1}, report=["mem_mb", "runtime"])  # of an executor
     for rule, name, has in (("evaluate", "ranks", "device, gpu"), ("report", "keep", "none of them")):
         with pytest.raises(WorkflowError, match=f"^--set-resources {rule}:{name}: {rule} has {has}; {name} is train's"):
-            check(**{rule: [name]})
+            check({}, **{rule: [name]})
+    with pytest.raises(WorkflowError, match=r"^--set-threads evalute: there is no such rule; did you mean evaluate\?"):
+        check({"evalute": 1})
 
 
 def test_questions_are_prepared_before_training_begins() -> None:

@@ -141,3 +141,14 @@ def test_ranks_end_together_where_the_chain_has_no_room(tiny: dict[str, Path], t
         make_room()
         assert f"resuming from step {refused + 1} " in train(folder, 2)
         assert (folder / "chain.tsv").read_bytes() == (tmp_path / "whole" / "chain.tsv").read_bytes()
+
+
+def test_the_rank_that_knows_the_reason_is_the_one_that_is_named(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """Rank 0, however long it takes after the other has nothing more to do."""
+    places = ("--out", tmp_path / "out", "--chain", tmp_path / "chain.tsv", "--state", tmp_path / "state")
+    common = ("--recipe", tiny["recipe"], "--tokens", tiny["tokens"], "--steps-to", 6, "--ranks", 2)
+    words = run("-m", "tests.training.slow_rank", *map(str, (*common, *places)), code=2)
+    why = words.index(f"{tmp_path}/chain.tsv: no space left on the device mounted at ")
+    assert "step 2 is saved" in words[why:]
+    assert words.count("error: ") == 2
+    assert why < words.index("error: rank 0 ended with exit code 2; the others were stopped. ")

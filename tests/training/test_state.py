@@ -6,6 +6,7 @@ right; the optimizer's factors come from the model's table; a rolling checkpoint
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from pipeline.training.optimizers import AdamW
 from pipeline.training.segment import Segment
 from pipeline.training.trainer import Trainer
 from tests.bits import assert_bits_equal
+from tests.conftest import ROOT
 from tests.models.patterns import advance, new_trainer, recipe
 
 
@@ -52,6 +54,25 @@ def test_a_checkpoint_says_what_it_is_and_torch_reads_it(finished: Path, tiny: d
     assert about["numerics"] == "fp32"
     tensors = safetensors.torch.load_file(finished)
     assert tensors_digest(tensors) == tensors_digest(load(finished).tensors)
+
+
+def test_the_lines_of_pytorch_in_the_docs_read_a_checkpoint(finished: Path) -> None:
+    text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    shown = "results/runs/fables/step_001000.safetensors"
+    assert shown in block
+    found: dict[str, Any] = {}
+    exec(block.replace(shown, str(finished)), found)
+    stored, vocab = load(finished), found["about"]["model"]["vocab_size"]
+    assert {name: found["about"][name] for name in ("step", "recipe", "numerics")} == {
+        "step": stored.step, "recipe": "tiny", "numerics": "fp32",
+    }  # fmt: skip
+    names = [name for name in stored.tensors if not name.startswith("optimizer.")]
+    assert sorted(found["weights"]) == sorted(names)
+    for name in names:
+        assert_bits_equal(found["weights"][name], stored.tensors[name], name)
+    assert found["weights"]["h.0.mlp.fc.weight"].shape == (128, 32)
+    assert found["weights"]["wte.weight"][vocab:].eq(0).all()
 
 
 def other(stored: Stored, path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:

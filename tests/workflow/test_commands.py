@@ -38,6 +38,7 @@ NOT_RUN = {  # a pattern of the whole command -> why no test runs it here
     r"python -m pipeline\.\w+ --recipe \$recipe .*": "lines of a script; tests/evidence/test_first_checks.py runs it",
     r"python -m pipeline\.lm_eval .*": "lm-evaluation-harness, an environment of its own; tests/scoring",
     r"python -m pip install .*": "packages",
+    r"python -m pipeline\.verify .*--require-published .*": "tiny is not published; tests/records/test_verify.py",
     r"srun .*": "several machines; tests/machine/test_launch.py",
     r"python -m (benchmarks|tests)\..*": "minutes of measurement, or proofs at full size",
 }  # fmt: skip

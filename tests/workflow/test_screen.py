@@ -104,10 +104,11 @@ def test_the_screen_has_a_line_per_stage_and_the_end(project: Path) -> None:
     assert any("rule train:" in log.read_text() for log in (project / ".snakemake" / "log").glob("*.log"))
 
 
-@pytest.mark.parametrize("who", ["group", "snakemake"])
+@pytest.mark.parametrize("who", ["group", "snakemake", "terminal", "killed"])
 def test_a_stop_saves_and_is_one_line(project: Path, who: str) -> None:
     """SIGTERM to every process, as Slurm and a CI's cancel send it: nobody is left who could write the log but the
-    stage. Or to Snakemake alone, as `docker stop` does.
+    stage. Or to Snakemake alone, as `docker stop` does. Or SIGHUP to every process, as a terminal that closes. Or kill -9
+    of Snakemake alone: then a lock is left, what is said of it works, and no orphan trains on.
     """
     recipe = (project / "config" / "recipes" / "tiny.yaml").read_text()
     path = project / "config" / "recipes" / f"long-{who}.yaml"
@@ -127,16 +128,18 @@ def test_a_stop_saves_and_is_one_line(project: Path, who: str) -> None:
         [*command[:-2], "--set-resources", "train:rolling=100000", "--", "reproduction"],
         cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")},
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
+    number = {"terminal": signal.SIGHUP, "killed": signal.SIGKILL}.get(who, signal.SIGTERM)
     try:
         assert child.stdout
         for line in child.stdout:
             if line.startswith("step 3/"):  # the first segment's end
                 break
         said = next(line for line in child.stdout if line.startswith("step "))
-        (os.killpg if who == "group" else os.kill)(child.pid, signal.SIGTERM)
-        rest = child.stdout.read()
-        assert child.wait() == 1
+        (os.killpg if who in ("group", "terminal") else os.kill)(child.pid, number)
+        rest = child.stdout.read()  # to the end of the last process that holds it: the stage
+        assert child.wait() == (-number if who == "killed" else 1)
         found = re.search(r"^stopped after step (\d+); the same command goes on from there$", rest, re.MULTILINE)
         assert found, said + rest
         assert "Exception" not in rest
@@ -145,6 +148,10 @@ def test_a_stop_saves_and_is_one_line(project: Path, who: str) -> None:
         assert found[0] in log
         kept = [path.name for path in (project / "results" / "state").glob("*/step_*.safetensors")]
         assert f"step_{int(found[1]):06d}.safetensors" in kept
+        assert any((project / ".snakemake" / "locks").glob("*")) == (who == "killed")
+        if who == "killed":
+            follow_the_advice(project, snakemake(project, recipe=f"long-{who}", code=1))
+            assert "rule train" in snakemake(project, "-n", recipe=f"long-{who}")
     finally:
         child.kill()
         path.unlink()
@@ -204,18 +211,23 @@ def test_a_recipe_that_shares_tokens_is_held_against_them_before_the_graph(proje
         path.unlink()
 
 
+def follow_the_advice(project: Path, output: str) -> None:
+    """What the message of a lock names ends it."""
+    advice = re.search(r"If none runs: (\S+) -m snakemake --unlock, and then the same command again", output)
+    assert advice, output
+    done = subprocess.run([advice[1], "-m", "snakemake", "--unlock"], cwd=project, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_killed_snakemake_leaves_a_lock_and_the_way_out(project: Path) -> None:
     """What the message names works, and so do the flags that look at a run, none of them with --cores."""
     lock = project / ".snakemake" / "locks"
     lock.mkdir(exist_ok=True)
     (lock / "0.output.lock").write_text("results/runs/tiny/report.html\n")
     output = snakemake(project, "--forcerun", "report", code=1)
-    advice = re.search(r"If none runs: (\S+) -m snakemake --unlock, and then the same command again", output)
-    assert advice, output
     for flags in (("--summary",), ("--rulegraph", "mermaid-js"), ("--report", "page.html")):
         snakemake(project, *flags, cores=())
-    done = subprocess.run([advice[1], "-m", "snakemake", "--unlock"], cwd=project, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    follow_the_advice(project, output)
     assert "Nothing to be done" in snakemake(project)
 
 

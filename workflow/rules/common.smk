@@ -9,13 +9,10 @@ sys.path[:0] = [
     str(Path(workflow.current_basedir).parent.parent),
 ]
 
+from checks import check_execution, check_folder, check_keys, check_profile
 from common import (
     CORES,
     ROOT,
-    check_execution,
-    check_folder,
-    check_keys,
-    check_profile,
     evaluated_bits,
     one_of,
     pinned_of,
