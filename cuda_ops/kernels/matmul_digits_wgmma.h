@@ -13,6 +13,9 @@
 namespace samebits {
 namespace device {
 
+static_assert(kUnitRowBytes == kGroupRows * kChunk && kUnitGroupBytes == kGroupBytes && kUnitK == 2 * kChunk,
+              "the unit reads operands as digits.h lays them");
+
 template <int kDigits_, int kN_>
 struct WgmmaTile {
   static constexpr int kDigits = kDigits_, kM = 2 * kUnitRows, kN = kN_;
