@@ -8,6 +8,7 @@ using at::Tensor;
 
 void attention_digits_forward(const Tensor& out_, const Tensor& row_max, const Tensor& row_sum, const Tensor& qkv,
                               int64_t heads, c10::string_view tier) {
+  check_heads(qkv, heads);
   const auto [B, T, C] = forward_sizes(out_, row_max, row_sum, qkv, heads);
   const Call call(out_);
   call(&Kernels::attention_digits_forward, call.out(out_, "out"), call.out(row_max, "row_max"),
@@ -16,6 +17,8 @@ void attention_digits_forward(const Tensor& out_, const Tensor& row_max, const T
 
 void attention_digits_cached(const Tensor& out_, const Tensor& key_cache, const Tensor& value_cache, const Tensor& qkv,
                              int64_t heads, int64_t position, c10::string_view tier) {
+  check_heads(qkv, heads);
+  check_counts(key_cache, "key_cache");
   const auto [B, T, C, capacity] = cached_sizes(out_, key_cache, value_cache, qkv, heads, position);
   const Call call(out_);
   call(&Kernels::attention_digits_cached, call.out(out_, "out"), call.out(key_cache, "key_cache"),

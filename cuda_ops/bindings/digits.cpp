@@ -7,6 +7,7 @@ using at::Tensor;
 
 void digits(const Tensor& out_, const Tensor& x, bool transposed, c10::string_view tier) {
   check_dims(x, "x", 2);
+  check_counts(x, "x");
   const int64_t rows = x.size(transposed ? 1 : 0), K = x.size(transposed ? 0 : 1);
   const int count = digits_of(tier);
   const Call call(out_);

@@ -11,6 +11,8 @@ void matmul_digits(const Tensor& out_, const Tensor& a, const Tensor& b, const o
   TORCH_CHECK(layout == "nt" || layout == "nn" || layout == "tn", "layout: expected nt, nn or tn, got ", layout);
   check_dims(a, "a", 2);
   check_dims(b, "b", 2);
+  check_counts(a, "a");
+  check_counts(b, "b");
   const int code = layout == "nt" ? 0 : layout == "nn" ? 1 : 2, count = digits_of(tier);
   const int64_t M = a.size(code == 2 ? 1 : 0), K = a.size(code == 2 ? 0 : 1);
   const int64_t N = b.size(code == 0 ? 0 : 1);
@@ -30,6 +32,8 @@ void matmul_kept_digits(const Tensor& out_, const Tensor& a, const Tensor& kept,
                         c10::string_view tier) {
   check_dims(out_, "out", 2);
   check_dims(a, "a", 2);
+  check_counts(out_, "out");
+  check_counts(a, "a");
   const int64_t M = a.size(0), K = a.size(1), N = out_.size(1);
   check_shape(out_, "out", {M, N});
   if (bias) check_shape(*bias, "bias", {N});

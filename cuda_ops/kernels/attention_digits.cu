@@ -159,7 +159,7 @@ static void attend(Stream cuda_stream, DigitAttention a, const HeadRows& q, cons
   const int64_t parts = (a.queries.feature_panels() + kPiece - 1) / kPiece;
   with_held(a.queries.size, [&](auto held) {
     SAMEBITS_LAUNCH((attention_digits_kernel<kDigits, decltype(held)::value>),
-                    dim3((unsigned)(a.queries.units * tiles * parts)), dim3(kDigitThreads), 0, cuda_stream, a);
+                    dim3(grid_of(a.queries.units * tiles * parts)), dim3(kDigitThreads), 0, cuda_stream, a);
   });
 }
 

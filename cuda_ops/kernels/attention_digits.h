@@ -150,7 +150,7 @@ static void cut_tokens(Stream cuda_stream, const Tokens& out, const HeadRows& ro
   const bool wide =
       h.size % 4 == 0 && rows.row % 4 == 0 && rows.head % 4 == 0 && rows.sequence % 4 == 0 && aligned(rows.x);
   const size_t bytes = out.tokens ? (size_t)kDigits * kDigitBlock * (h.chunks() * 32 + 4) : 0;
-  SAMEBITS_LAUNCH(cut_tokens_kernel<kDigits>, dim3((unsigned)(h.units * h.blocks())), dim3(kCutTokens), bytes,
+  SAMEBITS_LAUNCH(cut_tokens_kernel<kDigits>, dim3(grid_of((int64_t)h.units * h.blocks())), dim3(kCutTokens), bytes,
                   cuda_stream, out, rows, h, wide);
 }
 

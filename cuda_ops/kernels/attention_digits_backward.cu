@@ -247,7 +247,7 @@ static void backward(Stream cuda_stream, DigitGradients g, const float* qkv) {
   SAMEBITS_LAUNCH(attention_rows, dim3(blocks_for(n, 128)), dim3(128), 0, cuda_stream, g);
   const int64_t tiles = (T + kPanel * kWarps - 1) / (kPanel * kWarps);
   const int64_t parts = (g.heads.feature_panels() + kPiece - 1) / kPiece;
-  const dim3 grid((unsigned)(g.heads.units * tiles * parts));
+  const dim3 grid(grid_of(g.heads.units * tiles * parts));
   with_held(size, [&](auto held) {
     SAMEBITS_LAUNCH((attention_digits_keys<kDigits, decltype(held)::value>), grid, dim3(kDigitThreads), 0, cuda_stream,
                     g);

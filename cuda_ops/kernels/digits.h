@@ -7,6 +7,8 @@
 // cut_rows_kernel: a matrix that is dense along k. A warp has 8 rows of a block, 4 lanes a row with 32 values each; it
 // writes 128 bytes at a time. cut_columns_kernel: one that is dense along its rows. A thread has 16 values of a row,
 // eight of them share a block's exponent through shared memory; a warp reads 32 neighbouring rows at once.
+//
+// Rows, K and all that counts them fit into an int (bindings/digits.h: 2^30 of each); bytes and elements do not.
 #pragma once
 
 #include "mma.h"
@@ -81,7 +83,7 @@ static __global__ void __launch_bounds__(kCutThreads)
   largest = larger(largest, __shfl_xor_sync(~0u, largest, 2));
   const int e = digit_exponent(largest);
   const float factor = digit_factor(e);
-  uint8_t* const to = out.digit(b, 0, kDigits) + group * kGroupBytes + lane * 4;
+  uint8_t* const to = out.digit(b, 0, kDigits) + (int64_t)group * kGroupBytes + lane * 4;
 #pragma unroll
   for (int i = 0; i < kSteps / 4; i++) {
     uint32_t high, low;
@@ -120,8 +122,8 @@ static __global__ void __launch_bounds__(kCutThreads)
   uint32_t high[4], low[4];
 #pragma unroll
   for (int i = 0; i < 4; i++) cut_four<kDigits>(&high[i], &low[i], y + 4 * i, factor);
-  uint8_t* const to = out.digit(b, 0, kDigits) + row / kGroupRows * kGroupBytes + chunk * kGroupRows * kChunk +
-                      row % kGroupRows * kChunk;
+  uint8_t* const to = out.digit(b, 0, kDigits) + (int64_t)(row / kGroupRows) * kGroupBytes +
+                      chunk * kGroupRows * kChunk + row % kGroupRows * kChunk;
   *(uint4*)to = make_uint4(high[0], high[1], high[2], high[3]);
   if (kDigits == 2) *(uint4*)(to + (int64_t)out.groups * kGroupBytes) = make_uint4(low[0], low[1], low[2], low[3]);
   if (chunk == 0) out.scale(b)[row] = row < rows ? digit_scale<kDigits>(e) : 0.0f;
@@ -133,7 +135,7 @@ static void cut(Stream cuda_stream, Operand out, const float* x, int64_t rows, B
   if (rows == 0 || out.blocks == 0) return;
   const dim3 threads(kCutThreads);
   if (transposed) {
-    const dim3 grid(blocks_for(rows, kCutWide) * (unsigned)out.blocks);
+    const dim3 grid(grid_of((int64_t)blocks_for(rows, kCutWide) * out.blocks));
     SAMEBITS_LAUNCH(cut_columns_kernel<kDigits>, grid, threads, 0, cuda_stream, out, x, (int)rows, blocks);
     return;
   }

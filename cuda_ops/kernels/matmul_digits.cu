@@ -243,14 +243,14 @@ int matmul_digits_tile_for(int64_t M, int64_t N, int digits) {
 
 template <class T>
 static void launch_tile(Stream cuda_stream, const DigitProduct& p) {
-  const dim3 grid((unsigned)tiles_of(p.M, p.N, T::kM, T::kN));
+  const dim3 grid(grid_of(tiles_of(p.M, p.N, T::kM, T::kN)));
   SAMEBITS_LAUNCH(matmul_digits_tile<T>, grid, dim3(T::kThreads), T::kBytes, cuda_stream, p);
 }
 
 template <class T>
 static void launch_wgmma(Stream cuda_stream, const DigitProduct& p) {
-  const int64_t tiles = tiles_of(p.M, p.N, T::kM, T::kN), processors = device_attribute(kProcessors);
-  const dim3 grid((unsigned)(tiles < processors ? tiles : processors));
+  const unsigned tiles = grid_of(tiles_of(p.M, p.N, T::kM, T::kN)), processors = device_attribute(kProcessors);
+  const dim3 grid(tiles < processors ? tiles : processors);
   SAMEBITS_LAUNCH(matmul_digits_wgmma<T>, grid, dim3(T::kThreads), T::kBytes, cuda_stream, p);
 }
 
@@ -277,9 +277,21 @@ static void multiply(Stream cuda_stream, DigitProduct p, const float* a, const f
   run[tile](cuda_stream, p);
 }
 
+// A kernel of wgmma is empty where it is compiled for another unit: such a tile would leave out as it was.
+static void check_tile(int tile) {
+  const bool known = tile >= kLargeDigitTile && tile <= kSmallBf16Tile;
+  const bool wgmma = tile == kWgmmaTile || tile == kNarrowWgmmaTile || tile == kWideWgmmaTile;
+  if (known && (!wgmma || device_attribute(kCapabilityMajor) == 9)) return;
+  throw std::runtime_error("matmul_digits: tile " + std::to_string(tile) + " on compute capability " +
+                           std::to_string(device_attribute(kCapabilityMajor)) + "." +
+                           std::to_string(device_attribute(kCapabilityMinor)) +
+                           ": allowed are 0, 1, 5 and 6, and on 9.0 also 2, 3 and 4 (matmul_digits.h)");
+}
+
 void matmul_digits_with_tile(Stream cuda_stream, float* out, const float* a, const float* b, const uint8_t* kept,
                              const float* bias, int64_t M, int64_t N, int64_t K, int layout, bool accumulate,
                              int digits, int64_t sequence, int tile) {
+  check_tile(tile);
   if (M == 0 || N == 0) return;
   const DigitProduct p{out, {}, {}, bias, (int)M, (int)N, accumulate, N % 2 == 0 && aligned(out)};
   const auto run = digits == 2 ? multiply<2> : multiply<1>;

@@ -21,7 +21,7 @@ enum MatmulDigitsTile {
 // The tile that matmul_digits picks: a function of the problem and of the device's matrix unit alone.
 int matmul_digits_tile_for(int64_t M, int64_t N, int digits);
 
-// matmul_digits of kernels.inc with a given tile: the same bits.
+// matmul_digits of kernels.inc with a given tile: the same bits. std::runtime_error where the device has not its unit.
 void matmul_digits_with_tile(Stream cuda_stream, float* out, const float* a, const float* b, const uint8_t* kept,
                              const float* bias, int64_t M, int64_t N, int64_t K, int layout, bool accumulate,
                              int digits, int64_t sequence, int tile);

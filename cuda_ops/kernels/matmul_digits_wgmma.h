@@ -13,6 +13,9 @@
 namespace samebits {
 namespace device {
 
+static_assert(kUnitRowBytes == kGroupRows * kChunk && kUnitGroupBytes == kGroupBytes && kUnitK == 2 * kChunk,
+              "the unit reads operands as digits.h lays them");
+
 template <int kDigits_, int kN_>
 struct WgmmaTile {
   static constexpr int kDigits = kDigits_, kM = 2 * kUnitRows, kN = kN_;
@@ -131,13 +134,7 @@ static __device__ __forceinline__ void multiply_tiles(const DigitProduct& p, con
     }
     const bool inside = p.wide && (tile.m + 1) * T::kM <= p.M && (tile.n + 1) * kN <= p.N;
 #pragma unroll
-    for (int j = 0; j < kN / 8; j++) {
-      if (j % 4 == 0) {  // the other group goes on meanwhile
-        take_turn();
-        pass_turn();
-      }
-      store_outputs(p, row, column + 8 * j, sum[j], inside);
-    }
+    for (int j = 0; j < kN / 8; j++) store_outputs(p, row, column + 8 * j, sum[j], inside);
   }
 }
 

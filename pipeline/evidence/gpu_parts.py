@@ -26,6 +26,7 @@ from pipeline.recipe.paths import checkpoint_name
 from pipeline.records.catalogue import of_stage
 from pipeline.records.digests import EXPECTED, checkpoint_digest, published
 
+SANITIZED_MICRO_BATCH = 16  # sequences: all of a lane
 BRIEF_FACTOR = 10  # of the limit: a brief run may be on a slow CPU
 
 
@@ -221,10 +222,7 @@ def sanitizer(session: Session) -> str:
     session.run("-m", "pipeline.download", "--recipe", recipe, "--out", data)
     session.run("-m", "pipeline.prepare_text", "--recipe", recipe, "--data", data, "--out", tokens)
     digits = session.work / "tiny" / "int8x3.yaml"
-    text = recipe.read_text(encoding="utf-8")
-    if "numerics: fp32" not in text:
-        raise Failed(f"{recipe.name} has no line numerics: fp32, so its step in int8x3 would be another's")
-    digits.write_text(text.replace("numerics: fp32", "numerics: int8x3"), encoding="utf-8")
+    digits.write_text(in_digits(recipe.read_text(encoding="utf-8")), encoding="utf-8")
     checks = [("memcheck", "write_beyond", (recipe, digits)), ("racecheck", "race", (recipe,))]
     for check, fault, recipes in checks[: 1 if session.brief else 2]:
         prefix, env = sanitized(tool, check)
@@ -235,13 +233,26 @@ def sanitizer(session: Session) -> str:
             output = session.run(
                 "-m", "pipeline.train", "--recipe", each, "--tokens", tokens, "--steps-to", "1", "--out", out / "step.safetensors",
                 "--chain", out / "chain.tsv", "--state", out / "state", "--device", session.device, "--graph", "0",
-                prefix=prefix, env=env,
+                "--micro-batch", str(SANITIZED_MICRO_BATCH), prefix=prefix, env=env,
             )  # fmt: skip
             if tool and found_by(output) != 0:
                 raise Failed(f"{check} gave no summary without errors of the step of {each.name}; see the log")
         steps = "a step in fp32 and one in int8x3" if len(recipes) > 1 else "a step in fp32"
         session.seen.append(f"{check} saw a planted fault and found nothing in {steps}" if tool else "the steps ran")
     return "; ".join(session.seen) if tool else "the steps ran; the tool needs a GPU"
+
+
+def in_digits(recipe: str) -> str:
+    """A recipe's text in int8x3 and two lanes.
+
+    The gradient of a weight is then a sum over the blocks of 16 sequences: the four stages of a tile of wgmma are filled
+    four times over, and both phases of their barriers are waited for.
+    """
+    for old, new in (("numerics: fp32", "numerics: int8x3"), ("lanes: 4", "lanes: 2")):
+        if old not in recipe:
+            raise Failed(f"the recipe of the steps has no {old!r}, so its step in int8x3 would be another's")
+        recipe = recipe.replace(old, new)
+    return recipe
 
 
 def sanitized(tool: Path | None, check: str) -> tuple[tuple[str, ...], dict[str, str | None]]:

@@ -24,6 +24,7 @@ from pipeline.recipe import load_recipe
 from pipeline.training.trainer import NotFinite, Trainer
 from tests.conftest import ROOT, beside_ours, run
 from tests.invariance.running import command, result
+from tests.ops.test_matmul_digits import of_instruction_sets, printed
 
 
 def in_process(
@@ -102,8 +103,10 @@ def test_compilers_and_optimisation_levels(
         pytest.skip(f"{compiler} is not installed")
     beside_ours(tmp_path / "build")
     run("-m", "pipeline.compile", "--out", str(tmp_path / "build"), "--cxx", compiler, "--opt-level", level)
-    run(*command(tiny, tmp_path), env={"SAMEBITS_BUILD": str(tmp_path / "build")})
+    env = {"SAMEBITS_BUILD": str(tmp_path / "build")}
+    run(*command(tiny, tmp_path), env=env)
     assert result(tmp_path) == reference
+    assert of_instruction_sets(**env) == {printed()}
 
 
 def test_segments_are_the_whole(tiny: dict[str, Path], tmp_path: Path, reference: str) -> None:

@@ -5,8 +5,6 @@ Products in digits against the plain definition, against themselves cut up, and 
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -132,18 +130,25 @@ def fingerprints() -> None:
         print(tier, "attention", ops.fingerprint(out), ops.fingerprint(dqkv))
 
 
-@pytest.mark.host("instruction sets are a CPU's")
-def test_instruction_sets_agree() -> None:
-    """Dot product instructions, those that every x86 of a level has, plain C."""
-    if runtime.isa() == "cuda_on_cpu":
-        pytest.skip("one table of kernels")
+def printed(**env: str) -> str:
+    return run("-c", "from tests.ops.test_matmul_digits import fingerprints; fingerprints()", env=env)
+
+
+def of_instruction_sets(**env: str) -> set[str]:
+    """What fingerprints() prints with dot product instructions, with those that every x86 of a level has, in plain C."""
     variants = [{"SAMEBITS_ISA": "baseline"}]
     with open("/proc/cpuinfo", encoding="ascii") as file:
         features = file.read().split()
     variants += [{"SAMEBITS_ISA": "v3"}, {"SAMEBITS_ISA": "v3", "SAMEBITS_DOT": "plain"}] * ("avx2" in features)
     variants += [{"SAMEBITS_ISA": "v4"}, {"SAMEBITS_ISA": "v4", "SAMEBITS_DOT": "plain"}] * ("avx512bw" in features)
-    code = "from tests.ops.test_matmul_digits import fingerprints; fingerprints()"
-    found = {run("-c", code, env={**os.environ, **env}) for env in variants}
+    return {printed(**env, **variant) for variant in variants}
+
+
+@pytest.mark.host("instruction sets are a CPU's")
+def test_instruction_sets_agree() -> None:
+    if runtime.isa() == "cuda_on_cpu":
+        pytest.skip("one table of kernels")
+    found = of_instruction_sets()
     assert len(found) == 1, found
     assert len(next(iter(found)).splitlines()) == 8
 
