@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuda_ops.errors import UserError
+from pipeline.data.progress import counted
 
 Pair = tuple[int, int]
 FIRST = 257  # the token of the first merge
@@ -172,10 +173,8 @@ class Learner:
 
 def learn(counts: Counter[bytes], merges: int) -> list[Pair]:
     """The merges of so many most frequent pairs, in order."""
-    from tqdm import tqdm
-
     learner, found = Learner(counts), []
-    for i in tqdm(range(merges), desc="merges", unit="merge", disable=None):
+    for i in counted(merges, "merges"):
         number = learner.best()
         if number is None:
             raise UserError(f"the text gives only {FIRST + i} tokens; vocab_size {FIRST + merges} is too large for it")

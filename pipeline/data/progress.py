@@ -1,10 +1,25 @@
-"""How far a long preparation is, file by file, for people: a bar on a terminal, a line a file elsewhere."""
+"""How far a long preparation is, for people: a bar on a terminal, elsewhere a line a file or every ten seconds."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+EVERY = 10.0  # seconds
+
+
+def counted(count: int, what: str) -> Iterator[int]:
+    """0 to count - 1, one after another."""
+    from tqdm import tqdm
+
+    said = time.monotonic()
+    for i in (bar := tqdm(range(count), desc=what, disable=None)):
+        yield i
+        if bar.disable and time.monotonic() - said > EVERY:
+            said = time.monotonic()
+            print(f"{what}: {i + 1:,} of {count:,}", file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from cuda_ops.errors import writing
+
 WIDTH = 128
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -20,6 +22,7 @@ class Beat:
     """Written by a rank; without a path a beat that nobody sees."""
 
     def __init__(self, path: Path | None = None) -> None:
+        self._path = path or Path()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path else -1
         self._count, self.where = 0, "starting"
         self(self.where)
@@ -28,7 +31,8 @@ class Beat:
         if self._file >= 0:
             self._count += 1
             line = f"{self._count} {int(waits)} {what}"[: WIDTH - 1]
-            os.pwrite(self._file, line.ljust(WIDTH - 1).encode("ascii", "replace") + b"\n", 0)
+            with writing(self._path):
+                os.pwrite(self._file, line.ljust(WIDTH - 1).encode("ascii", "replace") + b"\n", 0)
 
 
 @dataclass(frozen=True)

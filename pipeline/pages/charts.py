@@ -70,6 +70,11 @@ def whole_steps(axes: Any) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
+def columns(labels: Sequence[str], width: float) -> int:
+    """So many columns of a legend have room beside one another in a figure of `width` inches."""
+    return max(1, min(4, int((width - 0.6) / (0.5 + 0.08 * max(map(len, labels), default=0)))))
+
+
 def legend_above(axes: Any, narrow: bool) -> None:
     """The legend between title and axes, so that it covers no line."""
     handles, labels = axes.get_legend_handles_labels()

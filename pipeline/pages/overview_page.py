@@ -46,6 +46,7 @@ def row(run: Run, out: Path) -> dict[str, Any]:
     }
 
 
+ROW = 0.2  # inches of a row of the legend
 LINES = {"fp32": "-", "int8x3": "--", "int8x1": ":"}
 
 
@@ -80,9 +81,14 @@ def curves(runs: list[Run]) -> Section:
         axes.set_xlabel(f"{' or '.join(f'{unit}s' for unit in units)} read")
         axes.set_ylabel(f"nats per {' or '.join(units)}")
         axes.legend(loc="lower center" if narrow else "lower left", bbox_to_anchor=(0.5, 1.0) if narrow else (0, 1.0),
-                    ncols=1 if narrow else 4, borderaxespad=0.2)  # fmt: skip
+                    ncols=charts.columns(names, figure.get_figwidth()), borderaxespad=0.2)  # fmt: skip
 
-    chart = charts.chart("training loss of all runs", draw, (9.2, 4.6), (4.3, 4.4))
+    names = [run.recipe.name for run in runs]
+    wide, narrow = (
+        (width, height + ROW * -(-len(runs) // charts.columns(names, width)))
+        for width, height in ((9.2, 4.2), (4.3, 3.6))
+    )
+    chart = charts.chart("training loss of all runs", draw, wide, narrow)
     caption = (
         "Training loss over what was read, as a running mean; crosses are validation losses. A lower line is a better model "
         "only of the same text and tokenizer. Runs that differ in their numerics alone share a colour: fp32 is drawn whole, int8x3 "

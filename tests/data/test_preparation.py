@@ -26,7 +26,7 @@ from cuda_ops.errors import REFUSALS, UserError, refusal
 from pipeline.base import checked as checks
 from pipeline.base.checked import checked, remember
 from pipeline.base.files import sha256_of
-from pipeline.data import blocks, bpe, encode
+from pipeline.data import blocks, bpe, encode, progress
 from pipeline.data.documents import tasks
 from pipeline.data.prompts import check_endings, check_prompts
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
@@ -98,6 +98,19 @@ def test_merges_are_those_of_the_definition(texts: list[str], count: int) -> Non
     for text in texts:
         for word in bpe.WORDS.findall(text.encode()):
             assert bpe._merge_short(word, ranks) == bpe._merge_long(word, ranks) == word_by_definition(word, ranks)
+
+
+def test_who_waits_for_merges_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under snakemake too, where no bar is drawn: a line whenever ten seconds are over."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 4.0
+        return now[0]
+
+    monkeypatch.setattr(progress.time, "monotonic", clock)
+    BpeTokenizer.train(["the fox and the crow and the hen"], 257 + 6)
+    assert capsys.readouterr().err == "merges: 3 of 6\nmerges: 6 of 6\n"
 
 
 def test_words_are_the_same_however_a_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

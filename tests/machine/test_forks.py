@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.forks import forked, forking_python
+from tests.ports import free_port
 
 LIMIT = 400  # seconds after which a test hangs
 
@@ -116,3 +117,11 @@ def test_a_variable_that_is_read_early_is_read(env: dict[str, str]) -> None:
         [forking_python(), "-c", SHOWS], env=whole, capture_output=True, text=True, check=True
     ).stdout
     assert asker == forked("torch", ["-c", SHOWS], ROOT, whole)[1] == expected
+
+
+def test_no_other_process_gets_a_port_that_is_held() -> None:
+    ours = {free_port() for _ in range(3)}
+    program = "from tests.ports import free_port; print(free_port(), free_port())"
+    theirs = {int(word) for word in said(start(sys.executable, program)).split()}
+    assert len(ours | theirs) == 5
+    assert max(ours | theirs) < 32768

@@ -221,6 +221,13 @@ def test_the_judge_knows_a_sleeper_from_a_worker(tmp_path: Path) -> None:
         worker.kill()
 
 
+def test_a_full_folder_of_heartbeats_is_named() -> None:
+    """That of temporary files; else the line of a rank that cannot beat would name no file."""
+    with pytest.raises(OSError, match="No space left") as found:
+        Beat(Path("/dev/full"))
+    assert found.value.filename == "/dev/full"
+
+
 def test_in_the_first_steps_a_rank_is_measured_by_the_others(tmp_path: Path) -> None:
     """By none where devices are unlike, where no other rank has come, or where it waits itself."""
     pids = {0: os.getpid(), 1: os.getpid()}

@@ -239,6 +239,33 @@ def test_one_page_over_many_runs(finished: Run, tmp_path: Path) -> None:
     assert all(name in page for name in ("tiny", "net"))
 
 
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_legend_of_many_long_names_is_not_cut_off(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    names = (f"shakespeare_char_int8x3_seed{1337 + i}" for i in range(count))
+    recipes = [finished.recipe.model_copy(update={"name": name}) for name in names]
+    runs = [dataclasses.replace(finished, recipe=recipe) for recipe in recipes]
+    drawn, svg = [], charts.svg
+
+    def checked(figure: Any) -> str:
+        figure.canvas.draw()
+        (axes,) = figure.axes
+        shown = axes.get_legend().get_texts()
+        assert len(shown) == count
+        for box in (text.get_window_extent() for text in shown):
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.width
+            assert box.y1 <= figure.bbox.height
+        drawn.append(axes.get_window_extent().height / figure.dpi)
+        return svg(figure)
+
+    monkeypatch.setattr(charts, "svg", checked)
+    overview_page(runs, [], tmp_path / "overview.html")
+    assert len(drawn) == 2
+    assert min(drawn) > 2.5  # inches of the curves
+
+
 def test_runs_that_differ_in_their_numerics_alone_share_a_colour(finished: Run) -> None:
     def other(**changes: object) -> Run:
         bits = finished.recipe.bits.model_copy(update=changes)
