@@ -331,8 +331,8 @@ static void launch_queries(Stream cuda_stream, float* out, float* row_max, float
                            int64_t B) {
   const int tiles = (a.T + S::kOwn - 1) / S::kOwn;
   const size_t floats = (S::kOwn + 2 * S::kStream) * S::kStride + S::kWeights;
-  SAMEBITS_LAUNCH(attention_queries<S>, dim3((unsigned)(tiles * B * a.H)), dim3(kAttentionThreads),
-                  floats * sizeof(float), cuda_stream, out, row_max, row_sum, a, tiles);
+  SAMEBITS_LAUNCH(attention_queries<S>, dim3(grid_of(tiles * B * a.H)), dim3(kAttentionThreads), floats * sizeof(float),
+                  cuda_stream, out, row_max, row_sum, a, tiles);
 }
 
 static void queries(Stream cuda_stream, float* out, float* row_max, float* row_sum, const Attention& a, int64_t B) {
@@ -381,15 +381,15 @@ void attention_cached(Stream cuda_stream, float* out, float* key_cache, float* v
     const int64_t rows = B * H * T, columns = position + T;
     const int tiles = (int)((columns + kScoreKeys - 1) / kScoreKeys), pieces = (size + kSumPiece - 1) / kSumPiece;
     const Scratch scores(cuda_stream, (size_t)(rows * columns) * sizeof(float));
-    SAMEBITS_LAUNCH(attention_scores, dim3((unsigned)(rows * tiles)), dim3(kScoreKeys), 0, cuda_stream,
-                    scores.as<float>(), key_cache, value_cache, a, (int)columns, tiles);
-    SAMEBITS_LAUNCH(attention_weighted, dim3((unsigned)(rows * pieces)), dim3(kSumThreads),
+    SAMEBITS_LAUNCH(attention_scores, dim3(grid_of(rows * tiles)), dim3(kScoreKeys), 0, cuda_stream, scores.as<float>(),
+                    key_cache, value_cache, a, (int)columns, tiles);
+    SAMEBITS_LAUNCH(attention_weighted, dim3(grid_of(rows * pieces)), dim3(kSumThreads),
                     (kSumStages * kSumKeys * kSumPiece + kSumWeights) * sizeof(float), cuda_stream, out,
                     scores.as<float>(), a, (int)columns, pieces);
   } else {
     const int64_t n = B * T * C;
-    SAMEBITS_LAUNCH(attention_extend, dim3((unsigned)((n + 255) / 256)), dim3(256), 0, cuda_stream, key_cache,
-                    value_cache, qkv, n, (int)T, (int)H, size, (int)position, (int)capacity);
+    SAMEBITS_LAUNCH(attention_extend, dim3(blocks_for(n, 256)), dim3(256), 0, cuda_stream, key_cache, value_cache, qkv,
+                    n, (int)T, (int)H, size, (int)position, (int)capacity);
     queries(cuda_stream, out, nullptr, nullptr, a, B);
   }
 }

@@ -265,9 +265,9 @@ static void launch_backward(Stream cuda_stream, Gradients g, int64_t B) {
   g.dscores = dscores.as<float>();
   constexpr size_t kKeysFloats = 2 * (S::kOwn + S::kStream) * S::kStride + S::kWeights + 3 * S::kStream;
   constexpr size_t kQueriesFloats = 2 * S::kStream * S::kStride + 2 * S::kWeights;
-  SAMEBITS_LAUNCH(attention_delta, dim3((unsigned)((n + 127) / 128)), dim3(128), 0, cuda_stream, g, n);
+  SAMEBITS_LAUNCH(attention_delta, dim3(blocks_for(n, 128)), dim3(128), 0, cuda_stream, g, n);
   for (int64_t first = 0; first < units; first += group) {
-    const dim3 grid((unsigned)(tiles * (units - first < group ? units - first : group)));
+    const dim3 grid(grid_of(tiles * (units - first < group ? units - first : group)));
     g.first_unit = (int)first;
     SAMEBITS_LAUNCH(attention_backward_keys<S>, grid, dim3(kAttentionThreads), kKeysFloats * sizeof(float), cuda_stream,
                     g);

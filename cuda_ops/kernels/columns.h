@@ -86,7 +86,7 @@ void column_sums(Stream stream, float* const* accumulators, const Terms& terms, 
     own.to[s] = accumulators[s];
     to.to[s] = B > 1 ? scratch.as<float>() + s * B * C : accumulators[s];
   }
-  const dim3 grid((unsigned)((C + kTile - 1) / kTile * B));
+  const dim3 grid(grid_of((C + kTile - 1) / kTile * B));
   if (wide && C % 4 == 0) {
     SAMEBITS_LAUNCH((column_sums_kernel<4, Terms>), grid, dim3(kTile / 4, kPartials), 0, stream, to, terms, T, C,
                     B == 1);

@@ -107,7 +107,7 @@ template <bool kFused>
 static void cross_entropy(Stream stream, float* losses, float* logits, const int32_t* targets, float dloss, int64_t N,
                           int64_t V, int64_t Vp) {
   if (N <= 0) return;
-  const dim3 grid((unsigned)N), block(kLossThreads);
+  const dim3 grid(grid_of(N)), block(kLossThreads);
   if (Vp % 4 == 0 && aligned(logits)) {
     SAMEBITS_LAUNCH((cross_entropy_kernel<4, kFused>), grid, block, 0, stream, losses, logits, targets, dloss, (int)V,
                     (int)Vp);

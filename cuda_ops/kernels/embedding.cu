@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kChannelThreads)
 
 template <int kWidth>
 static dim3 grid_for_channels(int64_t rows, int64_t C) {
-  return dim3((unsigned)rows, blocks_for(C, kChannelThreads * kWidth));
+  return dim3(grid_of(rows), blocks_for(C, kChannelThreads * kWidth));
 }
 
 void embedding_forward(Stream stream, float* out, const int32_t* tokens, const float* wte, const float* wpe, int64_t B,

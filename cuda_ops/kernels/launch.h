@@ -4,6 +4,7 @@
 //   SAMEBITS_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)   launch and check the launch
 //   SAMEBITS_DYNAMIC_SHARED(type, name);                                       the block's dynamic shared memory
 //   copy_async<bytes>(shared, global), copy_async_commit(), copy_async_wait<groups>()   cp.async, bytes 4, 8 or 16
+//   grid_of(blocks), blocks_for(items, each)   a grid along x, held to what a GPU takes
 //   device_attribute(which)   of the device of the launch: its kind, its size
 //   host_memory(bytes)   zeroed memory of the host that the device can write, never freed
 //   Scratch scratch(stream, bytes)   device memory for the kernels that a launcher queues (scratch.h)
@@ -83,3 +84,21 @@ __device__ __forceinline__ void copy_async_wait() {
   extern __shared__ __align__(16) char name##_raw[]; \
   type* name = reinterpret_cast<type*>(name##_raw)
 #endif
+
+namespace samebits {
+namespace device {
+
+// So many blocks as a grid along x; std::runtime_error where a GPU takes fewer.
+inline unsigned grid_of(int64_t blocks) {
+  if (blocks > INT32_MAX) {
+    throw std::runtime_error("a grid of " + std::to_string(blocks) + " blocks: allowed is up to 2147483647");
+  }
+  return (unsigned)blocks;
+}
+
+inline unsigned blocks_for(int64_t items, int64_t items_per_block) {
+  return grid_of((items + items_per_block - 1) / items_per_block);
+}
+
+}  // namespace device
+}  // namespace samebits

@@ -253,7 +253,7 @@ struct Problem {
 template <int kLayout, class T, bool kWide>
 static void launch_tile(Stream cuda_stream, const Problem& p) {
   const int64_t tiles = ((p.M + T::kM - 1) / T::kM) * ((p.N + T::kN - 1) / T::kN);
-  SAMEBITS_LAUNCH((matmul_tile<kLayout, T, kWide>), dim3((unsigned)tiles), dim3(T::kThreads),
+  SAMEBITS_LAUNCH((matmul_tile<kLayout, T, kWide>), dim3(grid_of(tiles)), dim3(T::kThreads),
                   T::kStages * T::kStage * sizeof(float), cuda_stream, p.out, p.a, p.b, p.bias, (int)p.M, (int)p.N,
                   (int)p.K, p.accumulate);
 }
@@ -274,7 +274,7 @@ static void launch_layout(Stream cuda_stream, const Problem& p, int tile) {
 }
 
 static void launch_few_rows(Stream cuda_stream, const Problem& p, int layout) {
-  const dim3 grid((unsigned)((p.N + kFewColumns - 1) / kFewColumns), (unsigned)((p.M + kFewRows - 1) / kFewRows));
+  const dim3 grid(grid_of((p.N + kFewColumns - 1) / kFewColumns), grid_of((p.M + kFewRows - 1) / kFewRows));
   const size_t bytes = kFewStages * kFewStage * sizeof(float);
   const bool wide = rows_aligned(p.b, layout == kNT ? p.K : p.N);
   const int64_t a_row = layout == kTN ? 1 : p.K, a_step = layout == kTN ? p.M : 1;

@@ -26,17 +26,5 @@ bool aligned(Pointers... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) | ...) & 15) == 0;
 }
 
-// So many blocks as a grid along x; std::runtime_error where a GPU takes fewer.
-inline unsigned grid_of(int64_t blocks) {
-  if (blocks > INT32_MAX) {
-    throw std::runtime_error("a grid of " + std::to_string(blocks) + " blocks: allowed is up to 2147483647");
-  }
-  return (unsigned)blocks;
-}
-
-inline unsigned blocks_for(int64_t items, int64_t items_per_block) {
-  return grid_of((items + items_per_block - 1) / items_per_block);
-}
-
 }  // namespace device
 }  // namespace samebits

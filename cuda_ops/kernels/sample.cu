@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kSampleThreads)
 void sample(Stream stream, int32_t* tokens, const float* logits, const float* uniforms, int64_t N, int64_t V,
             int64_t Vp, float temperature, int64_t top_k) {
   if (N <= 0) return;
-  const dim3 grid((unsigned)N), block(kSampleThreads);
+  const dim3 grid(grid_of(N)), block(kSampleThreads);
   if (!(temperature > 0.0f)) {
     SAMEBITS_LAUNCH(arg_max_kernel, grid, block, 0, stream, tokens, logits, (int)V, (int)Vp);
     return;

@@ -65,7 +65,7 @@ void tree_sum(Stream stream, float* out, const float* x, int64_t n) {
   float *next = scratch.as<float>(), *after = next + blocks;
   while (n > kTreeBlock) {
     const int64_t results = (n + kTreeBlock - 1) / kTreeBlock;
-    SAMEBITS_LAUNCH(tree_sum_kernel, dim3((unsigned)results), dim3(kTreeThreads), 0, stream, next, x, n);
+    SAMEBITS_LAUNCH(tree_sum_kernel, dim3(grid_of(results)), dim3(kTreeThreads), 0, stream, next, x, n);
     x = next;
     n = results;
     float* const swap = next;
