@@ -15,7 +15,7 @@ def counted(count: int, what: str) -> Iterator[int]:
     from tqdm import tqdm
 
     said = time.monotonic()
-    for i in (bar := tqdm(range(count), desc=what, disable=None if count else True)):
+    for i in (bar := tqdm(range(count), desc=what, disable=None)):
         yield i
         if bar.disable and time.monotonic() - said > EVERY:
             said = time.monotonic()

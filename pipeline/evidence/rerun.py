@@ -72,8 +72,8 @@ class Rerun:
         else:
             self.trainer.initialise(init)
         self.steps_on_the_way = step - 1 - self.trainer.step
-        start = self.origin or "the initial weights"
-        for _ in counted(self.steps_on_the_way, f"from {start} to step {step}, steps on the way"):
+        way = f"from {self.origin or 'the initial weights'} to step {step}, steps on the way"
+        for _ in counted(self.steps_on_the_way, way) if self.steps_on_the_way else ():
             self.advance()
 
     def advance(self, observe: Observer | None = None) -> chain.Line:
