@@ -127,7 +127,7 @@ def main() -> int:
         print(
             f"--require-published asks for {args.expected / recipe.name}.json, and nobody published it: "
             + named("python -m pipeline.bless --recipe …", sys.argv)
-            + " publishes a run in config/expected, by hand and for good; without the flag its own digests do"
+            + " publishes a run in config/expected, by hand; without the flag the run's own digests do"
         )
     passed = not found.failed and (found.known or not args.require_published)
     if args.out and not found.failed:
