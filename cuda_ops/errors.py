@@ -113,6 +113,10 @@ def exit_on_user_error(main: Callable[[], int | None]) -> NoReturn:
         if sys.stdout:
             with writing(Path(os.path.realpath("/proc/self/fd/1"))):
                 sys.stdout.flush()
+    except SystemExit as ended:
+        if not ended.code and {"-h", "--help"} & set(sys.argv[1:]):  # of argparse, which never sees --log
+            output.listing(output.HELP)
+        raise
     except UserError as error:
         code = error.code
         end(code, named(f"error: {error}", sys.argv) if str(error) else "", isinstance(error, Fatal))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +16,9 @@ from typing import ClassVar
 from cuda_ops.errors import FULL, UserError, refusal
 
 FLAG = "--log"
+HELP = f"""
+of every command:
+  {FLAG} FILE            write what is said to this file too, and go on when the reader of the output ends"""
 
 
 class Lines(io.TextIOBase):
@@ -85,6 +89,16 @@ def take_log(arguments: list[str]) -> Path | None:
         if word == FLAG:
             raise UserError(f"{FLAG}: expected a file after it")
     return None
+
+
+def listing(text: str) -> None:
+    """Print what was asked for as a list. A reader that has had enough (head) is no error: this ends in silence, with
+    the code of a tool that SIGPIPE ended."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the interpreter's own flush
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def guard(log: Path | None = None) -> None:

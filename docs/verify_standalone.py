@@ -52,12 +52,13 @@ def follow(path, link, links):
 
 
 def main(run, expected=None):
-    found, problems, links, link = {}, [], {}, "0" * 64
-    source = expected or run / "digests.json"
+    found, problems, links, link, source = {}, [], {}, "0" * 64, expected or run / "digests.json"
+    if missing := next((path for path in (run, source) if not path.exists()), None):
+        sys.exit(f"{missing}: missing; name the folder of a finished run (make reproduction makes one) and its digests")
     try:
         digests = dict(json.loads(source.read_text()))
     except (OSError, *DAMAGE) as error:
-        sys.exit(f"{source}: not a list of digests: {error}")
+        sys.exit(f"{source}: not a list of digests: {getattr(error, 'strerror', None) or error}")
     names = {key.partition("/")[2] for key in digests}
     kinds = ("step_*.safetensors", "chain_*.tsv", "eval_*.json", "samples.json")
     old = [path.name for kind in kinds for path in sorted(run.glob(kind)) if path.name not in names]

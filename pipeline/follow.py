@@ -24,6 +24,7 @@ from pathlib import Path
 
 from cuda_ops.bounds import real, whole
 from cuda_ops.errors import UserError, exit_on_user_error
+from cuda_ops.output import listing
 from pipeline.machine.progress import duration
 from pipeline.recipe.paths import METRICS
 from pipeline.records import metrics
@@ -128,7 +129,7 @@ def main() -> int:
             after, events = to_tensorboard(path, args.tensorboard, after, events)
         if before and sys.stdout.isatty():
             print(f"\x1b[{before}A\x1b[J", end="")
-        print("\n".join(lines), flush=True)
+        listing("\n".join(lines))
         before = len(lines)
         if args.once or ended(path):
             return 0

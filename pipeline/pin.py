@@ -22,6 +22,7 @@ from glob import glob
 from pathlib import Path
 
 from cuda_ops.errors import UserError, exit_on_user_error
+from cuda_ops.output import listing
 from pipeline.base.files import sha256_of, write_bytes
 from pipeline.data.pinned import list_hub
 from pipeline.recipe.pins import FOLDER, PinnedFile, format_of, lines_of, load_pins, lock_path, lock_text
@@ -90,9 +91,9 @@ def main() -> int:
     if args.out:
         print(pin_folder(Path(args.files[0]), args.out))
         return 0
-    print("files:")
+    listing("files:")
     for path in files_of(args.files):
-        print(f"  - {{path: {json.dumps(str(path), ensure_ascii=False)}, sha256: {sha256_of(path)}}}")
+        listing(f"  - {{path: {json.dumps(str(path), ensure_ascii=False)}, sha256: {sha256_of(path)}}}")
     return 0
 
 

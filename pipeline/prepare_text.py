@@ -72,7 +72,8 @@ class Preparation:
         if tokenizer.vocab_size != self.model.vocab_size:
             raise UserError(
                 f"{self.recipe.name}: bits.model.vocab_size is {self.model.vocab_size}, the tokenizer of this corpus "
-                f"has {tokenizer.vocab_size}"
+                f"has {tokenizer.vocab_size}: set bits.model.vocab_size: {tokenizer.vocab_size}, and padded_vocab_size to "
+                f"at least as much"
             )
         check_prompts(self.recipe, tokenizer)
 

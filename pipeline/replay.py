@@ -6,7 +6,7 @@
     python -m pipeline.replay --recipe config/recipes/fables.yaml --step 251 --lane 0 --tensor lane.0/h.1.attn.qkv --out qkv.safetensors
 
 --list names the tensors of the step in the order of computation. Without a checkpoint it starts from the recipe's own
-initial weights. Exit code 1: --check found a difference.
+initial weights. Exit code 1: --check found a difference. 2: there is nothing to check, said before anything is computed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tabulate import tabulate
 
 from cuda_ops.bounds import MOST_THREADS, whole
 from cuda_ops.errors import UserError, exit_on_user_error
+from cuda_ops.output import listing
 from pipeline.base import chain
 from pipeline.base.tensors import Spec, write_tensors
 from pipeline.evidence.rerun import Rerun, altered, checkpoints_of, lines_of
@@ -103,7 +104,7 @@ def main() -> int:
 
     shapes = step_shapes(recipe, None if args.lane is None else [args.lane])
     if args.list:
-        print("\n".join(f"{name} {list(shape)}" for name, shape in shapes.items()))
+        listing("\n".join(f"{name} {list(shape)}" for name, shape in shapes.items()))
         return 0
     from cuda_ops import runtime
 
@@ -119,6 +120,12 @@ def main() -> int:
                 f"--checkpoint {args.checkpoint}: of step {min(checkpoints)}, which is not before {args.step}"
             )
     known = lines_of(run, recipe)
+    if args.check and recipe.bits.start < args.step <= recipe.bits.steps and args.step not in known:
+        raise UserError(
+            f"--step {args.step} --check: no chain_*.tsv of {run} has a line of that step; "
+            f"{f'its steps are {min(known)} to {max(known)}' if known else 'it has no chain'}: "
+            "name the folder of a run that came so far by --run, or leave --check out to compute the step alone"
+        )
     if note := present(run, recipe).note():
         print(f"note: {note}")
     wanted = set(args.tensor) or (set(shapes) if args.out else set())

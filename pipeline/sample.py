@@ -142,7 +142,8 @@ def drawn(args: argparse.Namespace, recipe: Recipe, settings: Samples, show: Pri
     runtime.set_threads(args.threads)
     tokenizer = load_tokenizer(args.tokens or tokens_of(args.checkpoint, recipe))
     asked = recipe.artifacts.model_copy(update={"samples": settings})
-    key = "artifacts.samples.prompts[{}]" if args.prompts is None else "--prompt (number {})"
+    given = "--prompt" if len(args.prompts or []) == 1 else "--prompt (number {})"
+    key = "artifacts.samples.prompts[{}]" if args.prompts is None else given
     prompts = check_prompts(recipe.model_copy(update={"artifacts": asked}), tokenizer, key)
     batch = 1 if args.stream else min(args.batch_size, settings.draws)
     with device_errors(f"sampling from {args.checkpoint}"):

@@ -18,6 +18,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from cuda_ops.errors import exit_on_user_error
+from cuda_ops.output import listing
 from pipeline.recipe import load_recipe
 from pipeline.records.code_digest import modules_of, parts, trigger
 
@@ -31,8 +32,8 @@ def main() -> int:
     for stage in args.stage:
         name = f"pipeline.{stage.removeprefix('pipeline.')}"
         found = parts(name, recipe)
-        print(f"{stage}  {trigger(name, recipe)}  {len(found)} parts of {len(modules_of(name))} modules")
-        print(
+        listing(f"{stage}  {trigger(name, recipe)}  {len(found)} parts of {len(modules_of(name))} modules")
+        listing(
             tabulate([(part, digest[:12]) for part, digest in found.items()], tablefmt="plain", disable_numparse=True)
         )
     return 0

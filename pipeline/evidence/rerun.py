@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cuda_ops.errors import UserError
 from pipeline.base import chain
+from pipeline.data.progress import counted
 from pipeline.recipe import Recipe, recipe_id
 from pipeline.recipe.paths import DIGESTS
 from pipeline.records.digests import checkpoint_digest, digests_in
@@ -41,7 +42,7 @@ class Rerun:
     """A trainer that stands just before a step.
 
     known: the recorded chain, if there is one; the steps on the way are held against it. steps_on_the_way: how many it
-    took. device: cpu or cuda. init: the file of the initial weights, where bits.init reads one.
+    took, each told on stderr as counted() tells it. device: cpu or cuda. init: the file of the initial weights, where bits.init reads one.
     """
 
     def __init__(
@@ -71,7 +72,8 @@ class Rerun:
         else:
             self.trainer.initialise(init)
         self.steps_on_the_way = step - 1 - self.trainer.step
-        for _ in range(self.steps_on_the_way):
+        way = f"from {self.origin or 'the initial weights'} to step {step}, steps on the way"
+        for _ in counted(self.steps_on_the_way, way) if self.steps_on_the_way else ():
             self.advance()
 
     def advance(self, observe: Observer | None = None) -> chain.Line:

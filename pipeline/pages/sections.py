@@ -210,7 +210,7 @@ def cost(run: Run) -> Section | None:
         return "not measurable here" if found[key] is None else form.format(found[key] * factor)
 
     rows = [
-        (f"{run.unit}s trained on", said(f"{run.unit}s", "{:,}")),
+        (f"{run.unit}s trained on", said(f"{run.unit}s", "{:,.0f}")),
         ("FLOPs", said("flops", "{:.3e}")),
         ("hours", said("seconds", "{:,.4f}", 1 / 3600)),
         (f"{run.unit}s per second", said("per_second", "{:,.0f}")),

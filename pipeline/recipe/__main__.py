@@ -8,21 +8,24 @@
     python -m pipeline.recipe --schema     the JSON schema of a recipe, as workflow/schemas/recipe.schema.json holds it
 
 Memory is that of the buffers which the trainer allocates, counted by its own constructor; hours and dollars follow from
-the MFU, peak and price that are stated, and from nothing measured.
+the MFU, peak and price that are stated, and from nothing measured; of a run of less than a minute they are left out, unless asked for by these flags.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import Any
 
 from cuda_ops.bounds import real, whole
 from cuda_ops.errors import UserError, exit_on_user_error
+from cuda_ops.output import listing
 from pipeline.machine.room import amount
 from pipeline.recipe import Recipe, cost, load_recipe, recipe_id, schema
 from pipeline.recipe.load import recipe_file
 
 RANKS = (1, 2, 4, 8)
+PRICE: dict[str, Any] = {"devices": 8, "mfu": 0.5, "peak": None, "price": 3.5}  # peak: that of the recipe's numerics
 
 
 def head(recipe: Recipe) -> str:
@@ -39,11 +42,11 @@ def gb(size: int | None) -> str:
     return "not stated by the recipe" if size is None else amount(size)
 
 
-def facts(recipe: Recipe, price: cost.Price) -> list[tuple[str, str]]:
-    """What the run takes whatever runs it, and at what price."""
+def facts(recipe: Recipe, price: cost.Price, asked: bool) -> list[tuple[str, str]]:
+    """What the run takes whatever runs it, and at what price: if asked, or if it takes a minute."""
     bits = recipe.bits
     count = len(recipe.checkpoints)
-    return [
+    found = [
         (f"{bits.model.unit}s trained on", f"{cost.units(bits):,}"),
         ("FLOPs, 6ND", f"{cost.flops_6nd(bits):.3e}"),
         ("FLOPs, as llm.c counts", f"{cost.units(bits) * cost.flops_per_unit(bits):.3e}"),
@@ -51,9 +54,15 @@ def facts(recipe: Recipe, price: cost.Price) -> list[tuple[str, str]]:
         ("a checkpoint", gb(cost.checkpoint_bytes(bits))),
         ("to keep", f"{gb(cost.checkpoint_bytes(bits) * count)} in {count} checkpoint{'s' if count > 1 else ''}"),
         ("free disk to start with", gb(cost.disk_bytes(recipe))),
-        ("hours", f"{price.hours(bits):,.3g} on {price.devices} devices of {price.peak:g} TFLOP/s at an MFU of {price.mfu:.0%}"),
+    ]
+    if not asked and 60 * price.hours(bits) < 1:
+        return found
+    devices = f"{price.devices} devices of {price.peak:g} TFLOP/s"
+    return [
+        *found,
+        ("hours", f"{price.hours(bits):,.3g} on {devices} at an MFU of {price.mfu:.0%}"),
         ("dollars", f"{price.dollars(bits):,.2f} at {price.price:.2f} per device and hour"),
-    ]  # fmt: skip
+    ]
 
 
 def memory(recipe: Recipe, micro_batch: int, recompute: bool, device: str) -> list[str]:
@@ -88,29 +97,28 @@ def main() -> int:
     )
     parser.add_argument("recipe", nargs="?", help="a file, or a name of config/recipes")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of a recipe instead")
-    parser.add_argument("--devices", type=whole(1, 10**9), default=8, help="that share the work")
+    parser.add_argument("--devices", type=whole(1, 10**9), help="that share the work (default: 8)")
     parser.add_argument(
-        "--mfu", type=real(most=1.0, above=True), default=0.5, help="part of the peak that is reached, by llm.c's count"
+        "--mfu", type=real(most=1.0, above=True), help="part of the peak reached, by llm.c's count (default: 0.5)"
     )
     parser.add_argument(
         "--peak", type=real(above=True), help="TFLOP/s of one device (default: H100 SXM at the recipe's numerics)"
     )
-    parser.add_argument("--price", type=real(), default=3.5, help="dollars per device and hour")
+    parser.add_argument("--price", type=real(), help="dollars per device and hour (default: 3.5)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="whose buffers are counted")
     parser.add_argument("--micro-batch", type=whole(1), default=4, help="samples per forward and backward")
     parser.add_argument("--recompute", type=int, choices=(0, 1), default=0)
     args = parser.parse_args()
     if args.schema:
-        print(schema(), end="")
+        listing(schema().removesuffix("\n"))
         return 0
     if args.recipe is None:
         raise UserError("name a recipe: a file, or a name of config/recipes")
     recipe = load_recipe(recipe_file(args.recipe))
-    print(head(recipe), flush=True)
-    peak = args.peak or cost.PEAK[recipe.bits.numerics]
-    price = cost.Price(args.devices, args.mfu, peak, args.price)
-    print("\n".join(f"{name:<24} {value}" for name, value in facts(recipe, price)))
-    print("\n".join(memory(recipe, args.micro_batch, bool(args.recompute), args.device)))
+    asked = {name: value for name in PRICE if (value := getattr(args, name)) is not None}
+    price = cost.Price(**(PRICE | {"peak": cost.PEAK[recipe.bits.numerics]} | asked))
+    listing("\n".join([head(recipe), *(f"{name:<24} {value}" for name, value in facts(recipe, price, bool(asked)))]))
+    listing("\n".join(memory(recipe, args.micro_batch, bool(args.recompute), args.device)))
     return 0
 
 

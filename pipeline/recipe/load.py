@@ -53,9 +53,30 @@ def _known(path: tuple[int | str, ...]) -> list[str]:
     return sorted({name for model in models for name in model.model_fields})
 
 
+def _near(given: Any, allowed: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(str(given), allowed, 1)), None)
+
+
 def _nearest(given: Any, allowed: list[str]) -> str:
-    near = difflib.get_close_matches(str(given), allowed, 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = _near(given, allowed)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+PINNED_BY = {  # how to get the digest that a source lacks, by its kind
+    "file": "sha256sum FILE prints it; python -m pipeline.own_text --recipe BASE --data FILE writes a recipe with it",
+    "url": "sha256sum prints it of the file once it is here",
+    "pinned": "python -m pipeline.pin --list PINS prints the source with it",
+}
+
+
+def _told(errors: list[Any]) -> list[Any]:
+    """The problems worth a line: a key that is misspelt is not missing as well."""
+    misspelt = {
+        (*item["loc"][:-1], _near(item["loc"][-1], _known(item["loc"])))
+        for item in errors
+        if item["type"] == "extra_forbidden"
+    }
+    return [item for item in errors if item["type"] != "missing" or item["loc"] not in misspelt]
 
 
 def _message(item: Any, content: Any, origin: str) -> str:
@@ -72,6 +93,8 @@ def _message(item: Any, content: Any, origin: str) -> str:
         problem += _nearest(given, re.findall(r"'([^']*)'", item["ctx"]["expected"]))
     elif item["type"] == "union_tag_invalid":
         problem += _nearest(item["ctx"]["tag"], re.findall(r"'([^']*)'", item["ctx"]["expected_tags"]))
+    elif item["type"] == "missing" and item["loc"][-1] == "sha256" and given.get("kind") in PINNED_BY:
+        problem += f"; {PINNED_BY[given['kind']]}"
     shown = "" if isinstance(given, dict) else f", given {given!r}"
     return f"{origin}: {key}: {problem}{shown}"
 
@@ -82,7 +105,7 @@ def parse_recipe(content: Any, origin: str) -> Recipe:
         # Through JSON, so that YAML lists become tuples while strings never become numbers.
         return Recipe.model_validate_json(json.dumps(content, allow_nan=False))
     except ValidationError as error:
-        lines = [_message(item, content, origin) for item in error.errors()]
+        lines = [_message(item, content, origin) for item in _told(error.errors())]
         raise UserError("\n       ".join(lines)) from None
     except ValueError as error:
         raise UserError(f"{origin}: {error}") from None

@@ -117,6 +117,29 @@ class Sample(TypedDict):
 Digests = dict[str, str]  # digests.json, and config/expected/<recipe>.json: stage/artefact -> SHA-256
 
 
+class Compared(TypedDict):
+    """A row of verify."""
+
+    stage: str
+    artefact: str
+    digest: str  # "" of a file that is missing or damaged
+    expected: str  # "" where none is known
+    verdict: str  # equal, DIFFERS, MISSING, unpublished
+    why: str  # what is wrong with the file itself, or ""
+
+
+class Verification(TypedDict):
+    """What verify --json writes."""
+
+    recipe: str
+    recipe_id: str
+    published: bool  # whether the digests expected are published ones, not the run's own
+    equal: bool  # whether all are those expected
+    required: bool  # whether --require-published asked for published ones
+    passed: bool  # the verdict: whether the exit code is 0
+    artefacts: list[Compared]
+
+
 class Grown(TypedDict):
     name: str
     before: float  # norm of its gradient in the step before

@@ -7,6 +7,7 @@ machine, the time or the execution is in it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +43,13 @@ def published(name: str, folder: Path = EXPECTED) -> Digests:
 
 @dataclass(frozen=True)
 class Entry:
+    """digest: "" of a file that is missing or damaged; problem: then what is wrong with it, and the remedy."""
+
     stage: str
     artefact: str
     digest: str
+    problem: str = ""
+    missing: bool = False
 
     @property
     def key(self) -> str:
@@ -60,27 +65,45 @@ def checkpoint_digest(path: Path) -> str:
 
 
 def digest_file(item: Artefact, path: Path, link: str) -> tuple[str, str]:
-    """The digest of an artefact's file, and the link that the next chain goes on from: `link`, unless it is a chain."""
+    """The digest of an artefact's file, and the link that the next chain goes on from: `link`, unless it is a chain.
+
+    Without a link, of a chain whose piece before is not whole, its own first line is taken as it is.
+    """
     if item.digest == "tensors":
         return checkpoint_digest(path), link
     if item.digest == "chain":
-        link = chain.check(chain.read(path), link, path)
+        lines = chain.read(path)
+        link = chain.check(lines, link, path) if link else chain.check(lines[1:], lines[0].link if lines else "", path)
     return sha256_of(path), link
 
 
-def entries(
-    recipe: Recipe, run: Path | None = None, data: Path | None = None, tokens: Path | None = None
-) -> list[Entry]:
-    """Digests of the whole run; a UserError names the first file that is missing or damaged."""
-    where = folders(recipe, run=run, data=data, tokens=tokens)
-    found = [Entry("recipe", "bits", recipe_id(recipe))]
+def looked_at(recipe: Recipe, run: Path | None = None) -> Iterator[Entry]:
+    """Every artefact of a run in order, hashed; one that is missing or damaged has a problem in its entry instead."""
+    where = folders(recipe, run=run)
+    yield Entry("recipe", "bits", recipe_id(recipe))
     link = chain.START
     for item in digested(recipe):
         path = where[item.folder] / item.name
-        if not path.exists():
+        digest, problem, missing = "", "", not path.exists()
+        if missing:
             whole = "run snakemake --cores all reproduction --config recipe=…"
-            maker = f"python -m pipeline.{item.stage} --recipe … makes it again"
-            raise UserError(f"{path}: missing; {maker if item.stage in PREPARING else whole}")
-        digest, link = digest_file(item, path, link)
-        found.append(Entry(item.stage, item.name, digest))
+            maker = f"python -m pipeline.{item.stage} --recipe … makes it"
+            problem = f"{path}: missing; {maker if item.stage in PREPARING else whole}"
+        else:
+            try:
+                digest, link = digest_file(item, path, link)
+            except UserError as error:
+                problem = str(error)
+        if problem and item.digest == "chain":
+            link = ""
+        yield Entry(item.stage, item.name, digest, problem, missing)
+
+
+def entries(recipe: Recipe, run: Path | None = None) -> list[Entry]:
+    """Digests of the whole run; a UserError names the first file that is missing or damaged."""
+    found = []
+    for entry in looked_at(recipe, run):
+        if entry.problem:
+            raise UserError(entry.problem)
+        found.append(entry)
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import socket
 import threading
 from collections import Counter
@@ -29,7 +30,8 @@ from pipeline.data.fetch import fetch
 from pipeline.data.sources import hub_rows, local_rows
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer
 from pipeline.recipe import HuggingFaceSource, load_recipe
-from tests.conftest import run
+from pipeline.recipe.values import values
+from tests.conftest import ROOT, run
 
 NASTY = "naïve Straße\r\n\t \u0130\u0131 e\u0301 日本語 🙂👩‍👩‍👧 don't  1234,5 __x__\x00 <|endoftext|> end "
 
@@ -192,6 +194,29 @@ def test_text_that_cannot_be_used(tiny: dict[str, Path], tmp_path: Path) -> None
     assert "the validation split has" in attempt(
         b"All work and no play makes Jack a dull boy. " * 5 + bytes(range(32, 127))
     )
+
+
+def test_the_text_of_the_page_by_hand(tmp_path: Path) -> None:
+    """The block of docs/data.md as a recipe, down to its shards; and a vocabulary of another size says the right one."""
+    page = (ROOT / "docs" / "data.md").read_text()
+    block = re.search(r"```yaml\nbits:\n(.*?)```", page, re.DOTALL)
+    assert block
+    text = tmp_path / "corpora" / "letters.txt"
+    text.parent.mkdir()
+    text.write_text("".join(f"{fables.NAMES[n % len(fables.NAMES)]} wrote letter {n * 7919}.\n" for n in range(900)))
+    content = values((ROOT / "tests" / "recipes" / "tiny.yaml").read_text(), "tiny")
+    content["artifacts"]["scores"] = [{"kind": "loss"}]
+    content["bits"] |= values("a:\n" + block[1].replace("sha256: ...", f"sha256: {sha256_of(text)}"), "page")["a"]
+    recipe = tmp_path / "letters.yaml"
+    recipe.write_text(json.dumps(content))
+    run("-m", "pipeline.download", "--recipe", str(recipe), cwd=tmp_path)
+    run("-m", "pipeline.prepare_text", "--recipe", str(recipe), cwd=tmp_path)
+    assert len(list(tmp_path.rglob("train_000000.bin"))) == 1
+    content["bits"]["data"]["tokenizer"] = {"kind": "char"}
+    recipe.write_text(json.dumps(content))
+    size = len(set(text.read_text()))
+    said = run("-m", "pipeline.prepare_text", "--recipe", str(recipe), cwd=tmp_path, code=2)
+    assert f"512, the tokenizer of this corpus has {size}: set bits.model.vocab_size: {size}, and padded_" in said
 
 
 # ---------------------------------------------------------------- sources

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +24,7 @@ from pipeline.machine.ranks import Ranks
 from pipeline.recipe import load_recipe
 from pipeline.training.trainer import Trainer
 from tests.bits import assert_bits_equal
-from tests.conftest import run
+from tests.conftest import ROOT, run
 
 STEPS = 5
 
@@ -114,15 +117,49 @@ def test_the_command(tiny: dict[str, Path], recorded: Path, tmp_path: Path) -> N
     assert "DIFFERS from the chain, first at step 2" in run(*base, "--step", "3", "--check", code=1)
 
 
-def test_mistakes_are_named(tiny: dict[str, Path], recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+def test_the_way_to_a_step_is_told(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Minutes without a checkpoint are not silent: a line every ten seconds, here after every step."""
+    from pipeline.data import progress
 
+    monkeypatch.setattr(progress, "EVERY", -1.0)
+    Rerun(load_recipe(tiny["recipe"]), tiny["tokens"], 3, {})
+    said = capsys.readouterr().err
+    assert "from the initial weights to step 3, steps on the way: 1 of 2\n" in said
+    assert "steps on the way: 2 of 2\n" in said
+
+
+def test_a_list_ends_in_silence_with_its_reader(tiny: dict[str, Path], recorded: Path) -> None:
+    """As another tool's that SIGPIPE ends; with more to say than a pipe holds."""
+    text = tiny["recipe"].read_text()
+    recipe = recorded.parent / "many.yaml"
+    recipe.write_text(text.replace("sequences: 32", "sequences: 1024").replace("lanes: 4", "lanes: 1024"))
+    done = subprocess.run(
+        ["bash", "-c", 'set -o pipefail; "$0" -m pipeline.replay --recipe "$1" --step 2 --list | head -1', sys.executable, recipe],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_mistakes_are_named(
+    tiny: dict[str, Path], recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from cuda_ops.errors import UserError
     from pipeline import replay
 
+    empty = tmp_path / "empty"
+    empty.mkdir()
     base = ["replay", "--recipe", str(tiny["recipe"]), "--tokens", str(tiny["tokens"]), "--run", str(recorded)]
     for flags, message in (
         (["--step", "9"], "--step 9: expected 1 to 6"),
+        (["--step", "9", "--check"], "--step 9: expected 1 to 6"),
+        (
+            ["--step", "6", "--check"],
+            r"--step 6 --check: no chain_\*\.tsv of .* line of that step; its steps are 1 to 5:",
+        ),
+        (["--step", "5", "--check", "--run", str(empty)], "--step 5 --check: .*; it has no chain: name the folder"),
         (["--step", "5", "--lane", "7", "--tensor", "lane.7/tokens"], "--lane 7: the recipe has lanes 0 to 3"),
         (["--step", "5", "--tensor", "h.9"], "--tensor h.9: no such tensor in this step; --list names them"),
         (["--step", "5", "--lane", "1", "--check"], "--check needs the whole step"),

@@ -22,7 +22,7 @@ import pytest
 from cuda_ops.errors import UserError, refusal
 from pipeline.base import files
 from pipeline.base.files import atomic_write, write_bytes
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run
 
 WRITER = """
 import sys, time
@@ -213,6 +213,13 @@ def test_a_closed_pipe_is_one_line_and_no_traceback() -> None:
     code, _, errors = says(reads=1)
     assert code == 2
     assert errors == "error: the reader of stdout has ended before this command; --log FILE keeps what is said\n"
+
+
+def test_the_help_of_every_command_lists_the_log() -> None:
+    said = run("-m", "pipeline.verify", "--help")
+    assert "--require-published" in said
+    assert "--log FILE  " in said
+    assert "--log" not in run("-m", "pipeline.verify", code=2), "the control: an error shows no help"
 
 
 def test_the_log_holds_everything_and_outlives_the_reader(tmp_path: Path) -> None:

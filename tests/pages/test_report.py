@@ -137,6 +137,8 @@ def test_a_text_without_samples_and_questions(finished: Run) -> None:
     plain = dataclasses.replace(plain, evals=[{"step": 6, "validation": plain.evals[0]["validation"]}], spikes=None)
     page = run_page(plain)
     assert headings(page) == ["Curves", "Validation loss", "Digests", "Cost", "Receipts", "Recipe"]
+    tokens = plain.recipe.bits.steps * plain.recipe.bits.units
+    assert re.search(rf"tokens trained on.*?>\s*{tokens:,}\s*<", page, re.DOTALL), "a number of them is whole"
     check_self_contained(page)
 
 

@@ -89,6 +89,17 @@ def test_operations_are_counted_as_published() -> None:
     assert cost.checkpoint_bytes(large) == 12 * 1_557_686_400
 
 
+def test_a_run_of_less_than_a_minute_has_no_hours_and_no_price() -> None:
+    from pipeline.recipe.__main__ import facts
+
+    price = cost.Price(8, 0.5, 66.9, 3.5)
+    small, large = ROOT / "tests" / "recipes" / "tiny.yaml", FOLDER / "gpt2_124m.yaml"
+    for path, asked, named in ((small, False, False), (small, True, True), (large, False, True)):
+        labels = {label for label, _ in facts(load_recipe(path), price, asked)}
+        assert (labels & {"hours", "dollars"} == {"hours", "dollars"}, "FLOPs, 6ND" in labels) == (named, True)
+        assert named or not labels & {"hours", "dollars"}
+
+
 class Place(Ranks):
     """A rank of several that never talks."""
 
@@ -118,7 +129,7 @@ def test_memory_is_that_of_the_buffers_which_are_allocated(tiny: dict[str, Path]
 
 
 def test_without_the_library_all_is_said_but_the_memory(tmp_path: Path) -> None:
-    said = run("-m", "pipeline.recipe", "fables_int8x3", env={"SAMEBITS_BUILD": str(tmp_path)})
+    said = run("-m", "pipeline.recipe", "fables_int8x3", "--devices", "8", env={"SAMEBITS_BUILD": str(tmp_path)})
     assert "tokens trained on" in said
     assert "on 8 devices of 659.667 TFLOP/s" in said  # a third of 1,979
     words = f"memory of a rank         not counted: {tmp_path}/samebits_ops.so: the ops are not compiled; run: python -m pipeline"

@@ -111,6 +111,24 @@ def test_a_near_miss_is_named(old: str, new: str, expected: str) -> None:
     assert expected in message(old, new)
 
 
+def test_a_misspelt_key_is_not_missing_as_well() -> None:
+    said = message("steps: 6", "step: 6")
+    assert "Field required" not in said
+    assert "bits.steps: Field required" in message("steps: 6", "zzz: 6"), "the control: nothing near it is there"
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [("file", "sha256sum FILE"), ("url", "sha256sum prints"), ("pinned", "python -m pipeline.pin --list PINS")],
+)
+def test_a_source_without_its_digest_says_how_to_get_it(kind: str, remedy: str) -> None:
+    content = values(TINY, "r")
+    content["bits"]["data"]["source"] = {"kind": kind}
+    with pytest.raises(UserError) as found:
+        parse_recipe(content, "r")
+    assert f"r: bits.data.source.sha256: Field required; {remedy}" in str(found.value)
+
+
 @pytest.mark.parametrize(
     ("scores", "expected"),
     [

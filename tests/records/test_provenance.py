@@ -120,6 +120,21 @@ def verify(folder: Path, *expected: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def test_the_verifier_names_what_is_missing_once(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments, lacks in (
+        ([finished / "nosuch"], finished / "nosuch"),
+        ([finished / "nosuch", finished / "digests.json"], finished / "nosuch"),
+        ([tmp_path / "empty"], tmp_path / "empty" / "digests.json"),
+        ([finished, tmp_path / "none.json"], tmp_path / "none.json"),
+    ):
+        command = [sys.executable, "-I", "-S", str(VERIFIER), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"{lacks}: missing; name the folder of a finished run (make reproduction makes")
+        assert done.stderr.count(str(lacks)) == 1
+
+
 def test_the_verifier_is_short_and_of_the_standard_library() -> None:
     text = VERIFIER.read_text()
     assert len(text.splitlines()) <= 100

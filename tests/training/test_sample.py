@@ -91,7 +91,7 @@ def test_a_run_s_texts_are_never_replaced_by_others(folder: Path, draw: Draw, tm
     [
         (
             ["--prompt", "1 2 3 4 5 6 " * 20],
-            "--prompt (number 0) has 241 tokens, bits.model.context is 48: give a shorter",
+            "--prompt has 241 tokens, bits.model.context is 48: give a shorter",
         ),
         (["--temperature", "nan"], "--temperature nan"),
         (["--temperature", "inf"], "--temperature inf"),
