@@ -105,8 +105,8 @@ def check_execution(workflow: Any, runs: Runs) -> None:
         return
     from argparse import ArgumentParser
 
+    from pipeline.machine.devices import check_device
     from pipeline.machine.execution import Execution
-    from pipeline.models.model import check_device
 
     parser = ArgumentParser(prog="--set-resources train", usage="train:NAME=VALUE", add_help=False)
     for flag, about in Execution.flags().items():

@@ -38,14 +38,14 @@ RUNNING = ("train", "evaluate", "sample", "digest", "verify", "spikes", "report"
 CORES = 8  # threads of a rule that takes all, where nobody says how many there are: an executor without --cores
 
 
-def prepare_environment() -> None:
+def prepare_environment(workflow: Any) -> None:
     """Stages run with this interpreter and these sources, from any working folder."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ.setdefault("SAMEBITS_BUILD", str(paths.BUILD))
     # Every output is marked update(); that a rule which fails at its first run has no old file to put back is no news.
     logger.addFilter(lambda record: "no backup found" not in str(record.msg))
-    plain_words()
+    plain_words(workflow)
 
 
 def stale_library() -> bool:

@@ -28,7 +28,7 @@ from pipeline.recipe import digest_of
 from pipeline.recipe import paths as at
 from pipeline.recipe.pins import pins_path
 
-prepare_environment()
+prepare_environment(workflow)
 check_folder()
 check_keys(config)
 check_profile(sys.argv)
