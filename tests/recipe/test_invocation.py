@@ -79,6 +79,36 @@ def test_a_recipe_is_named_or_a_path_to_every_command(monkeypatch: pytest.Monkey
     assert "results/data/fables-" in str(error.value), "the recipe was found, only its files are not there"
 
 
+@pytest.mark.parametrize("place", ["corpus", "questions", "weights"])
+def test_a_local_file_that_is_not_there_is_refused_before_the_graph(
+    checks: ModuleType, common: ModuleType, tmp_path: Path, place: str
+) -> None:
+    """Unless what is made of it lies there already; the message says where it was looked for."""
+    file = "{kind: KIND, path: own/it.txt, sha256: " + "ab" * 32 + "}"
+    text = {
+        "corpus": re.sub(
+            r"source: \{.*\}", f"source: {file.replace('KIND', 'file')}", TINY.replace(", {kind: choices}", "")
+        ),
+        "questions": TINY.replace("{kind: choices}", f"{{kind: lambada, source: {file.replace('KIND', 'file')}}}"),
+        "weights": TINY.replace("bits:\n", f"bits:\n  init: {file.replace('KIND', 'weights')}\n"),
+    }[place]
+    assert "own/it.txt" in text
+    (tmp_path / "r.yaml").write_text(text.replace("name: tiny\n", "name: r\n"))
+    runs = common.Runs({"recipe": "r.yaml", "data": ""})
+    key = {"corpus": "bits.data.source", "questions": "artifacts.scores, lambada: source", "weights": "bits.init"}[
+        place
+    ]
+    words = f"r.yaml: {key}.path: own/it.txt: no such file; a path that is not absolute is looked for in the working folder, "
+    with pytest.raises(WorkflowError, match=re.escape(words + str(tmp_path))):
+        checks.check_files(runs)
+    (made,) = (Path(made) for _, _, made in checks.local_files(runs["r"]))
+    for there in (made, tmp_path / "own" / "it.txt"):
+        there.parent.mkdir(parents=True)
+        there.write_text("Once.")
+        checks.check_files(runs)
+        there.unlink()
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
