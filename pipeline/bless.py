@@ -15,7 +15,6 @@ from pipeline.base import chain
 from pipeline.base.files import write_json
 from pipeline.machine.room import check_run
 from pipeline.recipe import load_recipe
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import run_dir
 from pipeline.records.catalogue import chains, files, folders
 from pipeline.records.digests import EXPECTED, entries, published
@@ -23,7 +22,7 @@ from pipeline.records.digests import EXPECTED, entries, published
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Publish the digests of a run. By hand only.")
-    parser.add_argument("--recipe", type=recipe_file, required=True)
+    parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
     args = parser.parse_args()
     check_run(args.run)

@@ -13,7 +13,6 @@ from cuda_ops.errors import exit_on_user_error
 from pipeline.base.files import sha256_of, write_bytes, write_json
 from pipeline.machine.room import check_run
 from pipeline.recipe import load_recipe
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import DIGESTS, PROVENANCE, SUMS, run_dir
 from pipeline.records.catalogue import run_files
 from pipeline.records.contents import Digests
@@ -23,7 +22,7 @@ from pipeline.records.provenance import statement
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write the digests of a run.")
-    parser.add_argument("--recipe", type=recipe_file, required=True)
+    parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
     args = parser.parse_args()
     check_run(args.run)

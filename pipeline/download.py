@@ -31,7 +31,6 @@ from pipeline.data.pinned import bring, kinds_of, list_hub
 from pipeline.data.sources import texts_of
 from pipeline.recipe import GeneratedSource, HuggingFaceSource, ImageData, Recipe, TextData, load_recipe
 from pipeline.recipe import PinnedSource as PinnedFiles
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import DOCUMENTS, IMAGES, QUESTIONS, RAW, SEEN, SOURCE, data_dir
 from pipeline.recipe.pins import Pins, load_pins, lock_path, lock_text, pins_path
 from pipeline.recipe.strict import bits_of
@@ -151,7 +150,7 @@ def fetch_pins(pin_file: Path, out: Path, name: str | None) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Bring a corpus here as documents or images.")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--recipe", type=recipe_file)
+    what.add_argument("--recipe", type=Path)
     what.add_argument("--pins", type=Path, help="a file of config/data instead of a recipe")
     parser.add_argument("--file", help="of --pins only the file of this name")
     parser.add_argument("--out", type=Path, help="folder to write (default: from the recipe)")

@@ -15,7 +15,6 @@ from cuda_ops.errors import exit_on_user_error
 from pipeline.base.files import write_json
 from pipeline.machine.devices import device_errors
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import (
     RECEIPTS,
     eval_name,
@@ -53,7 +52,7 @@ def evaluate(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Score a checkpoint.")
-    parser.add_argument("--recipe", type=recipe_file, required=True)
+    parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--tokens", type=Path, help="folder of what was prepared (default: from the recipe)")
     parser.add_argument("--out", type=Path, help="file to write (default: eval_<step>.json of the run)")

@@ -124,22 +124,20 @@ def main() -> int:
         "weights", type=Path, nargs="?", help="a Hugging Face folder or its safetensors, or llm.c's .bin"
     )
     parser.add_argument(
-        "--recipe",
-        type=recipe_file,
-        required=True,
-        help="whose data and scores they get, or whose weights --fetch brings",
+        "--recipe", required=True, help="whose data and scores they get, or whose weights --fetch brings"
     )
     parser.add_argument("--name", help="of the new recipe and of its run")
     parser.add_argument("--state", action="store_true", help="take up llm.c's run: its moments and step too")
     parser.add_argument("--fetch", action="store_true", help="only bring the file that the recipe's bits.init pins")
     parser.add_argument("--out", type=Path, help="where --fetch puts it (default: results/weights)")
     args = parser.parse_args()
+    base = recipe_file(args.recipe)
     if args.fetch:
-        print(fetch_pinned(args.recipe, args.out))
+        print(fetch_pinned(base, args.out))
         return 0
     if args.weights is None or args.name is None:
         raise UserError("name a file of weights and, by --name, the recipe to make of it; or --fetch")
-    print((take_up if args.state else bring)(args.weights, args.recipe, args.name))
+    print((take_up if args.state else bring)(args.weights, base, args.name))
     return 0
 
 

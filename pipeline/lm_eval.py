@@ -19,7 +19,6 @@ from cuda_ops.bounds import MOST_THREADS, whole
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_json
 from pipeline.recipe import load_recipe
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import tokens_dir
 
 
@@ -38,7 +37,7 @@ def evaluate(lm: Any, tasks: list[str], folder: Path | None, limit: int | None) 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Tasks of lm-evaluation-harness for a checkpoint.")
-    parser.add_argument("--recipe", type=recipe_file, required=True)
+    parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--tokens", type=Path, help="folder of the tokenizer (default: from the recipe)")
     parser.add_argument("--tasks", required=True, help="names, separated by commas")

@@ -23,7 +23,7 @@ from pipeline.recipe.paths import DIGESTS, OVERVIEW, run_dir, tokens_dir
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="One page over many recipes.")
-    parser.add_argument("recipes", type=recipe_file, nargs="+", help="recipes, by name or path")
+    parser.add_argument("recipes", type=recipe_file, nargs="+", help="recipe files")
     parser.add_argument("--out", type=Path, default=OVERVIEW, help="page to write")
     args = parser.parse_args()
     runs, absent = [], []

@@ -14,12 +14,11 @@ from pathlib import Path
 from cuda_ops.errors import exit_on_user_error
 from pipeline.data.own import derive, write
 from pipeline.recipe import load_recipe
-from pipeline.recipe.load import recipe_file
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="A recipe for a text of one's own.")
-    parser.add_argument("--recipe", type=recipe_file, required=True, help="base recipe")
+    parser.add_argument("--recipe", type=Path, required=True, help="base recipe")
     parser.add_argument("--data", type=Path, required=True)
     args = parser.parse_args()
     print(write(derive(load_recipe(args.recipe), args.data)))

@@ -20,7 +20,6 @@ from pipeline.data.contents import ImageTokens
 from pipeline.data.corpus import Corpus
 from pipeline.data.images import write_shard
 from pipeline.recipe import ImageData, load_recipe
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import IMAGES, SUMMARY, VALIDATION, data_dir, tokens_dir, train_shards
 
 
@@ -53,7 +52,7 @@ def prepare(recipe_path: Path, data: Path | None, out: Path | None) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Images to shards.")
-    parser.add_argument("--recipe", type=recipe_file, required=True)
+    parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="folder of images.bin (default: from the recipe)")
     parser.add_argument("--out", type=Path, help="folder to write (default: from the recipe)")
     args = parser.parse_args()

@@ -22,7 +22,6 @@ from pipeline.data.sources import pinned_file
 from pipeline.data.tokenizers import load_tokenizer
 from pipeline.recipe import Gpt, load_recipe
 from pipeline.recipe.artifacts import ChoicesScore
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import GPT2_BPE, choices_name, data_dir, record_name, tokens_dir
 
 
@@ -59,7 +58,7 @@ def prepare(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Questions of a source of their own to token ids.")
-    parser.add_argument("--recipe", type=recipe_file, required=True)
+    parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="folder of the corpus (default: from the recipe)")
     parser.add_argument("--tokens", type=Path, help="folder of the tokenizer, written to (default: from the recipe)")
     parser.add_argument("--gpt2", type=Path, default=GPT2_BPE, help="folder of GPT-2's vocabulary files")

@@ -39,7 +39,6 @@ from pipeline.data.shards import BLOCK, Spool, Written, cut, dtype_of, read_shar
 from pipeline.data.tokenizers import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 from pipeline.recipe import BpeTokenizer as BpeRecipe
 from pipeline.recipe import Gpt, Recipe, Split, TextData, load_recipe
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import (
     CHOICES,
     GPT2_BPE,
@@ -245,7 +244,7 @@ def compare(pin_file: Path, recipe_path: Path | None, out: Path | None, against:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Documents to token shards.")
-    parser.add_argument("--recipe", type=recipe_file)
+    parser.add_argument("--recipe", type=Path)
     parser.add_argument("--data", type=Path, help="folder of documents.jsonl (default: from the recipe)")
     parser.add_argument("--out", type=Path, help="folder to write (default: from the recipe)")
     parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=1, help="processes; never changes a bit")

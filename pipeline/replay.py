@@ -25,7 +25,6 @@ from pipeline.base.tensors import Spec, write_tensors
 from pipeline.evidence.rerun import Rerun, altered, checkpoints_of, lines_of
 from pipeline.machine.room import check_outputs, check_run
 from pipeline.recipe import load_recipe
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import run_dir, tokens_dir
 from pipeline.records.present import present
 
@@ -71,7 +70,7 @@ def further(again: Rerun, steps: int, seen: list[Any], elements: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Recompute one step of a run from the nearest checkpoint before it.")
-    parser.add_argument("--recipe", type=recipe_file, required=True)
+    parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--step", type=int, required=True, help="from 1")
     parser.add_argument("--run", type=Path, help="folder with checkpoints and chain (default: from the recipe)")
     parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")

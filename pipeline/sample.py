@@ -28,7 +28,6 @@ from pipeline.data.tokenizers import load_tokenizer
 from pipeline.machine.devices import device_errors
 from pipeline.machine.room import check_outputs
 from pipeline.recipe import Gpt, Recipe, Samples, load_recipe
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import RECEIPTS, SAMPLES, receipt_name, run_dir
 from pipeline.records.origin import recipe_of, tokens_of
 from pipeline.records.present import present
@@ -91,7 +90,7 @@ class Printed:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Draw texts from a checkpoint.")
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--recipe", type=recipe_file, help="default: by the checkpoint's metadata")
+    parser.add_argument("--recipe", type=Path, help="default: by the checkpoint's metadata")
     parser.add_argument("--tokens", type=Path, help="folder of the tokenizer (default: beside the checkpoint, or here)")
     parser.add_argument(
         "--out", type=Path, help="file to write (default: samples.json of the run, or, with a prompt, none)"

@@ -26,7 +26,6 @@ from pipeline.base.files import write_json
 from pipeline.evidence.rerun import Rerun, checkpoints_of, lines_of
 from pipeline.machine.room import check_run
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import SPIKES, run_dir, tokens_dir
 from pipeline.records.contents import Spike, Spikes, SpikeSample
 from pipeline.training.outliers import WINDOW, Outliers
@@ -135,7 +134,7 @@ def look(recipe: Recipe, tokens: Path, run: Path, spike: Spike, device: str, ini
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Mark the steps whose loss or gradient norm is an outlier.")
-    parser.add_argument("--recipe", type=recipe_file, required=True)
+    parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
     parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
     parser.add_argument("--z", type=real(), default=6.0, help="the least z-score of a spike")

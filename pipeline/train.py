@@ -33,7 +33,6 @@ from pipeline.machine.ranks import Ranks
 from pipeline.machine.room import check_room, check_writable, lacking
 from pipeline.machine.stops import Stops
 from pipeline.recipe import Recipe, cost, load_recipe, recipe_id
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import METRICS, RECEIPTS, RESULTS, SUMMARY, receipt_name, tokens_dir
 from pipeline.records.code_digest import trigger
 from pipeline.records.contents import Facts
@@ -163,7 +162,7 @@ def guarded(args: argparse.Namespace, recipe: Recipe, execution: Execution, rank
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train one segment of a run.")
-    parser.add_argument("--recipe", type=recipe_file, required=True)
+    parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
     parser.add_argument("--previous", default="none", help="checkpoint to go on from, or none")
     parser.add_argument("--init", type=Path, help="file of the initial weights, where bits.init reads one")

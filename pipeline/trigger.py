@@ -13,19 +13,19 @@ are equal give the same bits from the same inputs (pipeline/records/code_digest.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from tabulate import tabulate
 
 from cuda_ops.errors import exit_on_user_error
 from pipeline.recipe import load_recipe
-from pipeline.recipe.load import recipe_file
 from pipeline.records.code_digest import modules_of, parts, trigger
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Show what makes a stage run again, part by part.")
     parser.add_argument("stage", nargs="+", help="such as train or evaluate")
-    parser.add_argument("--recipe", type=recipe_file, required=True)
+    parser.add_argument("--recipe", type=Path, required=True)
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     for stage in args.stage:

@@ -24,7 +24,6 @@ from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base.files import write_bytes, write_json
 from pipeline.machine.room import check_outputs, check_run
 from pipeline.recipe import Recipe, load_recipe, recipe_id
-from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import DIGESTS, run_dir
 from pipeline.records.digests import EXPECTED, Entry, digests_in, entries, published
 
@@ -79,7 +78,7 @@ def verify(recipe: Recipe, run: Path, expected_in: Path) -> Verdict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare the results of a run with the published digests.")
-    parser.add_argument("--recipe", type=recipe_file, required=True)
+    parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
     parser.add_argument("--expected", type=Path, default=EXPECTED, help="folder of the published digests")
     parser.add_argument("--require-published", action="store_true", help="exit code 1 if nobody published this recipe")

@@ -86,7 +86,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.recipe", description="Check a recipe, and say what it is and what it takes."
     )
-    parser.add_argument("recipe", nargs="?", type=recipe_file, help="a file, or a name of config/recipes")
+    parser.add_argument("recipe", nargs="?", help="a file, or a name of config/recipes")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of a recipe instead")
     parser.add_argument("--devices", type=whole(1, 10**9), default=8, help="that share the work")
     parser.add_argument(
@@ -105,7 +105,7 @@ def main() -> int:
         return 0
     if args.recipe is None:
         raise UserError("name a recipe: a file, or a name of config/recipes")
-    recipe = load_recipe(args.recipe)
+    recipe = load_recipe(recipe_file(args.recipe))
     print(head(recipe), flush=True)
     peak = args.peak or cost.PEAK[recipe.bits.numerics]
     price = cost.Price(args.devices, args.mfu, peak, args.price)
