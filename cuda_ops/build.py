@@ -28,6 +28,7 @@ DIGEST = "ops.digest"
 BINDINGS = "bindings.cpp"
 COMPILE_COMMANDS = "compile_commands.json"
 LOCK = ".building"
+STATUS = {"NINJA_STATUS": "[%f/%t] "}  # before what ninja says of a step that is done
 
 # Included by the files of a stem, but no part of its digest: they declare, refuse, or pick a table of kernels.
 PLUMBING = {
@@ -293,17 +294,43 @@ class Ninja:
             if not (out / name).exists() or (out / name).read_text(encoding="utf-8") != text:
                 (out / name).write_text(text, encoding="utf-8")
         command = [find_ninja() or "ninja", "-C", str(out)]
-        parallel = ["-j", str(jobs)] if jobs else []
         try:
-            done = subprocess.run([*command, *parallel], capture_output=True, text=True, check=False)
+            planned = subprocess.run(
+                [*command, "-n"], capture_output=True, text=True, check=False, env=os.environ | STATUS
+            ).stdout
         except FileNotFoundError:
             raise UserError("ninja is not installed: pip install ninja (it is in requirements.lock)") from None
-        if done.returncode:
-            words = (done.stdout + done.stderr).strip().splitlines()
-            raise UserError("compiling the ops failed:\n" + "\n".join(words[-40:]))
+        if steps := planned.count("\n["):
+            print(
+                f"compiling the ops (steps: {steps}, at a time: {jobs or 'one a core'}); all of them take minutes on a "
+                "few cores, an edit only what it changed",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        self._watched([*command, *(["-j", str(jobs)] if jobs else [])])
         rules = ["-t", "compdb", "cc", *(["nvcc"] if self.toolkit else [])]
         listed = subprocess.run([*command, *rules], capture_output=True, text=True, check=True).stdout
         self._write_compile_commands(out, json.loads(listed[listed.index("[") :]))
+
+    @staticmethod
+    def _watched(command: list[str]) -> None:
+        """Run ninja; a line at every tenth of its steps. Raises UserError with its last words if it fails."""
+        words, tenth = [], 0
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | STATUS
+        ) as child:  # fmt: skip
+            try:
+                for line in child.stdout or ():
+                    words.append(line.rstrip())
+                    if at := re.match(r"\[(\d+)/(\d+)\] ", line):
+                        done, steps = int(at[1]), int(at[2])
+                        if 10 * done // steps > tenth:
+                            tenth = 10 * done // steps
+                            print(f"compiled {done} of {steps}", file=sys.stderr, flush=True)
+            except BaseException:
+                child.kill()
+                raise
+        if child.returncode:
+            raise UserError("compiling the ops failed:\n" + "\n".join(words[-40:]))
 
     @staticmethod
     def _write_compile_commands(out: Path, entries: list[dict[str, str]]) -> None:

@@ -31,18 +31,19 @@ from pipeline.base.files import write_bytes
 from pipeline.evidence.comparison import Comparison
 from pipeline.evidence.sides import ROOT, Side
 from pipeline.machine.room import check_outputs
+from pipeline.recipe.load import recipe_file
 
 
 def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Where two runs part.")
     parser.add_argument("a", type=Path, help="run folder, checkpoint, chain, digests.json or trace")
     parser.add_argument("b", type=Path)
-    parser.add_argument("--recipe", type=Path, help="of both sides (default: from provenance.json of each)")
+    parser.add_argument("--recipe", type=recipe_file, help="of both sides (default: from provenance.json of each)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for steps computed again (default: cpu)")
     parser.add_argument("--init", type=Path, help="file of the initial weights, where bits.init reads one")
     for side in ("a", "b"):
         group = parser.add_argument_group(f"side {side.upper()}, where it differs")
-        group.add_argument(f"--recipe-{side}", type=Path)
+        group.add_argument(f"--recipe-{side}", type=recipe_file)
         group.add_argument(f"--tokens-{side}", type=Path, help="folder of its shards")
         group.add_argument(f"--code-{side}", type=Path, help="checkout whose code made it")
         group.add_argument(f"--build-{side}", type=Path, help="folder of its compiled ops")

@@ -17,12 +17,13 @@ from pipeline.base.files import write_bytes
 from pipeline.pages.overview_page import overview_page
 from pipeline.pages.run import load_run
 from pipeline.recipe import load_recipe
+from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import DIGESTS, OVERVIEW, run_dir, tokens_dir
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="One page over many recipes.")
-    parser.add_argument("recipes", type=Path, nargs="+", help="recipe files")
+    parser.add_argument("recipes", type=recipe_file, nargs="+", help="recipe files")
     parser.add_argument("--out", type=Path, default=OVERVIEW, help="page to write")
     args = parser.parse_args()
     runs, absent = [], []

@@ -18,13 +18,14 @@ from pipeline.machine.room import check_run
 from pipeline.pages.run import load_run
 from pipeline.pages.run_page import run_page
 from pipeline.recipe import load_recipe
+from pipeline.recipe.load import recipe_file
 from pipeline.recipe.paths import REPORT, run_dir, tokens_dir
 from pipeline.records.present import present
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="One self-contained page for a run.")
-    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--recipe", type=recipe_file, required=True)
     parser.add_argument("--run", type=Path, help="folder of the run (default: from the recipe)")
     parser.add_argument("--tokens", type=Path, help="folder of the shards (default: from the recipe)")
     parser.add_argument("--out", type=Path, help="page to write (default: report.html of the run)")

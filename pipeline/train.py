@@ -23,7 +23,7 @@ from pathlib import Path
 from cuda_ops.errors import UserError, exit_on_user_error
 from pipeline.base import chain
 from pipeline.base.files import sha256_of
-from pipeline.machine.devices import device_errors
+from pipeline.machine.devices import check_device, device_errors
 from pipeline.machine.energy import Energy
 from pipeline.machine.execution import FLAGS, Execution
 from pipeline.machine.launch import launch
@@ -32,7 +32,6 @@ from pipeline.machine.progress import Progress
 from pipeline.machine.ranks import Ranks
 from pipeline.machine.room import check_room, check_writable, lacking
 from pipeline.machine.stops import Stops
-from pipeline.models.model import check_device
 from pipeline.recipe import Recipe, cost, load_recipe, recipe_id
 from pipeline.recipe.paths import METRICS, RECEIPTS, RESULTS, SUMMARY, receipt_name, tokens_dir
 from pipeline.records.code_digest import trigger

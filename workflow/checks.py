@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, Runs
+from common import ROOT, Run, Runs
 from snakemake.exceptions import WorkflowError
 
 from cuda_ops.errors import UserError
+from pipeline.recipe import FileSource, paths
+from pipeline.recipe.training import WeightsInit
 
 KEYS = ("recipe", "data")  # of --config
 
@@ -54,6 +57,34 @@ def check_profile(words: list[str]) -> None:
             near = get_close_matches(given, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise WorkflowError(f"{flag} {given}: there is no such profile; there are {', '.join(known)}{hint}")
+
+
+def local_files(run: Run) -> Iterator[tuple[str, str, str]]:
+    """Key and path of each file of the user's own that the recipe names, and the first file that is made of it."""
+    bits, source = run.recipe.bits, getattr(run.recipe.bits.data, "source", None)
+    made = f"{run.data}/{paths.SOURCE}"
+    if isinstance(source, FileSource):
+        yield "bits.data.source.path", source.path, made
+    for i, file in enumerate(getattr(source, "files", ())):
+        yield f"bits.data.source.files[{i}].path", file.path, made
+    for score in run.recipe.artifacts.asked:
+        if isinstance(score.source, FileSource):
+            made = f"{run.tokens}/{paths.choices_name(score.stem)}"
+            yield f"artifacts.scores, {score.kind}: source.path", score.source.path, made
+    if isinstance(bits.init, WeightsInit) and not bits.init.url:
+        yield "bits.init.path", bits.init.path, run.file(paths.checkpoint_name(run.recipe.checkpoints[0]))
+
+
+def check_files(runs: Runs) -> None:
+    """Refuse a file that a recipe names and that is not there, unless what is made of it is."""
+    for run in runs.values():
+        for key, path, made in local_files(run):
+            if not (Path(path).is_file() or Path(made).exists()):
+                raise WorkflowError(
+                    f"{run.path}: {key}: {path or 'names nothing'}: "
+                    f"{'not a file' if path and Path(path).exists() else 'no such file'}; "
+                    f"a path that is not absolute is looked for in the working folder, {Path.cwd()}"
+                )
 
 
 def given_value(resource: Any) -> Any:
@@ -105,8 +136,8 @@ def check_execution(workflow: Any, runs: Runs) -> None:
         return
     from argparse import ArgumentParser
 
+    from pipeline.machine.devices import check_device
     from pipeline.machine.execution import Execution
-    from pipeline.models.model import check_device
 
     parser = ArgumentParser(prog="--set-resources train", usage="train:NAME=VALUE", add_help=False)
     for flag, about in Execution.flags().items():

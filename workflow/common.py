@@ -27,25 +27,25 @@ from pipeline.base.files import sha256_of
 from pipeline.data import own
 from pipeline.data.prompts import check_prepared
 from pipeline.recipe import PinnedSource, Recipe, TextData, digest_of, load_recipe, paths, recipe_id
+from pipeline.recipe.load import RECIPES, recipe_file
 from pipeline.recipe.pins import Pins, load_pins, pins_path
 from pipeline.recipe.training import CheckpointInit
 from pipeline.records import catalogue, code_digest
 from pipeline.records.contents import in_words
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = ROOT / "config" / "recipes"
 RUNNING = ("train", "evaluate", "sample", "digest", "verify", "spikes", "report")  # the stages of a run
 CORES = 8  # threads of a rule that takes all, where nobody says how many there are: an executor without --cores
 
 
-def prepare_environment() -> None:
+def prepare_environment(workflow: Any) -> None:
     """Stages run with this interpreter and these sources, from any working folder."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ.setdefault("SAMEBITS_BUILD", str(paths.BUILD))
     # Every output is marked update(); that a rule which fails at its first run has no old file to put back is no news.
     logger.addFilter(lambda record: "no backup found" not in str(record.msg))
-    plain_words()
+    plain_words(workflow)
 
 
 def stale_library() -> bool:
@@ -163,8 +163,7 @@ class Runs(dict[str, Run]):
             self._begin(name, [])
 
     def _add(self, given: str, data: str) -> str:
-        known = RECIPES / f"{given}.yaml"
-        path = Path(given) if Path(given).exists() and not known.exists() else Path(os.path.relpath(known))
+        path = recipe_file(given)
         recipe = load_recipe(path)
         for named in (RECIPES / f"{recipe.name}.yaml", path.with_name(f"{recipe.name}.yaml")):
             if named.is_file() and recipe_id(load_recipe(named)) != recipe_id(recipe):

@@ -9,7 +9,9 @@ import os
 import re
 import shlex
 import sys
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from snakemake.logging import DefaultFilter, logger
 from snakemake.settings.enums import Quietness
@@ -34,7 +36,14 @@ UNLOCK = (
     f"{os.path.relpath(sys.executable)} -m snakemake{WHERE} --unlock, and then the same command again"
 )
 REFUSED = re.compile(r'WorkflowError in file "[^"]*", line \d+:\n(.*?)(?:\n  File "|\Z)', re.S)  # ours
+UNKNOWN = re.compile(r"MissingRuleException\b.*?No rule to produce (.+?) \(if you use input functions", re.S)
+WORKFLOW: list[Any] = []  # the one at hand, once it is read: its rules have names
 STOPPED = {"129", "130", "143"}  # the stage has said that it stopped, and how to go on
+
+
+def targets() -> list[str]:
+    """The rules that may be asked for by name: those without wildcards."""
+    return sorted(rule.name for workflow in WORKFLOW for rule in workflow.rules if not rule.has_wildcards())
 
 
 def plain(text: str) -> str:
@@ -43,6 +52,13 @@ def plain(text: str) -> str:
         return ""
     if text.startswith("LockException"):
         return UNLOCK
+    if unknown := UNKNOWN.match(text):
+        known = targets()
+        near = get_close_matches(unknown[1], known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return (
+            f"error: {unknown[1]}: no such target, and no rule makes such a file; targets are {', '.join(known)}{hint}"
+        )
     if refused := REFUSED.match(text):
         return f"error: {refused[1]}"
     failed = FAILED.search(text)
@@ -68,8 +84,9 @@ class Plain(logging.Formatter):
         return "" if repeated else text
 
 
-def plain_words() -> None:
+def plain_words(workflow: Any) -> None:
     """Begin it, where the quietness is the profile's: other flags of the user's are obeyed."""
+    WORKFLOW[:] = [workflow]
     for handler in logger.handlers:
         for known in handler.filters:
             if not isinstance(known, DefaultFilter) or set(known.quiet) != PROFILE:

@@ -50,9 +50,9 @@ class Rerun:
         micro_batch: int = 4, known: dict[int, chain.Line] | None = None, device: str = "cpu", init: Path | None = None,
     ) -> None:  # fmt: skip
         from pipeline.base.checkpoint import load
+        from pipeline.machine.devices import check_device
         from pipeline.machine.execution import Execution
         from pipeline.machine.ranks import Ranks
-        from pipeline.models.model import check_device
         from pipeline.training.trainer import Trainer
 
         if not recipe.bits.start < step <= recipe.bits.steps:

@@ -10,6 +10,7 @@ import torch
 
 from cuda_ops.errors import Fatal, UserError
 from cuda_ops.library import device_message
+from pipeline.recipe import Bits
 
 
 def names(devices: str) -> list[str]:
@@ -21,6 +22,13 @@ def names(devices: str) -> list[str]:
             f"--device {devices}: {unknown[0]!r} is neither cpu nor cuda (one for all ranks, or one per rank)"
         )
     return found
+
+
+def check_device(bits: Bits, devices: str) -> None:
+    """Refuse, before anything runs or is compiled, a device that the model is not written for. devices: one name, or
+    one per rank: cuda,cpu.
+    """
+    bits.model.refuse(names(devices))
 
 
 def name_of(devices: str, rank: int) -> str:

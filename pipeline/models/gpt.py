@@ -32,9 +32,6 @@ from pipeline.recipe.training import Init, NormalInit
 # size cannot change a bit.
 LOGITS_BYTES, LOGITS_ROWS = 16 * 2**20, {"cpu": 128, "cuda": 4096}
 
-# The widest head that the CUDA attention kernels hold; attention_head_size of cuda_ops/kernels/attention_tile.h.
-CUDA_HEAD_SIZE = 256
-
 
 @dataclass
 class Activations:
@@ -149,16 +146,6 @@ class Gpt(Layers):
             block = {"mlp.gelu": wide, "mlp.fc": wide, "ln_2": row, "middle": row, "attn": row, "attn.qkv": qkv}
             found |= {f"d.h.{i}.{name}": shape for name, shape in (block | {"ln_1": row, "in": row}).items()}
         return found
-
-    @staticmethod
-    def refuse(config: recipe.Gpt, devices: list[str]) -> None:
-        """Heads wider than the CUDA kernels hold."""
-        size = config.channels // config.heads
-        if "cuda" in devices and size > CUDA_HEAD_SIZE:
-            raise UserError(
-                f"--device {','.join(devices)}: heads of {size} ({config.channels} channels / {config.heads} heads), a "
-                f"GPU's kernels take up to {CUDA_HEAD_SIZE}; run with --device cpu, or give the recipe more heads"
-            )
 
     # ------------------------------------------------------------------ buffers
 

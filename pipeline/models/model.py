@@ -15,11 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.machine.devices import names
 from pipeline.machine.memory import Memory
 from pipeline.models.flat import Flat, Parameter, Shape
 from pipeline.recipe.models import Model as Config
-from pipeline.recipe.recipe import Bits
 from pipeline.recipe.training import Init
 
 Arrays = Mapping[str, NDArray[Any]]  # samples as data/ gives them, the first dimension counts samples
@@ -81,10 +79,6 @@ class Model(Protocol):
     def shown(config: Any, samples: int) -> dict[str, Shape]:
         """Names and shapes of what a lane shows an observer, in order, whatever the micro-batch."""
 
-    @staticmethod
-    def refuse(config: Any, devices: list[str]) -> None:
-        """Raise UserError for a device (cpu, cuda) that this model cannot run on."""
-
     def new_flat(self) -> Tensor:
         """A zeroed buffer [flat.size]: for gradients."""
 
@@ -132,12 +126,6 @@ def model_of(config: Config) -> type[Model]:
     """The class of a recipe's model: pipeline/models/<kind>.py has it under the name of its schema."""
     found: type[Model] = getattr(import_module(f"pipeline.models.{config.kind}"), type(config).__name__)
     return found
-
-
-def check_device(bits: Bits, devices: str) -> None:
-    """Refuse, before anything runs, a device that the model is not written for. devices: one name, or one per rank:
-    cuda,cpu."""
-    model_of(bits.model).refuse(bits.model, names(devices))
 
 
 def int32(array: NDArray[Any]) -> Tensor:

@@ -76,10 +76,6 @@ class TwoLayer(Layers):
         }
         return found | {"logits": logits, "losses": (samples,), "d.logits": logits, "d.gelu": hidden, "d.fc": hidden}
 
-    @staticmethod
-    def refuse(config: recipe.TwoLayer, devices: list[str]) -> None:
-        """Its ops run everywhere."""
-
     def initialise(self, seed: int, init: Init) -> None:
         """N(0, std) for the matrices, zero biases. Element i of the flat space is normal number i of the stream
         INIT."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ValidationError
 from cuda_ops.errors import UserError
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.values import values
+
+RECIPES = Path(__file__).resolve().parents[2] / "config" / "recipes"
 
 
 def _keys(content: Any, path: tuple[int | str, ...], named: bool) -> list[str]:
@@ -112,18 +115,26 @@ def parse_recipe(content: Any, origin: str) -> Recipe:
 
 
 def recipe_file(given: str) -> Path:
-    """A recipe's file, given by its path or by its name in config/recipes."""
-    return Path(given) if Path(given).exists() or Path(given).suffix else Path("config") / "recipes" / f"{given}.yaml"
+    """A recipe's file as every command and `--config recipe=` take it: by its name in config/recipes, or by its path.
+
+    A file or folder of that name hides no recipe; what is neither is taken for a name, unless it looks like a path.
+    """
+    known, path = RECIPES / f"{given}.yaml", Path(given)
+    by_name = len(path.parts) == 1 and (known.is_file() or not (path.exists() or path.suffix))
+    return Path(os.path.relpath(known)) if by_name else path
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read and validate a recipe file."""
+def load_recipe(given: str | Path) -> Recipe:
+    """Read and validate a recipe, given by its name or its path: see recipe_file."""
+    path = recipe_file(str(given))
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        there = {other.stem: other for other in sorted(Path(path).parent.glob("*.yaml"))}
-        near = difflib.get_close_matches(Path(path).stem, there, 1)
+        there = {other.stem: other for other in sorted(path.parent.glob("*.yaml"))}
+        near = difflib.get_close_matches(path.stem, there, 1)
         hint = f"did you mean {there[near[0]]}?" if near else "see config/recipes/"
+        if path.resolve().parent == RECIPES:
+            hint += f"; a file of your own is given by its path, as in path/to/{path.name}"
         raise UserError(f"{path}: no such recipe; {hint}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None

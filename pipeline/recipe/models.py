@@ -6,8 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from cuda_ops.errors import UserError
 from pipeline.recipe.data import Data, ImageData, TextData
 from pipeline.recipe.strict import Positive, Strict
+
+# The widest head that the CUDA attention kernels hold; attention_head_size of cuda_ops/kernels/attention_tile.h.
+CUDA_HEAD_SIZE = 256
 
 
 class Gpt(Strict):
@@ -52,6 +56,18 @@ class Gpt(Strict):
         if expected is not None and self.vocab_size != expected:
             raise ValueError(f"model.vocab_size {self.vocab_size} differs from the tokenizer's {expected}")
 
+    def refuse(self, devices: list[str]) -> None:
+        """Raise UserError for a device (cpu, cuda) that this model cannot run on: a GPU, for heads that are too wide.
+
+        Asked before the ops are compiled, so here and not in pipeline/models.
+        """
+        size = self.channels // self.heads
+        if "cuda" in devices and size > CUDA_HEAD_SIZE:
+            raise UserError(
+                f"--device {','.join(devices)}: heads of {size} ({self.channels} channels / {self.heads} heads), a "
+                f"GPU's kernels take up to {CUDA_HEAD_SIZE}; run with --device cpu, or give the recipe more heads"
+            )
+
 
 class TwoLayer(Strict):
     """One hidden layer and a softmax: the net of Steinkraus, Buck and Simard 2005, section 3, with tanh GELU hidden units."""
@@ -82,6 +98,9 @@ class TwoLayer(Strict):
             raise ValueError(f"model.inputs {self.inputs} differs from the {pixels} pixels of an image")
         if self.classes != data.source.classes:
             raise ValueError(f"model.classes {self.classes} differs from the data's {data.source.classes}")
+
+    def refuse(self, devices: list[str]) -> None:
+        """Its ops run everywhere."""
 
 
 Model = Annotated[Gpt | TwoLayer, Field(discriminator="kind")]

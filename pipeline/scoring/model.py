@@ -7,9 +7,9 @@ from pathlib import Path
 from cuda_ops.errors import UserError
 from pipeline.base.checkpoint import Stored
 from pipeline.base.tensors import checked_finite
-from pipeline.machine.devices import device_of
+from pipeline.machine.devices import check_device, device_of
 from pipeline.machine.memory import Memory, OutOfMemory, gib
-from pipeline.models.model import Model, check_device, model_of
+from pipeline.models.model import Model, model_of
 from pipeline.recipe import Recipe
 from pipeline.training.stored import checked
 

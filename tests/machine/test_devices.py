@@ -24,13 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cuda_ops import runtime
 from cuda_ops.errors import UserError
 from pipeline.base import chain
-from pipeline.machine.devices import device_of
+from pipeline.machine.devices import check_device, device_of
 from pipeline.machine.execution import Execution
 from pipeline.machine.graphs import Replayed
 from pipeline.machine.ranks import Ranks
-from pipeline.models.gpt import CUDA_HEAD_SIZE
-from pipeline.models.model import check_device
 from pipeline.recipe import load_recipe
+from pipeline.recipe.models import CUDA_HEAD_SIZE
 from pipeline.training.trainer import Trainer, bytes_needed
 from tests.conftest import ROOT, run
 from tests.forks import forking_python

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from cuda_ops.errors import UserError
 from pipeline.base.checkpoint import load, tensors_digest
 from pipeline.evidence.trace import Collector, step_shapes
-from pipeline.models.model import check_device, model_of
+from pipeline.machine.devices import check_device
+from pipeline.models.model import model_of
 from pipeline.models.twolayer import TwoLayer
 from pipeline.recipe import Gpt2Init
 from pipeline.training.trainer import Trainer

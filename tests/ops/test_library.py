@@ -220,7 +220,9 @@ def test_a_toolchain_with_a_static_runtime_gives_no_second_one(tmp_path: Path) -
     assert ctypes.CDLL(str(tmp_path / "build" / build.LIBRARY)).length(-1234) == 5
 
 
-def test_any_path_can_be_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_path_can_be_built_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A checkout, its torch and its compiler in a path with spaces, a dollar and a quote."""
     there = tmp_path / "my own: $HOME & 'more'"
     (there / "cuda_ops" / "cpu").mkdir(parents=True)
@@ -235,11 +237,26 @@ def test_any_path_can_be_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "__file__", str(there / "torch" / "__init__.py"))
     ninja = build.Ninja(str(compiler), 1)
     ninja.compile(source, "stream", ninja.includes)
-    ninja.run(there / "build")
+    ninja.run(there / "build", 2)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("compiling the ops (steps: 2, at a time: 2); all of them take minutes on a few cores")
+    assert said[1:] == ["compiled 1 of 2", "compiled 2 of 2"]
+    ninja.run(there / "build", 2)
+    assert capsys.readouterr().err == "", "there is nothing to do"
     assert (there / "build" / build.LIBRARY).exists()
     (listed,) = json.loads((there / "build" / build.COMPILE_COMMANDS).read_text())
     words = shlex.split(listed["command"])
     assert {str(compiler), str(there / "torch" / "include"), f"-ffile-prefix-map={there}/cuda_ops=cuda_ops"} <= {*words}
+
+
+def test_a_compilation_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten lines of 57 steps, whatever the compiler says between them; of a failure its last words."""
+    steps = 'for i in $(seq 57); do echo "[$i/57] compile $i.o"; echo "warning: $i"; done'
+    build.Ninja._watched(["sh", "-c", steps])
+    done = (6, 12, 18, 23, 29, 35, 40, 46, 52, 57)
+    assert capsys.readouterr().err.splitlines() == [f"compiled {n} of 57" for n in done]
+    with pytest.raises(UserError, match=r"compiling the ops failed:\n(.*\n)*warning: 57\nfatal error$"):
+        build.Ninja._watched(["sh", "-c", f"{steps}; echo fatal error >&2; exit 1"])
 
 
 def test_no_compiler_is_one_clear_error(tmp_path: Path) -> None:

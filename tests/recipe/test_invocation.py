@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,6 +17,9 @@ import pytest
 from snakemake.exceptions import WorkflowError
 
 from cuda_ops.errors import UserError
+from pipeline import digest
+from pipeline.recipe import load_recipe
+from pipeline.recipe.load import recipe_file
 from tests.conftest import ROOT
 
 TINY = (ROOT / "tests" / "recipes" / "tiny.yaml").read_text()
@@ -49,6 +53,54 @@ def test_a_copy_whose_name_was_forgotten_is_refused(common: ModuleType, tmp_path
     assert list(common.Runs({"recipe": "copy.yaml", "data": ""})) == ["own"]
     (tmp_path / "fables").mkdir()  # a folder of that name hides no recipe
     assert list(common.Runs({"recipe": "fables", "data": ""})) == ["fables"]
+
+
+def test_a_recipe_is_named_or_a_path_to_every_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By the function that opens it, in any working folder; what is not there is told how a file of one's own is given."""
+    monkeypatch.chdir(tmp_path)
+    assert recipe_file("fables").resolve() == ROOT / "config" / "recipes" / "fables.yaml"
+    assert recipe_file("my/own.yaml") == Path("my/own.yaml")
+    assert recipe_file("own.yaml") == Path("own.yaml")
+    assert load_recipe("fables").name == load_recipe(Path("fables")).name == "fables"
+    own = r"config/recipes/nothing\.yaml: no such recipe; .*its path, as in path/to/nothing\.yaml$"
+    with pytest.raises(UserError, match=own):
+        load_recipe("nothing")
+    with pytest.raises(UserError, match=r"^my/own\.yaml: no such recipe; see config/recipes/$"):
+        load_recipe("my/own.yaml")
+    monkeypatch.setattr(sys, "argv", ["digest", "--recipe", "fables"])
+    with pytest.raises(UserError) as error:
+        digest.main()
+    assert "results/data/fables-" in str(error.value), "the recipe was found, only its files are not there"
+
+
+@pytest.mark.parametrize("place", ["corpus", "questions", "weights"])
+def test_a_local_file_that_is_not_there_is_refused_before_the_graph(
+    checks: ModuleType, common: ModuleType, tmp_path: Path, place: str
+) -> None:
+    """Unless what is made of it lies there already; the message says where it was looked for."""
+    file = "{kind: KIND, path: own/it.txt, sha256: " + "ab" * 32 + "}"
+    text = {
+        "corpus": re.sub(
+            r"source: \{.*\}", f"source: {file.replace('KIND', 'file')}", TINY.replace(", {kind: choices}", "")
+        ),
+        "questions": TINY.replace("{kind: choices}", f"{{kind: lambada, source: {file.replace('KIND', 'file')}}}"),
+        "weights": TINY.replace("bits:\n", f"bits:\n  init: {file.replace('KIND', 'weights')}\n"),
+    }[place]
+    assert "own/it.txt" in text
+    (tmp_path / "r.yaml").write_text(text.replace("name: tiny\n", "name: r\n"))
+    runs = common.Runs({"recipe": "r.yaml", "data": ""})
+    key = {"corpus": "bits.data.source", "questions": "artifacts.scores, lambada: source", "weights": "bits.init"}[
+        place
+    ]
+    words = f"r.yaml: {key}.path: own/it.txt: no such file; a path that is not absolute is looked for in the working folder, "
+    with pytest.raises(WorkflowError, match=re.escape(words + str(tmp_path))):
+        checks.check_files(runs)
+    (made,) = (Path(made) for _, _, made in checks.local_files(runs["r"]))
+    for there in (made, tmp_path / "own" / "it.txt"):
+        there.parent.mkdir(parents=True)
+        there.write_text("Once.")
+        checks.check_files(runs)
+        there.unlink()
 
 
 @pytest.mark.parametrize(

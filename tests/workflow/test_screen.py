@@ -21,7 +21,7 @@ import pytest
 
 from cuda_ops.errors import named
 from tests.conftest import ROOT
-from tests.workflow.running import snakemake, would_run
+from tests.workflow.running import EVERYTHING, edited, snakemake, would_run
 
 COMMAND = (
     'RuleException:\nCalledProcessError in file "train.smk", line 46:\nCommand \'set -euo pipefail;  python -m '
@@ -60,6 +60,27 @@ def test_what_stands_on_the_screen(text: str, shown: str) -> None:
     found = screen().plain(text)
     assert found.startswith(shown)
     assert bool(found) == bool(shown)
+
+
+def test_a_misspelt_target_is_one_line_with_those_there_are(project: Path) -> None:
+    """Whatever is asked for that no rule makes; the control: the default target of the root, and a file."""
+    output = snakemake(project, "-n", target="reproductoin", code=1)
+    assert output.splitlines()[-1] == (
+        "error: reproductoin: no such target, and no rule makes such a file; "
+        "targets are all, overview, reproduction, vocabulary; did you mean reproduction?"
+    )
+    output = snakemake(project, "-n", target="results/runs/tyny/report.html", code=1)
+    assert output.splitlines()[-1].startswith("error: results/runs/tyny/report.html: no such target, and no rule makes")
+    assert "Nothing to be done" in snakemake(project, "-n", target="results/runs/tiny/report.html")
+
+
+def test_flags_are_checked_before_the_ops_are_compiled(own: Path) -> None:
+    """On a fresh clone the graph is what compiles them: no check asks for them, and each that can be made is."""
+    shutil.rmtree(own / "results")
+    flags = ("-n", "--set-resources", "train:ranks=4", "train:micro_batch=2")
+    assert would_run(own, *flags) == EVERYTHING
+    with edited(own / "config" / "recipes" / "tiny.yaml", ("channels: 32", "channels: 514")):  # of 2 heads
+        assert "heads of 257" in snakemake(own, *flags[:2], "evaluate:device=cuda", code=1)
 
 
 def screen() -> Any:

@@ -9,7 +9,7 @@ sys.path[:0] = [
     str(Path(workflow.current_basedir).parent.parent),
 ]
 
-from checks import check_execution, check_folder, check_keys, check_profile
+from checks import check_execution, check_files, check_folder, check_keys, check_profile
 from common import (
     CORES,
     ROOT,
@@ -28,12 +28,13 @@ from pipeline.recipe import digest_of
 from pipeline.recipe import paths as at
 from pipeline.recipe.pins import pins_path
 
-prepare_environment()
+prepare_environment(workflow)
 check_folder()
 check_keys(config)
 check_profile(sys.argv)
 validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.json"))
 RUNS = runs_of(config)
+check_files(RUNS)
 PINNED = pinned_of(RUNS)
 ALL_CORES = workflow.resource_settings.cores or CORES
 
