@@ -25,7 +25,10 @@ from tests.conftest import ROOT, compile_ops, run
 PAGE = ROOT / "docs" / "kernels.md"
 BEGIN, END = "<!-- resources: written by tests/ops/test_ptx_audit.py -->\n", "<!-- end of resources -->"
 KERNELS = sorted((ROOT / "cuda_ops" / "kernels").glob("*.cu"))
-pytestmark = pytest.mark.skipif(toolkit.find_nvcc() is None, reason="nvcc is not installed")
+pytestmark = [
+    pytest.mark.skipif(toolkit.find_nvcc() is None, reason="nvcc is not installed"),
+    pytest.mark.timeout(3600),  # six architectures: five minutes of two quiet cores
+]
 
 # Instructions on floats that the kernels may use: the six operations rounded to nearest, conversions of integers, and what
 # moves or compares.
