@@ -14,9 +14,6 @@ namespace SAMEBITS_ISA {
 // Queries that walk the keys together: rows of one register tile.
 constexpr int kRows = 8;
 
-typedef float Lanes __attribute__((vector_size(4 * kLanes)));
-typedef int32_t LaneNumbers __attribute__((vector_size(4 * kLanes)));
-
 struct Head {
   int64_t T, C, size;
   const float *q, *k, *v;  // rows lie 3C apart
@@ -37,7 +34,7 @@ static inline int64_t padded(int64_t n) { return (n + kTileColumns - 1) / kTileC
 static inline float weigh(float* s, int64_t count, float scale) {
   // Maxima side by side: they do not round, so their order is free.
   Lanes most = Lanes{} + mul(s[0], scale);
-  LaneNumbers number;
+  LaneInts number;
   for (int l = 0; l < kLanes; l++) number[l] = l;
   for (int64_t j = 0; j < count; j += kLanes) {
     Lanes x;

@@ -117,9 +117,9 @@ static inline void digits_over_keys(float* sums, int64_t stride, const float* we
     for (int r = 0; r < kPanel; r++) {
       const int64_t seen = r < m ? first + r + 1 - j : 0, n = seen < 0 ? 0 : seen < length ? seen : length;
       alignas(64) float folded[kDigitBlock];
-      WideInts largest = {};
-      for (int64_t k = 0; k < n; k += kWide) {
-        Wide w, f;
+      LaneInts largest = {};
+      for (int64_t k = 0; k < n; k += kLanes) {
+        Lanes w, f;
         load(w, weights + r * weights_row + j + k, n - k);
         load(f, folds + j + k, n - k);
         w *= f;

@@ -13,6 +13,7 @@
 #endif
 
 #include "../numerics/float.h"
+#include "lanes.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {
@@ -20,7 +21,6 @@ namespace SAMEBITS_ISA {
 // Vec: kLanes chains in one register.
 #if defined(__AVX512F__)
 typedef __m512 Vec;
-constexpr int kLanes = 16;
 constexpr int kTileRows = 8;
 SAMEBITS_HD Vec vec_load(const float* p) { return _mm512_loadu_ps(p); }
 SAMEBITS_HD void vec_store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
@@ -28,7 +28,6 @@ SAMEBITS_HD Vec vec_all(float x) { return _mm512_set1_ps(x); }
 SAMEBITS_HD Vec vec_fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 #elif defined(__AVX2__) && defined(__FMA__)
 typedef __m256 Vec;
-constexpr int kLanes = 8;
 constexpr int kTileRows = 6;
 SAMEBITS_HD Vec vec_load(const float* p) { return _mm256_loadu_ps(p); }
 SAMEBITS_HD void vec_store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
@@ -36,7 +35,6 @@ SAMEBITS_HD Vec vec_all(float x) { return _mm256_set1_ps(x); }
 SAMEBITS_HD Vec vec_fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 #elif defined(__aarch64__)
 typedef float32x4_t Vec;
-constexpr int kLanes = 4;
 constexpr int kTileRows = 8;
 SAMEBITS_HD Vec vec_load(const float* p) { return vld1q_f32(p); }
 SAMEBITS_HD void vec_store(float* p, Vec v) { vst1q_f32(p, v); }
@@ -46,7 +44,6 @@ SAMEBITS_HD Vec vec_fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
 struct Vec {
   float x[4];
 };
-constexpr int kLanes = 4;
 constexpr int kTileRows = 2;
 SAMEBITS_HD Vec vec_load(const float* p) { return Vec{{p[0], p[1], p[2], p[3]}}; }
 SAMEBITS_HD void vec_store(float* p, Vec v) {

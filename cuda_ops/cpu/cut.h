@@ -11,22 +11,14 @@
 #endif
 
 #include "digits.h"
+#include "lanes.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {
 
-// Values side by side: 16, in as many registers as it takes, and as many as one register has.
-#if defined(__AVX512F__)
-constexpr int kWide = 16;
-#elif defined(__AVX2__)
-constexpr int kWide = 8;
-#else
-constexpr int kWide = 4;
-#endif
+// 16 values side by side, in as many registers as it takes.
 typedef float Floats16 __attribute__((vector_size(64)));
 typedef int32_t Ints16 __attribute__((vector_size(64)));
-typedef float Wide __attribute__((vector_size(4 * kWide)));
-typedef int32_t WideInts __attribute__((vector_size(4 * kWide)));
 
 // digit() of numerics/digits.h for each; by reference, since not every CPU passes such vectors in registers.
 template <class Ints, class Floats>
@@ -54,15 +46,15 @@ template <class Floats>
 static inline __attribute__((always_inline)) void load(Floats& out, const float* x, int64_t n) {
   constexpr int kCount = sizeof(Floats) / sizeof(float);
 #if defined(__AVX512F__)
-  static_assert(kCount == 16);
+  static_assert(kCount == kLanes);
   out = (Floats)_mm512_maskz_loadu_ps(n >= kCount ? 0xffff : (1u << n) - 1, x);
 #else
   if (n >= kCount) {
     memcpy(&out, x, sizeof(out));
     return;
   }
-#if defined(__AVX2__)
-  if constexpr (kCount == 8) {
+#if defined(__AVX2__) && defined(__FMA__)
+  if constexpr (kCount == kLanes) {
     const __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     out = (Floats)_mm256_maskload_ps(x, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), number));
     return;
@@ -74,10 +66,10 @@ static inline __attribute__((always_inline)) void load(Floats& out, const float*
 }
 
 // Digits as bytes.
-static inline __attribute__((always_inline)) void store(int8_t* out, const WideInts& digits) {
+static inline __attribute__((always_inline)) void store(int8_t* out, const LaneInts& digits) {
 #if defined(__AVX512F__)
   _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8((__m512i)digits));
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && defined(__FMA__)
   const __m256i all = (__m256i)digits;
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
   _mm_storel_epi64((__m128i*)out, _mm_packs_epi16(words, words));
@@ -89,26 +81,26 @@ static inline __attribute__((always_inline)) void store(int8_t* out, const WideI
   const int16x4_t words = vmovn_s32((int32x4_t)digits);
   vst1_lane_s32((int32_t*)out, vreinterpret_s32_s8(vmovn_s16(vcombine_s16(words, words))), 0);
 #else
-  for (int i = 0; i < kWide; i++) out[i] = (int8_t)digits[i];
+  for (int i = 0; i < kLanes; i++) out[i] = (int8_t)digits[i];
 #endif
 }
 
-static inline int exponent_of(const WideInts& largest) {
+static inline int exponent_of(const LaneInts& largest) {
 #if defined(__AVX512F__)
   return digit_exponent((uint32_t)_mm512_reduce_max_epi32((__m512i)largest));
 #else
   int32_t most = 0;
-  for (int i = 0; i < kWide; i++) most = largest[i] > most ? largest[i] : most;
+  for (int i = 0; i < kLanes; i++) most = largest[i] > most ? largest[i] : most;
   return digit_exponent((uint32_t)most);
 #endif
 }
 
-static inline int32_t sum_of(const WideInts& x) {
+static inline int32_t sum_of(const LaneInts& x) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_epi32((__m512i)x);
 #else
   int32_t sum = 0;
-  for (int i = 0; i < kWide; i++) sum += x[i];
+  for (int i = 0; i < kLanes; i++) sum += x[i];
   return sum;
 #endif
 }
@@ -161,9 +153,9 @@ static inline void interleave(uint8_t* out, const int8_t (*digits)[kDigitBlock],
 }
 
 static inline int row_exponent(const float* x, int64_t length) {
-  WideInts largest = {};
-  for (int64_t k = 0; k < length; k += kWide) {
-    Wide some;
+  LaneInts largest = {};
+  for (int64_t k = 0; k < length; k += kLanes) {
+    Lanes some;
     load(some, x + k, length - k);
     keep_largest(largest, some);
   }
@@ -177,11 +169,11 @@ static inline void cut_row(int8_t* high, int8_t* low, int32_t* sums, const float
                            int e) {
   const float factor = digit_factor(e);
   if (factor == 0.0f) length = 0;
-  WideInts sum = {}, low_sum = {};
+  LaneInts sum = {}, low_sum = {};
   int64_t k = 0;
-  for (; k < length; k += kWide) {
-    Wide some;
-    WideInts h, l = {};
+  for (; k < length; k += kLanes) {
+    Lanes some;
+    LaneInts h, l = {};
     load(some, x + k, length - k);
     digits_of<kDigits>(h, l, some * factor);
     sum += h;
@@ -189,9 +181,9 @@ static inline void cut_row(int8_t* high, int8_t* low, int32_t* sums, const float
     store(high + k, h);
     if (kDigits == 2) store(low + k, l);
   }
-  for (; k < end; k += kWide) {
-    memset(high + k, 0, kWide);
-    if (kDigits == 2) memset(low + k, 0, kWide);
+  for (; k < end; k += kLanes) {
+    memset(high + k, 0, kLanes);
+    if (kDigits == 2) memset(low + k, 0, kLanes);
   }
   if (kLeft) sums[0] = -128 * sum_of(sum);
   if (kLeft && kDigits == 2) sums[kPanel] = -128 * sum_of(sum + low_sum);

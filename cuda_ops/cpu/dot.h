@@ -14,6 +14,7 @@
 #endif
 
 #include "../numerics/digits.h"
+#include "lanes.h"
 
 namespace samebits {
 // Whether the CPU has the dot product instruction of the instruction set that was chosen; SAMEBITS_DOT=plain says no.
@@ -39,10 +40,7 @@ struct Dot512 {  // AVX-512 VNNI
   SAMEBITS_HD Ints start(int32_t x) { return _mm512_set1_epi32(x); }
   // One line of assembly keeps the sums in registers where intrinsics make g++ spill them.
   SAMEBITS_HD void dot(Ints& sum, Ints r, Ints l) { __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(r), "v"(l)); }
-  SAMEBITS_HD Floats to_float(Ints x) {
-    typedef int32_t Lanes __attribute__((vector_size(64)));
-    return __builtin_convertvector((Lanes)x, __m512);
-  }
+  SAMEBITS_HD Floats to_float(Ints x) { return __builtin_convertvector((LaneInts)x, __m512); }
   SAMEBITS_HD Floats all(float x) { return _mm512_set1_ps(x); }
   SAMEBITS_HD Floats load(const float* p) { return _mm512_loadu_ps(p); }
   SAMEBITS_HD void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }

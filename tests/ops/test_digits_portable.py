@@ -57,11 +57,11 @@ def test_other_architectures_give_the_same_bits(tmp_path: Path, native: dict[str
 ROWS = """    {walk} {{
       const int64_t seen = r < m ? first + r + 1 - j : 0, n = seen < 0 ? 0 : seen < length ? seen : length;
       alignas(64) float folded[kDigitBlock];
-      WideInts {largest};
+      LaneInts {largest};
 """
 FUTURE = (
     ROWS.format(walk="for (int r = 0; r < kPanel; r++)", largest="largest = {}"),
-    "    WideInts largest = {};\n" + ROWS.format(walk="for (int r = kPanel - 1; r >= 0; r--)", largest="unused"),
+    "    LaneInts largest = {};\n" + ROWS.format(walk="for (int r = kPanel - 1; r >= 0; r--)", largest="unused"),
 )
 
 # file, text, other text, products that must differ, flags. The first occurrence is exchanged.
