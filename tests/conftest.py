@@ -102,6 +102,12 @@ def seeded() -> None:
         sys.modules["torch"].manual_seed(SEED)
 
 
+@pytest.fixture
+def every_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CUDA sources on the CPU take it for a device with all matrix units: capability 9.0."""
+    monkeypatch.setenv("SAMEBITS_SHIM_MAJOR", "9")
+
+
 @pytest.fixture(scope="module")
 def forking() -> Iterator[None]:
     """The processes that this one starts with sys.executable are forks, where they are stages."""

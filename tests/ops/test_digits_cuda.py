@@ -22,11 +22,7 @@ from tests.ops.test_attention_digits import random
 from tests.ops.test_matmul import operands
 
 SCHEDULES = ("forward", "reverse", "random:3")
-
-
-@pytest.fixture(autouse=True)
-def a_device_with_every_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAMEBITS_SHIM_MAJOR", "9")
+pytestmark = pytest.mark.usefixtures("every_unit")
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,7 @@ from tests.cuda_on_cpu.direct import DIGIT_TILES, Direct, as_c, sabotaged
 from tests.digits import TIERS
 
 MOST = 2**30  # kMostInDigits of bindings/digits.h
-
-
-@pytest.fixture(autouse=True)
-def a_device_with_every_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAMEBITS_SHIM_MAJOR", "9")
+pytestmark = pytest.mark.usefixtures("every_unit")
 
 
 @pytest.fixture(scope="module")
