@@ -240,7 +240,7 @@ def check(run: Run, name: str, digest: str, whole_run: bool) -> None:
 
 def runs_of(args: argparse.Namespace, commands: Commands) -> Iterator[Run]:
     """Those that the flags ask for, the first seed of all first."""
-    bases = [(load_recipe(recipe_file(given)), recipe_file(given).resolve()) for given in dict.fromkeys(args.recipe)]
+    bases = [(load_recipe(path), path.resolve()) for path in map(recipe_file, dict.fromkeys(args.recipe))]
     tokens = {base.name: prepare(commands, base, file, args.out) for base, file in bases}
     for offset in range(args.seeds):
         for base, _ in bases:

@@ -22,7 +22,6 @@ from cuda_ops.errors import UserError, exit_on_user_error
 from cuda_ops.output import listing
 from pipeline.machine.room import amount
 from pipeline.recipe import Recipe, cost, load_recipe, recipe_id, schema
-from pipeline.recipe.load import recipe_file
 
 RANKS = (1, 2, 4, 8)
 PRICE: dict[str, Any] = {"devices": 8, "mfu": 0.5, "peak": None, "price": 3.5}  # peak: that of the recipe's numerics
@@ -114,7 +113,7 @@ def main() -> int:
         return 0
     if args.recipe is None:
         raise UserError("name a recipe: a file, or a name of config/recipes")
-    recipe = load_recipe(recipe_file(args.recipe))
+    recipe = load_recipe(args.recipe)
     asked = {name: value for name in PRICE if (value := getattr(args, name)) is not None}
     price = cost.Price(**(PRICE | {"peak": cost.PEAK[recipe.bits.numerics]} | asked))
     listing("\n".join([head(recipe), *(f"{name:<24} {value}" for name, value in facts(recipe, price, bool(asked)))]))
