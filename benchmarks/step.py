@@ -97,13 +97,13 @@ def gpt_of(recipe: Recipe) -> Gpt:
     return recipe.bits.model
 
 
-def ours(recipe: Recipe, tokens: Path, threads: int, recompute: bool, device: str) -> Step:
+def ours(recipe: Recipe, tokens: Path, threads: int, recompute: bool, device: str, micro_batch: int | None) -> Step:
     """A function that does one step with our trainer."""
-    sequences = recipe.bits.batch.sequences
-    runtime.set_threads(threads)
-    trainer = Trainer(
-        recipe, Execution(micro_batch=sequences, recompute=recompute, threads=threads), Ranks(device), tokens
+    execution = Execution(
+        micro_batch=micro_batch or recipe.bits.batch.sequences, recompute=recompute, threads=threads
     )
+    runtime.set_threads(threads)
+    trainer = Trainer(recipe, execution, Ranks(device), tokens)
     trainer.initialise()
     return trainer.train_step
 
@@ -148,7 +148,9 @@ def warm_up(compiled: bool) -> None:
     optimizer.step()
 
 
-def measure(side: str, name: str, threads: int, seconds: float, device: str) -> dict[str, float]:
+def measure(
+    side: str, name: str, threads: int, seconds: float, device: str, micro_batch: int | None = None
+) -> dict[str, float]:
     """Run one side in this process. On a GPU grown_mib is what its memory grew by after the third step, which records
     the graphs."""
     torch.set_num_threads(threads)
@@ -166,7 +168,7 @@ def measure(side: str, name: str, threads: int, seconds: float, device: str) -> 
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again here
         before = status_mib("VmRSS")
         if side.startswith("samebits"):
-            step = ours(recipe, Path(folder), threads, side.endswith("recompute"), device)
+            step = ours(recipe, Path(folder), threads, side.endswith("recompute"), device, micro_batch)
         else:
             step = theirs(recipe, Path(folder), side.startswith("compiled"), device, tier == "bf16")
         for _ in range(EAGER_CALLS + 1):  # the last one records the graphs
@@ -232,6 +234,7 @@ def main() -> None:
     parser.add_argument("--configs", default="4x128,6x384,124M", help=f"of {', '.join(CONFIGS)}")
     parser.add_argument("--sides", default=";".join(SIDES), help="separated by ;")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--micro-batch", type=int, help="of our sides; all sequences at once where it is not given")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of steps per process")
@@ -240,9 +243,10 @@ def main() -> None:
     parser.add_argument("--one", choices=SIDES, help="run one side here and print its numbers as JSON")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.one, args.configs, args.threads, args.seconds, args.device)))
+        print(json.dumps(measure(args.one, args.configs, args.threads, args.seconds, args.device, args.micro_batch)))
         return
     flags = ["--threads", str(args.threads), "--seconds", str(args.seconds), "--device", args.device]
+    flags += ["--micro-batch", str(args.micro_batch)] if args.micro_batch else []
     lines = [
         header(
             args.threads,
