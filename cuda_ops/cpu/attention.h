@@ -73,11 +73,12 @@ static inline void weigh_again(float* s, float* dp, int64_t stride, const float*
     const float largest = row_max[first + i], inverse = div(1.0f, row_sum[first + i]), subtracted = delta[i];
     float *si = s + i * stride, *di = dp + i * stride;
     for (int64_t j = 0; j <= first + i; j += kLanes) {
-      for (int l = 0; l < kLanes; l++) {
-        const float weight = mul(exp_(sub(mul(si[j + l], scale), largest)), inverse);
-        si[j + l] = weight;
-        di[j + l] = mul(weight, sub(di[j + l], subtracted));
-      }
+      float weight[kLanes], gradient[kLanes];
+      memcpy(gradient, di + j, sizeof(gradient));
+      for (int l = 0; l < kLanes; l++) weight[l] = mul(exp_(sub(mul(si[j + l], scale), largest)), inverse);
+      for (int l = 0; l < kLanes; l++) gradient[l] = mul(weight[l], sub(gradient[l], subtracted));
+      memcpy(si + j, weight, sizeof(weight));
+      memcpy(di + j, gradient, sizeof(gradient));
     }
   }
 }

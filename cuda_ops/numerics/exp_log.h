@@ -9,8 +9,7 @@ namespace SAMEBITS_ISA {
 // exp(x): n = nearest integer to x / ln 2, r = x - n ln 2 in two pieces, degree-6 polynomial, times 2^n
 // in two exact steps. +Inf above 88.73, subnormals then 0 below -87.3, NaN for NaN.
 SAMEBITS_HD float exp_(float x) {
-  x = x < -104.0f ? -104.0f : x;
-  x = x > 89.0f ? 89.0f : x;
+  x = clamp_(x, -104.0f, 89.0f);
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const float shifted = fma_(x, 0x1.715476p0f, magic);
   const float n = sub(shifted, magic);

@@ -85,6 +85,20 @@ SAMEBITS_HD float fma_(float a, float b, float c) {
 #endif
 #endif
 
+// x between low and high; NaN stays. On a CPU both comparisons ask x itself: two selections, which vectorise, and no
+// branch. On a GPU that would be one instruction more.
+SAMEBITS_HD float clamp_(float x, float low, float high) {
+  const bool below = x < low;
+#if defined(__CUDA_ARCH__)
+  x = below ? low : x;
+  return x > high ? high : x;
+#else
+  const bool above = x > high;
+  x = below ? low : x;
+  return above ? high : x;
+#endif
+}
+
 // Scanning maximum: keeps the first of equal values. Which zero that is depends on the scan; x - max does not.
 SAMEBITS_HD float max_(float m, float x) { return x > m ? x : m; }
 
