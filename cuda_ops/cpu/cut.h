@@ -10,30 +10,11 @@
 #include <immintrin.h>
 #endif
 
-#include "digits.h"
-#include "lanes.h"
+#include "digit_bytes.h"
+#include "prefetch.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {
-
-// 16 values side by side, in as many registers as it takes.
-typedef float Floats16 __attribute__((vector_size(64)));
-typedef int32_t Ints16 __attribute__((vector_size(64)));
-
-// digit() of numerics/digits.h for each; by reference, since not every CPU passes such vectors in registers.
-template <class Ints, class Floats>
-static inline __attribute__((always_inline)) void digit_of(Ints& out, const Floats& y) {
-  const Ints n = (Ints)(y + kRounder) - 0x4b400000;
-  const Ints above = n < -127 ? Ints{} - 127 : n;
-  out = above > 127 ? Ints{} + 127 : above;
-}
-
-// Both digits; low stays as it is where there is one.
-template <int kDigits, class Ints, class Floats>
-static inline __attribute__((always_inline)) void digits_of(Ints& high, Ints& low, const Floats& y) {
-  digit_of(high, y);
-  if (kDigits == 2) digit_of(low, (y - __builtin_convertvector(high, Floats)) * 256.0f);
-}
 
 template <class Ints, class Floats>
 static inline __attribute__((always_inline)) void keep_largest(Ints& largest, const Floats& x) {
@@ -65,26 +46,6 @@ static inline __attribute__((always_inline)) void load(Floats& out, const float*
 #endif
 }
 
-// Digits as bytes.
-static inline __attribute__((always_inline)) void store(int8_t* out, const LaneInts& digits) {
-#if defined(__AVX512F__)
-  _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8((__m512i)digits));
-#elif defined(__AVX2__) && defined(__FMA__)
-  const __m256i all = (__m256i)digits;
-  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-  _mm_storel_epi64((__m128i*)out, _mm_packs_epi16(words, words));
-#elif defined(__SSE2__)
-  const __m128i words = _mm_packs_epi32((__m128i)digits, (__m128i)digits);
-  const int four = _mm_cvtsi128_si32(_mm_packs_epi16(words, words));
-  memcpy(out, &four, sizeof(four));
-#elif defined(__aarch64__)
-  const int16x4_t words = vmovn_s32((int32x4_t)digits);
-  vst1_lane_s32((int32_t*)out, vreinterpret_s32_s8(vmovn_s16(vcombine_s16(words, words))), 0);
-#else
-  for (int i = 0; i < kLanes; i++) out[i] = (int8_t)digits[i];
-#endif
-}
-
 static inline int exponent_of(const LaneInts& largest) {
 #if defined(__AVX512F__)
   return digit_exponent((uint32_t)_mm512_reduce_max_epi32((__m512i)largest));
@@ -105,85 +66,48 @@ static inline int32_t sum_of(const LaneInts& x) {
 #endif
 }
 
-// words[step][16] from digits[16][128], four of a row side by side.
-static inline void interleave(uint8_t* out, const int8_t (*digits)[kDigitBlock], int steps, uint32_t flip) {
-#if defined(__AVX512F__)
-  for (int step = 0; step < steps; step += kPanel) {  // 16 x 16 words at a time
-    __m512i row[kPanel], pair[kPanel];
-#pragma GCC unroll 16
-    for (int i = 0; i < kPanel; i++) row[i] = _mm512_load_si512(digits[i] + 4 * step);
-#pragma GCC unroll 8
-    for (int i = 0; i < kPanel; i += 2) {
-      pair[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
-      pair[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < kPanel; i += 4) {
-      row[i] = _mm512_unpacklo_epi64(pair[i], pair[i + 2]);
-      row[i + 1] = _mm512_unpackhi_epi64(pair[i], pair[i + 2]);
-      row[i + 2] = _mm512_unpacklo_epi64(pair[i + 1], pair[i + 3]);
-      row[i + 3] = _mm512_unpackhi_epi64(pair[i + 1], pair[i + 3]);
-    }
-    const __m512i flips = _mm512_set1_epi32((int)flip);
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; c++) {
-      const __m512i p = _mm512_shuffle_i32x4(row[c], row[4 + c], 0x88);
-      const __m512i q = _mm512_shuffle_i32x4(row[c], row[4 + c], 0xdd);
-      const __m512i r = _mm512_shuffle_i32x4(row[8 + c], row[12 + c], 0x88);
-      const __m512i s = _mm512_shuffle_i32x4(row[8 + c], row[12 + c], 0xdd);
-      const __m512i column[4] = {_mm512_shuffle_i32x4(p, r, 0x88), _mm512_shuffle_i32x4(q, s, 0x88),
-                                 _mm512_shuffle_i32x4(p, r, 0xdd), _mm512_shuffle_i32x4(q, s, 0xdd)};
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) {
-        const int at = step + c + 4 * i;
-        if (at < steps) _mm512_storeu_si512(out + at * 4 * kPanel, _mm512_xor_si512(flips, column[i]));
-      }
-    }
-  }
-#else
-  for (int step = 0; step < steps; step++) {
-    for (int r = 0; r < kPanel; r++) {
-      uint32_t word;
-      memcpy(&word, digits[r] + 4 * step, 4);
-      word ^= flip;
-      memcpy(out + (step * kPanel + r) * 4, &word, 4);
-    }
-  }
-#endif
-}
-
 static inline int row_exponent(const float* x, int64_t length) {
   LaneInts largest = {};
-  for (int64_t k = 0; k < length; k += kLanes) {
-    Lanes some;
-    load(some, x + k, length - k);
-    keep_largest(largest, some);
-  }
+  const auto look = [&](int64_t n) __attribute__((always_inline)) {
+    for (int64_t k = 0; k < n; k += kLanes) {
+      Lanes some;
+      load(some, x + k, n - k);
+      keep_largest(largest, some);
+    }
+  };
+  length == kDigitBlock ? look(kDigitBlock) : look(length);
   return exponent_of(largest);
 }
 
-// The digits of x[length] under exponent e, and 0 after them up to `end`, in whole registers; of a left operand -128
+// The digits of x[length] under exponent e, and 0 after them up to `end`, in fours of registers; of a left operand -128
 // times their sums, see dot.h.
 template <int kDigits, bool kLeft>
 static inline void cut_row(int8_t* high, int8_t* low, int32_t* sums, const float* x, int64_t length, int64_t end,
                            int e) {
+  constexpr int kFour = 4 * kLanes;
+  static_assert(kDigitBlock % kFour == 0);
   const float factor = digit_factor(e);
   if (factor == 0.0f) length = 0;
   LaneInts sum = {}, low_sum = {};
-  int64_t k = 0;
-  for (; k < length; k += kLanes) {
-    Lanes some;
-    LaneInts h, l = {};
-    load(some, x + k, length - k);
-    digits_of<kDigits>(h, l, some * factor);
-    sum += h;
-    low_sum += l;
-    store(high + k, h);
-    if (kDigits == 2) store(low + k, l);
-  }
-  for (; k < end; k += kLanes) {
-    memset(high + k, 0, kLanes);
-    if (kDigits == 2) memset(low + k, 0, kLanes);
+  const auto cut = [&](int64_t n) __attribute__((always_inline)) {
+    for (int64_t k = 0; k < n; k += kFour) {
+      LaneInts h[4] = {}, l[4] = {};
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) {
+        const int64_t rest = n - k - i * kLanes;
+        if (rest <= 0) break;
+        Lanes some;
+        load(some, x + k + i * kLanes, rest);
+        digits_of<kDigits>(h[i], l[i], some * factor);
+      }
+      store_row<kLeft>(high + k, h, sum);
+      if (kDigits == 2) store_row<kLeft>(low + k, l, low_sum);
+    }
+  };
+  length == kDigitBlock ? cut(kDigitBlock) : cut(length);  // whole blocks without a mask
+  for (int64_t k = (length + kFour - 1) / kFour * kFour; k < end; k += kFour) {
+    memset(high + k, 0, kFour);
+    if (kDigits == 2) memset(low + k, 0, kFour);
   }
   if (kLeft) sums[0] = -128 * sum_of(sum);
   if (kLeft && kDigits == 2) sums[kPanel] = -128 * sum_of(sum + low_sum);
@@ -255,28 +179,50 @@ static inline void cut_columns(const Operand<kDigits>& out, int64_t p, int64_t b
   uint8_t* words = out.at(p, b) + from * sizeof(Ints16);
   Ints16 sum = {}, low_sum = {};
   for (int step = from; step < steps; step++, words += sizeof(Ints16)) {
-    Ints16 high = {}, low = {};
+    Ints16 high[4], low[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
       Floats16 y;
       memcpy(&y, lines[4 * step + i], sizeof(y));
       y = factor == 0.0f ? Floats16{} : y * factor;
-      Ints16 h, l = {};
-      digits_of<kDigits>(h, l, y);
-      high |= (h & 255) << (8 * i);
-      low |= (l & 255) << (8 * i);
-      sum += h;
-      low_sum += l;
+      digits_of<kDigits>(high[i], low[i], y);
     }
-    high ^= kFlip;
-    low ^= kFlip;
-    memcpy(words, &high, sizeof(high));
-    if (kDigits == 2) memcpy(words + kBlockBytes, &low, sizeof(low));
+    store_words<kLeft>(words, high, sum, kFlip);
+    if (kDigits == 2) store_words<kLeft>(words + kBlockBytes, low, low_sum, kFlip);
   }
   if (!kLeft) return;
   for (int j = 0; j < kPanel; j++) {
     out.sum(p, b)[j] = -128 * sum[j];
     if (kDigits == 2) out.sum(p, b)[kPanel + j] = -128 * (sum[j] + low_sum[j]);
+  }
+}
+
+// Element (row, k) lies at x[row * K + k], or transposed at x[k * rows + row].
+struct Matrix {
+  const float* x;
+  int64_t rows;
+  bool transposed;
+  int64_t K;
+};
+
+// Panels begin .. end - 1 of `out` from the rows from `row` on, over blocks first .. first + count - 1.
+template <int kDigits, bool kLeft, bool kTransposed>
+static inline void cut_panels(const Operand<kDigits>& out, int64_t begin, int64_t end, const Matrix& m, int64_t row,
+                              const Blocks& blocks, int64_t first, int64_t count) {
+  // What lies side by side in memory is cut one after the other.
+  const int64_t panels = end - begin;
+  for (int64_t i = 0; i < panels * count; i++) {
+    const int64_t p = begin + (kTransposed ? i % panels : i / count), b = kTransposed ? i / panels : i % count;
+    const int64_t k = blocks.first(first + b), length = blocks.length(first + b), at = row + (p - begin) * kPanel;
+    const int64_t rows = m.rows - at < kPanel ? m.rows - at : kPanel;
+    if (kTransposed) {
+      cut_columns<kDigits, kLeft>(out, p, b, m.x + k * m.rows + at, m.rows, rows, length, nullptr, nullptr);
+    } else {
+      const float* x = m.x + at * m.K + k;
+      const int64_t next = m.rows - at - kPanel;
+      prefetch_rows(x + kPanel * m.K, m.K, next < kPanel ? next : kPanel, length);
+      cut_rows<kDigits, kLeft>(out, p, b, x, m.K, rows, length, nullptr);
+    }
   }
 }
 

@@ -15,18 +15,10 @@ static void cut(uint8_t* out, const float* x, int64_t rows, int64_t K, bool tran
   const int64_t count = blocks.count();
   const Operand<kDigits> operand = Operand<kDigits>::in(out, panels_of(rows), count, false);
   memset(out, 0, (size_t)Operand<kDigits>::bytes(panels_of(rows), count, false));
+  const Matrix matrix{x, rows, transposed, K};
   parallel_for(panels_of(rows), [=](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; p++) {
-      const int64_t first = p * kPanel, m = rows - first < kPanel ? rows - first : kPanel;
-      for (int64_t b = 0; b < count; b++) {
-        const int64_t k = blocks.first(b), length = blocks.length(b);
-        if (transposed) {
-          cut_columns<kDigits, false>(operand, p, b, x + k * rows + first, rows, m, length, nullptr, nullptr);
-        } else {
-          cut_rows<kDigits, false>(operand, p, b, x + first * K + k, K, m, length, nullptr);
-        }
-      }
-    }
+    transposed ? cut_panels<kDigits, false, true>(operand, begin, end, matrix, begin * kPanel, blocks, 0, count)
+               : cut_panels<kDigits, false, false>(operand, begin, end, matrix, begin * kPanel, blocks, 0, count);
   });
 }
 

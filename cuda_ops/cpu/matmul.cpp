@@ -8,6 +8,7 @@
 #include "chains.h"
 #include "kernels.h"
 #include "parallel.h"
+#include "prefetch.h"
 #include "scratch.h"
 #include "transpose.h"
 
@@ -63,6 +64,7 @@ static inline void pack_b_panel(float* out, const float* b, int64_t row, int64_t
 // One tile of out; m and n of it are real.
 static inline void tile(float* out, int64_t N, const float* a, const float* b, int64_t m, int64_t n, int64_t K,
                         bool accumulate) {
+  prefetch_outputs(out, N, m, n);
   if (m == kTileRows && n == kTileColumns) {
     chain_tile<kTileRows, kTileVecs>(out, N, a, 1, kTileRows, b, kTileColumns, K, accumulate);
     return;

@@ -8,38 +8,18 @@
 #include "digit_tile.h"
 #include "kernels.h"
 #include "parallel.h"
+#include "prefetch.h"
 #include "scratch.h"
 
 namespace samebits {
 namespace SAMEBITS_ISA {
 
-constexpr int64_t kChunk = 8;           // blocks of K whose panels stay in the near caches
+constexpr int64_t kChunk = 8;           // blocks of K whose panels stay in the second-level cache
+constexpr int64_t kNearDigits = 4;      // digits of blocks of K of which a tile's panels stay in the first-level cache
 constexpr int64_t kUnitRows = 96;       // rows of A that a thread cuts at once
 constexpr int64_t kUnitColumns = 3072;  // columns of B that are cut at once
 
 static thread_local Scratch left_memory, right_memory;
-
-// An operand's element (row, k) lies at x[row * K + k], or transposed at x[k * rows + row].
-struct Matrix {
-  const float* x;
-  int64_t rows;
-  bool transposed;
-  int64_t K;
-};
-
-template <int kDigits, bool kLeft, bool kTransposed>
-static inline void cut_panel(const Operand<kDigits>& out, int64_t p, const Matrix& m, int64_t row, const Blocks& blocks,
-                             int64_t first, int64_t count) {
-  const int64_t rows = m.rows - row < kPanel ? m.rows - row : kPanel;
-  for (int64_t b = 0; b < count; b++) {
-    const int64_t k = blocks.first(first + b), length = blocks.length(first + b);
-    if (kTransposed) {
-      cut_columns<kDigits, kLeft>(out, p, b, m.x + k * m.rows + row, m.rows, rows, length, nullptr, nullptr);
-    } else {
-      cut_rows<kDigits, kLeft>(out, p, b, m.x + row * m.K + k, m.K, rows, length, nullptr);
-    }
-  }
-}
 
 static inline void add_bias(float* out, int64_t N, const float* bias, int64_t m, int64_t n) {
   for (int64_t i = 0; i < m; i++) {
@@ -53,12 +33,13 @@ static inline void tile(float* out, int64_t N, const Operand<kDigits>& a, int64_
                         int64_t q, int64_t panels, int64_t m, int64_t n, int64_t first, int64_t last, const int* steps,
                         bool accumulate) {
   constexpr int kRows = Dot::kRows[kDigits - 1], kColumns = Dot::kPanels[kDigits - 1] * kPanel;
+  const int64_t rows = m < kRows ? m : kRows;
+  prefetch_outputs(out, N, rows, n);
   if (m >= kRows && n == panels * kPanel) {
     digit_tiles<Dot, kDigits, kLayout>(out, N, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
     return;
   }
   alignas(64) float edge[kRows * kColumns];
-  const int64_t rows = m < kRows ? m : kRows;
   if (accumulate) {
     memset(edge, 0, sizeof(edge));
     for (int64_t i = 0; i < rows; i++) memcpy(edge + i * kColumns, out + i * N, (size_t)n * sizeof(float));
@@ -73,15 +54,19 @@ static void multiply_unit(float* out, int64_t N, const Operand<kDigits>& a, int6
                           int64_t b_block, int64_t first_panel, int64_t end_panel, int64_t columns, int64_t count,
                           const int* steps, bool accumulate, const float* bias) {
   constexpr int kRows = Dot::kRows[kDigits - 1], kMost = Dot::kPanels[kDigits - 1];
+  constexpr int64_t kNear = kNearDigits / kDigits;
   Operand<kDigits> from = b;  // b's blocks begin at b_block
   from.digits += b_block * kDigits * kBlockBytes;
   from.scales += b_block * kPanel;
   for (int64_t q = first_panel; q < end_panel; q += kMost) {
     const int64_t panels = end_panel - q < kMost ? end_panel - q : kMost, j = q * kPanel;
     const int64_t n = columns - j < panels * kPanel ? columns - j : panels * kPanel;
-    for (int64_t i = 0; i < m; i += kRows) {
-      tile<Dot, kDigits, kLayout>(out + i * N + j, N, a, i / kPanel, (int)(i % kPanel), from, q, panels, m - i, n, 0,
-                                  count, steps, accumulate);
+    for (int64_t c = 0; c < count; c += kNear) {
+      const int64_t end = count - c < kNear ? count : c + kNear;
+      for (int64_t i = 0; i < m; i += kRows) {
+        tile<Dot, kDigits, kLayout>(out + i * N + j, N, a, i / kPanel, (int)(i % kPanel), from, q, panels, m - i, n, c,
+                                    end, steps + c, accumulate || c > 0);
+      }
     }
     if (bias) add_bias(out + j, N, bias + j, m, n);
   }
@@ -110,10 +95,9 @@ static void multiply(float* out, const Matrix& a, const Matrix& b, const uint8_t
         void* memory = right_memory.reserve((Operand<kDigits>::bytes(panels, count, false) + 3) / 4);
         right = Operand<kDigits>::in(memory, panels, count, false);
         parallel_for(panels, [=](int64_t begin, int64_t end) {
-          for (int64_t p = begin; p < end; p++) {
-            b.transposed ? cut_panel<kDigits, false, true>(right, p, b, j0 + p * kPanel, blocks, chunk, count)
-                         : cut_panel<kDigits, false, false>(right, p, b, j0 + p * kPanel, blocks, chunk, count);
-          }
+          const int64_t at = j0 + begin * kPanel;
+          b.transposed ? cut_panels<kDigits, false, true>(right, begin, end, b, at, blocks, chunk, count)
+                       : cut_panels<kDigits, false, false>(right, begin, end, b, at, blocks, chunk, count);
         });
       }
       parallel_for(row_units * column_units, [=, &steps](int64_t begin, int64_t end) {
@@ -123,9 +107,7 @@ static void multiply(float* out, const Matrix& a, const Matrix& b, const uint8_t
           const int64_t i0 = unit / column_units * rows, part = unit % column_units;
           const int64_t m = M - i0 < rows ? M - i0 : rows;
           if (part == 0 || unit == begin) {
-            for (int64_t p = 0; p < panels_of(m); p++) {
-              cut_panel<kDigits, true, kLayout == kFromColumns>(left, p, a, i0 + p * kPanel, blocks, chunk, count);
-            }
+            cut_panels<kDigits, true, kLayout == kFromColumns>(left, 0, panels_of(m), a, i0, blocks, chunk, count);
           }
           multiply_unit<Dot, kDigits, kLayout>(out + i0 * N + j0, N, left, m, right, kept ? chunk : 0,
                                                panels * part / column_units, panels * (part + 1) / column_units,
