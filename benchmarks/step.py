@@ -99,9 +99,7 @@ def gpt_of(recipe: Recipe) -> Gpt:
 
 def ours(recipe: Recipe, tokens: Path, threads: int, recompute: bool, device: str, micro_batch: int | None) -> Step:
     """A function that does one step with our trainer."""
-    execution = Execution(
-        micro_batch=micro_batch or recipe.bits.batch.sequences, recompute=recompute, threads=threads
-    )
+    execution = Execution(micro_batch=micro_batch or recipe.bits.batch.sequences, recompute=recompute, threads=threads)
     runtime.set_threads(threads)
     trainer = Trainer(recipe, execution, Ranks(device), tokens)
     trainer.initialise()
