@@ -16,6 +16,7 @@ namespace samebits {
 namespace SAMEBITS_ISA {
 
 constexpr int kBlockK = 384;
+constexpr int kNearK = 192;  // of which a panel of B stays in the first-level cache
 constexpr int kBlockM = 96;
 constexpr int kBlockN = 3072;
 constexpr int64_t kSmallA = 1 << 18;  // elements of A that stay in the second-level cache
@@ -115,6 +116,23 @@ static void matmul_small_a(float* out, const float* a, const float* b, const flo
       });
 }
 
+// m packed rows of A times panels first .. end - 1 of the packed B, whose columns are `columns` wide in all. K is
+// walked in pieces, each over all rows; without K once.
+static inline void multiply_unit(float* out, int64_t N, const float* a, int64_t m, const float* b, int64_t first,
+                                 int64_t end, int64_t columns, int64_t K, bool accumulate, const float* bias) {
+  for (int64_t p = first; p < end; p++) {
+    const int64_t j = p * kTileColumns, n = columns - j < kTileColumns ? columns - j : kTileColumns;
+    for (int64_t k0 = 0; k0 < K || k0 == 0; k0 += kNearK) {
+      const int64_t near = K - k0 < kNearK ? K - k0 : kNearK;
+      for (int64_t i = 0; i < m; i += kTileRows) {
+        tile(out + i * N + j, N, a + i * K + k0 * kTileRows, b + (p * K + k0) * kTileColumns,
+             m - i < kTileRows ? m - i : kTileRows, n, near, accumulate || k0 > 0);
+      }
+    }
+    if (bias) add_bias(out + j, N, bias + j, m, n);
+  }
+}
+
 void matmul(float* out, const float* a, const float* b, const float* bias, int64_t M, int64_t N, int64_t K, int layout,
             bool accumulate) {
   if (M == 0 || N == 0) return;
@@ -159,19 +177,9 @@ void matmul(float* out, const float* a, const float* b, const float* bias, int64
                        if (part == 0 || unit == begin) {
                          pack_a(own_a, a + i0 * a_row + k0 * a_step, a_row, a_step, m, block_k);
                        }
-                       const int64_t first = panels * part / column_units,
-                                     end_panel = panels * (part + 1) / column_units;
-                       for (int64_t p = first; p < end_panel; p++) {
-                         const int64_t j = j0 + p * kTileColumns;
-                         const int64_t n = N - j < kTileColumns ? N - j : kTileColumns;
-                         for (int64_t i = 0; i < m; i += kTileRows) {
-                           float* tile_out = out + (i0 + i) * N + j;
-                           const int64_t tile_m = m - i < kTileRows ? m - i : kTileRows;
-                           tile(tile_out, N, own_a + i * block_k, shared_b + p * kTileColumns * block_k, tile_m, n,
-                                block_k, continues);
-                           if (last && bias) add_bias(tile_out, N, bias + j, tile_m, n);
-                         }
-                       }
+                       multiply_unit(out + i0 * N + j0, N, own_a, m, shared_b, panels * part / column_units,
+                                     panels * (part + 1) / column_units, block_n, block_k, continues,
+                                     last && bias ? bias + j0 : nullptr);
                      }
                    });
       if (K == 0) break;
