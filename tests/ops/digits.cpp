@@ -37,9 +37,9 @@ int main() {
   float *a = normals(M * 2 * K, 1), *b = normals(N * 2 * K, 2), *out = normals(M * N, 3);
   float *qkv = normals(B * T * 3 * C, 4), *dout = normals(B * T * C, 5), *y = normals(B * T * C, 6);
   float *row_max = normals(B * H * T, 7), *row_sum = normals(B * H * T, 8), *dqkv = normals(B * T * 3 * C, 9);
-  float* extreme = normals(32 * 256, 10);
+  float *extreme = normals(32 * 256, 10), *least = normals(32 * 256, 10);
   for (int64_t i = 0; i < B * T * 3 * C; i++) qkv[i] *= 0.1f;
-  for (int64_t i = 0; i < 32 * 256; i++) extreme[i] = 127.99f;
+  for (int64_t i = 0; i < 32 * 256; i++) least[i] = -(extreme[i] = 127.99f);
   for (int digits = 1; digits <= 2; digits++) {
     matmul_digits(out, a, b, nullptr, nullptr, M, N, K, 0, false, digits, 0);
     show("nt", digits, out, M * N);
@@ -49,6 +49,8 @@ int main() {
     show("tn", digits, out, M * N);
     matmul_digits(out, extreme, extreme, nullptr, nullptr, 16, 16, 256, 0, false, digits, 0);
     show("extreme", digits, out, 16 * 16);
+    matmul_digits(out, least, extreme, nullptr, nullptr, 16, 16, 256, 0, false, digits, 0);
+    show("least", digits, out, 16 * 16);
     attention_digits_forward(y, row_max, row_sum, qkv, B, T, C, H, digits);
     show("attention", digits, y, B * T * C);
     attention_digits_backward(dqkv, dout, y, qkv, row_max, row_sum, B, T, C, H, digits);
