@@ -99,7 +99,11 @@ def gpt_of(recipe: Recipe) -> Gpt:
 
 def ours(recipe: Recipe, tokens: Path, threads: int, recompute: bool, device: str, micro_batch: int | None) -> Step:
     """A function that does one step with our trainer."""
-    execution = Execution(micro_batch=micro_batch or recipe.bits.batch.sequences, recompute=recompute, threads=threads)
+    all_at_once = recipe.bits.batch.sequences
+    execution = Execution(
+        micro_batch=all_at_once if micro_batch is None else micro_batch, recompute=recompute, threads=threads
+    )
+    execution.check(recipe)
     runtime.set_threads(threads)
     trainer = Trainer(recipe, execution, Ranks(device), tokens)
     trainer.initialise()
@@ -244,11 +248,14 @@ def main() -> None:
         print(json.dumps(measure(args.one, args.configs, args.threads, args.seconds, args.device, args.micro_batch)))
         return
     flags = ["--threads", str(args.threads), "--seconds", str(args.seconds), "--device", args.device]
-    flags += ["--micro-batch", str(args.micro_batch)] if args.micro_batch else []
+    pieces = [] if args.micro_batch is None else ["--micro-batch", str(args.micro_batch)]
+    flags += pieces
     lines = [
         header(
             args.threads,
-            f"{args.rounds} rounds" + (f", {torch.cuda.get_device_name()}" if args.device == "cuda" else ""),
+            f"{args.rounds} rounds"
+            + (f", {torch.cuda.get_device_name()}" if args.device == "cuda" else "")
+            + (f", our micro-batch {args.micro_batch}" if pieces else ""),
         ),
         "",
         "| model | side | tokens/s | MiB beyond imports | MiB in all | speed ratio | memory ratio | ratio in all |",

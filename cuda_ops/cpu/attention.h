@@ -73,7 +73,7 @@ static inline void weigh_again(float* s, float* dp, int64_t stride, const float*
     const float largest = row_max[first + i], inverse = div(1.0f, row_sum[first + i]), subtracted = delta[i];
     float *si = s + i * stride, *di = dp + i * stride;
     for (int64_t j = 0; j <= first + i; j += kLanes) {
-      float weight[kLanes], gradient[kLanes];
+      float weight[kLanes], gradient[kLanes];  // s and dp might overlap: g++ would ask before each register
       memcpy(gradient, di + j, sizeof(gradient));
       for (int l = 0; l < kLanes; l++) weight[l] = mul(exp_(sub(mul(si[j + l], scale), largest)), inverse);
       for (int l = 0; l < kLanes; l++) gradient[l] = mul(weight[l], sub(gradient[l], subtracted));

@@ -6,11 +6,13 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__SSE2__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 #include "digit_bytes.h"
+#include "digits.h"
+#include "lanes.h"
 #include "prefetch.h"
 
 namespace samebits {
@@ -143,8 +145,8 @@ static inline void cut_rows(const Operand<kDigits>& out, int64_t p, int64_t b, c
     cut_row<kDigits, false>(high[r], low[r], nullptr, row, r < rows ? length : 0, whole, e);
     out.scale(p, b)[r] = r < rows ? digit_scale<kDigits>(e) : 0.0f;
   }
-  interleave(out.at(p, b), high, steps, 0x80808080u);
-  if (kDigits == 2) interleave(out.at(p, b) + kBlockBytes, low, steps, 0x80808080u);
+  interleave(out.at(p, b), high, steps, kFlip);
+  if (kDigits == 2) interleave(out.at(p, b) + kBlockBytes, low, steps, kFlip);
 }
 
 // One block of a panel from `columns` columns of x, read from line to line; each line first times its fold (null: as it
@@ -154,7 +156,7 @@ template <int kDigits, bool kLeft>
 static inline void cut_columns(const Operand<kDigits>& out, int64_t p, int64_t b, const float* x, int64_t stride,
                                int64_t columns, int64_t length, const float* fold, const int* exponents,
                                int diagonal = -kPanel) {
-  constexpr int32_t kFlip = kLeft ? 0 : (int32_t)0x80808080u;
+  constexpr int32_t flip = kLeft ? 0 : kFlip;
   const int steps = (int)(length + 3) / 4, from = diagonal > 0 ? diagonal / 4 : 0;
   alignas(64) float lines[kDigitBlock][kPanel];
   Ints16 largest = {}, column;
@@ -187,8 +189,8 @@ static inline void cut_columns(const Operand<kDigits>& out, int64_t p, int64_t b
       y = factor == 0.0f ? Floats16{} : y * factor;
       digits_of<kDigits>(high[i], low[i], y);
     }
-    store_words<kLeft>(words, high, sum, kFlip);
-    if (kDigits == 2) store_words<kLeft>(words + kBlockBytes, low, low_sum, kFlip);
+    store_words<kLeft>(words, high, sum, flip);
+    if (kDigits == 2) store_words<kLeft>(words + kBlockBytes, low, low_sum, flip);
   }
   if (!kLeft) return;
   for (int j = 0; j < kPanel; j++) {
@@ -205,7 +207,7 @@ struct Matrix {
   int64_t K;
 };
 
-// Panels begin .. end - 1 of `out` from the rows from `row` on, over blocks first .. first + count - 1.
+// Panels begin .. end - 1 of `out`, whose first row is row `row` of m, over blocks first .. first + count - 1.
 template <int kDigits, bool kLeft, bool kTransposed>
 static inline void cut_panels(const Operand<kDigits>& out, int64_t begin, int64_t end, const Matrix& m, int64_t row,
                               const Blocks& blocks, int64_t first, int64_t count) {
@@ -213,14 +215,14 @@ static inline void cut_panels(const Operand<kDigits>& out, int64_t begin, int64_
   const int64_t panels = end - begin;
   for (int64_t i = 0; i < panels * count; i++) {
     const int64_t p = begin + (kTransposed ? i % panels : i / count), b = kTransposed ? i / panels : i % count;
-    const int64_t k = blocks.first(first + b), length = blocks.length(first + b), at = row + (p - begin) * kPanel;
+    const int64_t k = blocks.first(first + b), length = blocks.length(first + b), at = row + p * kPanel;
     const int64_t rows = m.rows - at < kPanel ? m.rows - at : kPanel;
     if (kTransposed) {
       cut_columns<kDigits, kLeft>(out, p, b, m.x + k * m.rows + at, m.rows, rows, length, nullptr, nullptr);
     } else {
       const float* x = m.x + at * m.K + k;
       const int64_t next = m.rows - at - kPanel;
-      prefetch_rows(x + kPanel * m.K, m.K, next < kPanel ? next : kPanel, length);
+      if (next > 0) prefetch<false>(x + kPanel * m.K, m.K, next < kPanel ? next : kPanel, length);
       cut_rows<kDigits, kLeft>(out, p, b, x, m.K, rows, length, nullptr);
     }
   }

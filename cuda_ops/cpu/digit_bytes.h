@@ -1,4 +1,4 @@
-// Integers in registers as digits in memory.
+// Values in registers as digits in memory.
 //
 // order: sums of integers, exact.
 #pragma once
@@ -8,6 +8,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "digits.h"
@@ -15,6 +17,8 @@
 
 namespace samebits {
 namespace SAMEBITS_ISA {
+
+constexpr int32_t kFlip = (int32_t)0x80808080u;  // 128 added to each byte of a word
 
 // 16 values side by side, in as many registers as it takes.
 typedef float Floats16 __attribute__((vector_size(64)));
@@ -107,7 +111,7 @@ static inline __attribute__((always_inline)) void store_words(uint8_t* out, Ints
 }
 
 // words[step][16] from digits[16][128], four of a row side by side.
-static inline void interleave(uint8_t* out, const int8_t (*digits)[kDigitBlock], int steps, uint32_t flip) {
+static inline void interleave(uint8_t* out, const int8_t (*digits)[kDigitBlock], int steps, int32_t flip) {
 #if defined(__AVX512F__)
   for (int step = 0; step < steps; step += kPanel) {  // 16 x 16 words at a time
     __m512i row[kPanel], pair[kPanel];
@@ -125,7 +129,7 @@ static inline void interleave(uint8_t* out, const int8_t (*digits)[kDigitBlock],
       row[i + 2] = _mm512_unpacklo_epi64(pair[i + 1], pair[i + 3]);
       row[i + 3] = _mm512_unpackhi_epi64(pair[i + 1], pair[i + 3]);
     }
-    const __m512i flips = _mm512_set1_epi32((int)flip);
+    const __m512i flips = _mm512_set1_epi32(flip);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; c++) {
       const __m512i p = _mm512_shuffle_i32x4(row[c], row[4 + c], 0x88);

@@ -65,7 +65,7 @@ static inline void pack_b_panel(float* out, const float* b, int64_t row, int64_t
 // One tile of out; m and n of it are real.
 static inline void tile(float* out, int64_t N, const float* a, const float* b, int64_t m, int64_t n, int64_t K,
                         bool accumulate) {
-  prefetch_outputs(out, N, m, n);
+  prefetch<true>(out, N, m, n);
   if (m == kTileRows && n == kTileColumns) {
     chain_tile<kTileRows, kTileVecs>(out, N, a, 1, kTileRows, b, kTileColumns, K, accumulate);
     return;
@@ -116,8 +116,8 @@ static void matmul_small_a(float* out, const float* a, const float* b, const flo
       });
 }
 
-// m packed rows of A times panels first .. end - 1 of the packed B, whose columns are `columns` wide in all. K is
-// walked in pieces, each over all rows; without K once.
+// m packed rows of A times panels first .. end - 1 of the packed B, `columns` of whose columns are real. K is walked in
+// pieces, each over all rows; without K once.
 static inline void multiply_unit(float* out, int64_t N, const float* a, int64_t m, const float* b, int64_t first,
                                  int64_t end, int64_t columns, int64_t K, bool accumulate, const float* bias) {
   for (int64_t p = first; p < end; p++) {

@@ -14,7 +14,7 @@
 namespace samebits {
 namespace SAMEBITS_ISA {
 
-constexpr int64_t kChunk = 8;           // blocks of K whose panels stay in the second-level cache
+constexpr int64_t kChunk = 8;           // blocks of K at a time: a thread's rows of A stay in the second-level cache
 constexpr int64_t kNearDigits = 4;      // digits of blocks of K of which a tile's panels stay in the first-level cache
 constexpr int64_t kUnitRows = 96;       // rows of A that a thread cuts at once
 constexpr int64_t kUnitColumns = 3072;  // columns of B that are cut at once
@@ -34,7 +34,7 @@ static inline void tile(float* out, int64_t N, const Operand<kDigits>& a, int64_
                         bool accumulate) {
   constexpr int kRows = Dot::kRows[kDigits - 1], kColumns = Dot::kPanels[kDigits - 1] * kPanel;
   const int64_t rows = m < kRows ? m : kRows;
-  prefetch_outputs(out, N, rows, n);
+  prefetch<true>(out, N, rows, n);
   if (m >= kRows && n == panels * kPanel) {
     digit_tiles<Dot, kDigits, kLayout>(out, N, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
     return;
@@ -48,7 +48,7 @@ static inline void tile(float* out, int64_t N, const Operand<kDigits>& a, int64_
   for (int64_t i = 0; i < rows; i++) memcpy(out + i * N, edge + i * kColumns, (size_t)n * sizeof(float));
 }
 
-// The rows of one unit, m of them from i0 on, times panels first_panel .. end_panel - 1 of b.
+// m rows of a times panels first_panel .. end_panel - 1 of b. Blocks are walked in pieces, each over all rows.
 template <class Dot, int kDigits, Layout kLayout>
 static void multiply_unit(float* out, int64_t N, const Operand<kDigits>& a, int64_t m, const Operand<kDigits>& b,
                           int64_t b_block, int64_t first_panel, int64_t end_panel, int64_t columns, int64_t count,
@@ -95,9 +95,8 @@ static void multiply(float* out, const Matrix& a, const Matrix& b, const uint8_t
         void* memory = right_memory.reserve((Operand<kDigits>::bytes(panels, count, false) + 3) / 4);
         right = Operand<kDigits>::in(memory, panels, count, false);
         parallel_for(panels, [=](int64_t begin, int64_t end) {
-          const int64_t at = j0 + begin * kPanel;
-          b.transposed ? cut_panels<kDigits, false, true>(right, begin, end, b, at, blocks, chunk, count)
-                       : cut_panels<kDigits, false, false>(right, begin, end, b, at, blocks, chunk, count);
+          b.transposed ? cut_panels<kDigits, false, true>(right, begin, end, b, j0, blocks, chunk, count)
+                       : cut_panels<kDigits, false, false>(right, begin, end, b, j0, blocks, chunk, count);
         });
       }
       parallel_for(row_units * column_units, [=, &steps](int64_t begin, int64_t end) {

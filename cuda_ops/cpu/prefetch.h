@@ -8,17 +8,13 @@ namespace SAMEBITS_ISA {
 
 constexpr int kLine = 16;  // values of a cache line
 
-// Rows [rows][columns], stride apart, that are read soon.
-static inline void prefetch_rows(const float* x, int64_t stride, int64_t rows, int64_t columns) {
-  for (int64_t r = 0; r < rows; r++) {
-    for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(x + r * stride + c);
-  }
-}
-
-// A tile of outputs that is written after its sums: a store to a line that is not near holds up those behind it.
-static inline void prefetch_outputs(float* out, int64_t stride, int64_t rows, int64_t columns) {
-  for (int64_t r = 0; r < rows; r++) {
-    for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(out + r * stride + c, 1);
+// Rows [rows][columns], stride apart. What is to be written is asked for so: a store to a line that is not near holds
+// up those behind it.
+template <bool kWrite>
+static inline void prefetch(const float* x, int64_t stride, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; r++, x += stride) {
+    for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(x + c, kWrite);
+    __builtin_prefetch(x + columns - 1, kWrite);  // a row may begin within a line
   }
 }
 

@@ -166,7 +166,7 @@ def sum_cases(large: bool) -> Iterator[Case]:
 
 
 def product_cases() -> Iterator[Case]:
-    for m, n, k in ((1, 1, 1), (3, 5, 9), (33, 68, 41), (130, 132, 36), (1, 70, 129), (9, 4, 0)):
+    for m, n, k in ((1, 1, 1), (3, 5, 9), (33, 68, 41), (130, 132, 36), (1, 70, 129), (9, 4, 0), (300, 9, 901)):
         for layout in ("nt", "nn", "tn"):
             left = torch.zeros(k, m) if layout == "tn" else torch.zeros(m, k)
             right = torch.zeros(n, k) if layout == "nt" else torch.zeros(k, n)
@@ -207,6 +207,8 @@ def digit_cases() -> Iterator[Case]:
         yield "matmul_kept_digits", tier, (empty(33, 20), a, Cut(b, tier), None, tier)
         left, right = a.t().contiguous(), b.t().contiguous()
         yield "matmul_digits", tier, (hostile(33, 20, seed=28), left, right, None, "tn", True, tier, 70)
+        left, right = hostile(18, 643, seed=33), hostile(9, 643, seed=34)  # six blocks
+        yield "matmul_digits", f"{tier} long", (empty(18, 9), left, right, None, "nt", False, tier, 0)
         t = 145  # beyond a block of keys, and no multiple of a panel
         qkv, dout = hostile(1, t, 36, seed=29).clamp(-4, 4), hostile(1, t, 12, seed=30).clamp(-9, 9)
         out, row_max, row_sum = torch.empty(1, t, 12), torch.empty(1, 2, t), torch.empty(1, 2, t)

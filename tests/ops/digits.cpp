@@ -33,13 +33,16 @@ static void show(const char* name, int digits, const float* x, int64_t n) {
 }
 
 int main() {
-  const int64_t M = 21, N = 38, K = 140, B = 2, T = 133, C = 24, H = 2;
-  float *a = normals(M * 2 * K, 1), *b = normals(N * 2 * K, 2), *out = normals(M * N, 3);
+  const int64_t M = 21, N = 38, K = 140, L = 684, B = 2, T = 133, C = 24, H = 2;
+  float *a = normals(M * 900, 1), *b = normals(N * 900, 2), *out = normals(M * N, 3);
   float *qkv = normals(B * T * 3 * C, 4), *dout = normals(B * T * C, 5), *y = normals(B * T * C, 6);
   float *row_max = normals(B * H * T, 7), *row_sum = normals(B * H * T, 8), *dqkv = normals(B * T * 3 * C, 9);
   float *extreme = normals(32 * 256, 10), *least = normals(32 * 256, 10);
   for (int64_t i = 0; i < B * T * 3 * C; i++) qkv[i] *= 0.1f;
-  for (int64_t i = 0; i < 32 * 256; i++) least[i] = -(extreme[i] = 127.99f);
+  for (int64_t i = 0; i < 32 * 256; i++) {
+    extreme[i] = 127.99f;
+    least[i] = -127.99f;
+  }
   for (int digits = 1; digits <= 2; digits++) {
     matmul_digits(out, a, b, nullptr, nullptr, M, N, K, 0, false, digits, 0);
     show("nt", digits, out, M * N);
@@ -47,6 +50,10 @@ int main() {
     show("nn", digits, out, M * N);
     matmul_digits(out, a, b, nullptr, nullptr, M, N, 2 * K, 2, true, digits, K);
     show("tn", digits, out, M * N);
+    matmul_digits(out, a, b, nullptr, nullptr, M, N, L, 0, false, digits, 0);  // more blocks than a piece has
+    show("long nt", digits, out, M * N);
+    matmul_digits(out, a, b, nullptr, nullptr, M, N, 900, 2, true, digits, 300);
+    show("long tn", digits, out, M * N);
     matmul_digits(out, extreme, extreme, nullptr, nullptr, 16, 16, 256, 0, false, digits, 0);
     show("extreme", digits, out, 16 * 16);
     matmul_digits(out, least, extreme, nullptr, nullptr, 16, 16, 256, 0, false, digits, 0);

@@ -38,7 +38,7 @@ def results(program: Path, *runner: str, dot: str = "plain") -> dict[str, str]:
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     lines = results(built(tmp_path_factory.mktemp("native")))
-    assert len(lines) == 14
+    assert len(lines) == 18
     return lines
 
 
@@ -77,7 +77,14 @@ SABOTAGE = {
         "_mm512_packs_epi16(a, b)", {"least 1"}, ["-march=x86-64-v4"],
     ),
     "truncation for ties to even": (
-        "cpu/digit_bytes.h", "(Ints)(y + kRounder) - 0x4b400000", "__builtin_convertvector(y, Ints)", {"nt 1", "nt 2"}, [],
+        "cpu/digit_bytes.h", "(Ints)(y + kRounder) - 0x4b400000", "__builtin_convertvector(y, Ints)",
+        {"nt 1", "nt 2"}, [],
+    ),
+    "a chain that a later piece begins anew": (
+        "cpu/matmul_digits.cpp", "accumulate || c > 0", "accumulate", {"long nt 1", "long nt 2"}, [],
+    ),
+    "lengths of the first piece's blocks": (
+        "cpu/matmul_digits.cpp", "steps + c", "steps", {"long tn 1", "long tn 2"}, [],
     ),
     "a scale that sees the future": (
         "cpu/attention_digits.h", *FUTURE, {"attention 1", "attention 2"}, [],
