@@ -7,6 +7,7 @@ import importlib.abc
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,10 @@ os.environ.setdefault("SAMEBITS_BUILD", str(ROOT / "results" / "build"))
 os.environ.setdefault("SAMEBITS_GRAIN", "1")  # small shapes show what threads could change only if threads take them
 # Threads that spin between small loops would take the cores from other tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# In the background of a script SIGINT is ignored, and that is handed on: a stop that a test sends would be none.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHIM = ROOT / "results" / "cuda_on_cpu"
 SEED = 1
