@@ -33,9 +33,11 @@ os.environ.setdefault("SAMEBITS_GRAIN", "1")  # small shapes show what threads c
 # Threads that spin between small loops would take the cores from other tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# In the background of a script SIGINT is ignored, and that is handed on: a stop that a test sends would be none.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# In the background of a script SIGINT is ignored, under nohup SIGHUP, and that is handed on: a stop that a test sends
+# would be none. A handler is not handed on, and this process still goes on.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 SHIM = ROOT / "results" / "cuda_on_cpu"
 SEED = 1

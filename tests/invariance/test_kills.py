@@ -151,7 +151,6 @@ def test_a_polite_stop_saves_and_goes_on(
     process = subprocess.Popen(
         [sys.executable, "-c", waiting], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup it is ignored
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()

@@ -42,7 +42,6 @@ def start(*flags: object, env: dict[str, str] | None = None, before: tuple[str, 
     return subprocess.Popen(
         [*python, *PROGRAM, *map(str, flags)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | (env or {}),
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup it is ignored, and that is handed on
     )  # fmt: skip
 
 

@@ -149,7 +149,6 @@ def test_a_stop_saves_and_is_one_line(project: Path, who: str) -> None:
         [*command[:-2], "--set-resources", "train:rolling=100000", "--", "reproduction"],
         cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={k: v for k, v in os.environ.items() if k not in ("SAMEBITS_BUILD", "PYTHONPATH")},
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
     number = {"terminal": signal.SIGHUP, "killed": signal.SIGKILL}.get(who, signal.SIGTERM)
     try:
