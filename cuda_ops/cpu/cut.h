@@ -208,16 +208,16 @@ struct Matrix {
 };
 
 // Panels begin .. end - 1 of `out`, whose first row is row `row` of m, over blocks first .. first + count - 1.
-template <int kDigits, bool kLeft, bool kTransposed>
+template <int kDigits, bool kLeft>
 static inline void cut_panels(const Operand<kDigits>& out, int64_t begin, int64_t end, const Matrix& m, int64_t row,
                               const Blocks& blocks, int64_t first, int64_t count) {
   // What lies side by side in memory is cut one after the other.
   const int64_t panels = end - begin;
   for (int64_t i = 0; i < panels * count; i++) {
-    const int64_t p = begin + (kTransposed ? i % panels : i / count), b = kTransposed ? i / panels : i % count;
+    const int64_t p = begin + (m.transposed ? i % panels : i / count), b = m.transposed ? i / panels : i % count;
     const int64_t k = blocks.first(first + b), length = blocks.length(first + b), at = row + p * kPanel;
     const int64_t rows = m.rows - at < kPanel ? m.rows - at : kPanel;
-    if (kTransposed) {
+    if (m.transposed) {
       cut_columns<kDigits, kLeft>(out, p, b, m.x + k * m.rows + at, m.rows, rows, length, nullptr, nullptr);
     } else {
       const float* x = m.x + at * m.K + k;

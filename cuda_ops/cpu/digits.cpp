@@ -17,8 +17,7 @@ static void cut(uint8_t* out, const float* x, int64_t rows, int64_t K, bool tran
   memset(out, 0, (size_t)Operand<kDigits>::bytes(panels_of(rows), count, false));
   const Matrix matrix{x, rows, transposed, K};
   parallel_for(panels_of(rows), [=](int64_t begin, int64_t end) {
-    transposed ? cut_panels<kDigits, false, true>(operand, begin, end, matrix, 0, blocks, 0, count)
-               : cut_panels<kDigits, false, false>(operand, begin, end, matrix, 0, blocks, 0, count);
+    cut_panels<kDigits, false>(operand, begin, end, matrix, 0, blocks, 0, count);
   });
 }
 

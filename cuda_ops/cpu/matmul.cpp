@@ -7,8 +7,8 @@
 
 #include "chains.h"
 #include "kernels.h"
+#include "outputs.h"
 #include "parallel.h"
-#include "prefetch.h"
 #include "scratch.h"
 #include "transpose.h"
 
@@ -65,27 +65,14 @@ static inline void pack_b_panel(float* out, const float* b, int64_t row, int64_t
 // One tile of out; m and n of it are real.
 static inline void tile(float* out, int64_t N, const float* a, const float* b, int64_t m, int64_t n, int64_t K,
                         bool accumulate) {
-  prefetch<true>(out, N, m, n);
-  if (m == kTileRows && n == kTileColumns) {
-    chain_tile<kTileRows, kTileVecs>(out, N, a, 1, kTileRows, b, kTileColumns, K, accumulate);
-    return;
-  }
-  alignas(64) float edge[kTileRows * kTileColumns];
-  memset(edge, 0, sizeof(edge));
-  if (accumulate) {
-    for (int64_t i = 0; i < m; i++) memcpy(edge + i * kTileColumns, out + i * N, (size_t)n * sizeof(float));
-  }
-  chain_tile<kTileRows, kTileVecs>(edge, kTileColumns, a, 1, kTileRows, b, kTileColumns, K, true);
-  for (int64_t i = 0; i < m; i++) memcpy(out + i * N, edge + i * kTileColumns, (size_t)n * sizeof(float));
+  tile_of<kTileRows, kTileColumns>(out, N, m, n, m == kTileRows && n == kTileColumns, accumulate,
+                                   [=](float* c, int64_t stride, bool goes_on) __attribute__((always_inline)) {
+                                     chain_tile<kTileRows, kTileVecs>(c, stride, a, 1, kTileRows, b, kTileColumns, K,
+                                                                      goes_on);
+                                   });
 }
 
 static inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
-
-static inline void add_bias(float* out, int64_t N, const float* bias, int64_t m, int64_t n) {
-  for (int64_t i = 0; i < m; i++) {
-    for (int64_t j = 0; j < n; j++) out[i * N + j] = add(out[i * N + j], bias[j]);
-  }
-}
 
 // Where an operand's element (row, k) or (k, column) lies.
 struct Strides {

@@ -7,8 +7,8 @@
 #include "cut.h"
 #include "digit_tile.h"
 #include "kernels.h"
+#include "outputs.h"
 #include "parallel.h"
-#include "prefetch.h"
 #include "scratch.h"
 
 namespace samebits {
@@ -21,31 +21,17 @@ constexpr int64_t kUnitColumns = 3072;  // columns of B that are cut at once
 
 static thread_local Scratch left_memory, right_memory;
 
-static inline void add_bias(float* out, int64_t N, const float* bias, int64_t m, int64_t n) {
-  for (int64_t i = 0; i < m; i++) {
-    for (int64_t j = 0; j < n; j++) out[i * N + j] = add(out[i * N + j], bias[j]);
-  }
-}
-
 // One tile of out, m x n of it real.
 template <class Dot, int kDigits, Layout kLayout>
 static inline void tile(float* out, int64_t N, const Operand<kDigits>& a, int64_t p, int row, const Operand<kDigits>& b,
                         int64_t q, int64_t panels, int64_t m, int64_t n, int64_t first, int64_t last, const int* steps,
                         bool accumulate) {
   constexpr int kRows = Dot::kRows[kDigits - 1], kColumns = Dot::kPanels[kDigits - 1] * kPanel;
-  const int64_t rows = m < kRows ? m : kRows;
-  prefetch<true>(out, N, rows, n);
-  if (m >= kRows && n == panels * kPanel) {
-    digit_tiles<Dot, kDigits, kLayout>(out, N, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
-    return;
-  }
-  alignas(64) float edge[kRows * kColumns];
-  if (accumulate) {
-    memset(edge, 0, sizeof(edge));
-    for (int64_t i = 0; i < rows; i++) memcpy(edge + i * kColumns, out + i * N, (size_t)n * sizeof(float));
-  }
-  digit_tiles<Dot, kDigits, kLayout>(edge, kColumns, a, p, row, b, q, panels, first, last, steps, 0, accumulate);
-  for (int64_t i = 0; i < rows; i++) memcpy(out + i * N, edge + i * kColumns, (size_t)n * sizeof(float));
+  tile_of<kRows, kColumns>(out, N, m < kRows ? m : kRows, n, m >= kRows && n == panels * kPanel, accumulate,
+                           [&](float* c, int64_t stride, bool goes_on) __attribute__((always_inline)) {
+                             digit_tiles<Dot, kDigits, kLayout>(c, stride, a, p, row, b, q, panels, first, last, steps,
+                                                                0, goes_on);
+                           });
 }
 
 // m rows of a times panels first_panel .. end_panel - 1 of b. Blocks are walked in pieces, each over all rows.
@@ -95,8 +81,7 @@ static void multiply(float* out, const Matrix& a, const Matrix& b, const uint8_t
         void* memory = right_memory.reserve((Operand<kDigits>::bytes(panels, count, false) + 3) / 4);
         right = Operand<kDigits>::in(memory, panels, count, false);
         parallel_for(panels, [=](int64_t begin, int64_t end) {
-          b.transposed ? cut_panels<kDigits, false, true>(right, begin, end, b, j0, blocks, chunk, count)
-                       : cut_panels<kDigits, false, false>(right, begin, end, b, j0, blocks, chunk, count);
+          cut_panels<kDigits, false>(right, begin, end, b, j0, blocks, chunk, count);
         });
       }
       parallel_for(row_units * column_units, [=, &steps](int64_t begin, int64_t end) {
@@ -106,7 +91,7 @@ static void multiply(float* out, const Matrix& a, const Matrix& b, const uint8_t
           const int64_t i0 = unit / column_units * rows, part = unit % column_units;
           const int64_t m = M - i0 < rows ? M - i0 : rows;
           if (part == 0 || unit == begin) {
-            cut_panels<kDigits, true, kLayout == kFromColumns>(left, 0, panels_of(m), a, i0, blocks, chunk, count);
+            cut_panels<kDigits, true>(left, 0, panels_of(m), a, i0, blocks, chunk, count);
           }
           multiply_unit<Dot, kDigits, kLayout>(out + i0 * N + j0, N, left, m, right, kept ? chunk : 0,
                                                panels * part / column_units, panels * (part + 1) / column_units,
